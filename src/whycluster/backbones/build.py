@@ -1,0 +1,173 @@
+"""Backbones by name: any torchvision CNN, or the small one that ships with the package."""
+
+import difflib
+import hashlib
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import torch
+from torch import Tensor, nn
+from torchvision import models
+from torchvision.models import WeightsEnum, get_model, get_model_weights
+
+from whycluster.backbones import glyphnet
+from whycluster.backbones.backbone import Backbone
+from whycluster.backbones.preprocessing import Preprocessing
+
+GLYPHNET = "glyphnet"
+# Without these two, what is overwritten anyway is drawn from a slow distribution first.
+SLOW_TO_DRAW = ("googlenet", "inception_v3")
+
+
+def build_backbone(
+    name: str,
+    weights: str | None,
+    layer: str | None = None,
+    pool: str = "avg",
+    preprocessing: str | None = None,
+) -> Backbone:
+    """Builds a backbone.
+
+    Args:
+        name: `glyphnet`, or a classification model of torchvision.
+        weights: the name of torchvision weights (`DEFAULT`, `IMAGENET1K_V1`, …); a file with a `state_dict`; or `None`
+            for random weights.
+        layer: where the network is cut, a node of its traced graph; `None`: before its last pooling over places.
+        pool: `avg`, `sum`, `max` or `flatten`.
+        preprocessing: the name of the torchvision weights whose preprocessing a weights file wants; `None`: of those
+            that torchvision publishes under the same file name, else of the first.
+
+    Raises:
+        ValueError: for an unknown name, weights that cannot be had or do not fit, an unknown layer or pool.
+    """
+    _check_name(name)
+    choice = None if name == GLYPHNET else _published(name, weights, preprocessing)
+    network, sha256 = _load(name, weights)
+    origin = {"name": name, "weights": weights, "weights_sha256": sha256}
+    return Backbone(network, _preprocessing(choice), layer, pool, origin)
+
+
+def restore_backbone(origin: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> Backbone:
+    """The backbone that has this `origin`, with its weights; nothing is read or fetched from elsewhere.
+
+    Raises:
+        ValueError: if they do not fit together.
+    """
+    _check_name(origin["name"])
+    backbone = Backbone(
+        _network(origin["name"]),
+        Preprocessing.from_plain(origin["preprocessing"]),
+        origin["layer"],
+        origin["pool"],
+        {key: origin[key] for key in ("name", "weights", "weights_sha256")},
+    )
+    backbone.network.load_state_dict(state_dict)
+    return backbone
+
+
+def names() -> list[str]:
+    """All names that `build_backbone` takes."""
+    return [GLYPHNET, *models.list_models(module=models)]
+
+
+def _check_name(name: str) -> None:
+    if name not in names():
+        near = difflib.get_close_matches(name, names(), n=3, cutoff=0)
+        raise ValueError(f"backbone.name={name!r} is unknown; the nearest are {', '.join(near)}.")
+
+
+def _network(name: str) -> nn.Module:
+    """The network with random weights."""
+    if name == GLYPHNET:
+        return glyphnet.GlyphNet()
+    network: nn.Module = get_model(name, weights=None, **({"init_weights": False} if name in SLOW_TO_DRAW else {}))
+    return network
+
+
+def _published(name: str, weights: str | None, preprocessing: str | None) -> WeightsEnum:
+    """The torchvision weights whose preprocessing counts."""
+    published = get_model_weights(name)
+    wanted = preprocessing or weights
+    if wanted in published.__members__:
+        return published[wanted]
+    if preprocessing is not None:
+        raise ValueError(
+            f"backbone.preprocessing={preprocessing!r} is unknown; {name} has {', '.join(published.__members__)}."
+        )
+    same_file = [entry for entry in published if weights and entry.url.endswith(f"/{Path(weights).name}")]
+    return (same_file or list(published))[0]
+
+
+def _preprocessing(choice: WeightsEnum | None) -> Preprocessing:
+    if choice is None:
+        return Preprocessing(glyphnet.IMAGE_SIZE, glyphnet.IMAGE_SIZE, glyphnet.MEAN, glyphnet.STD)
+    return Preprocessing.of_transforms(choice.transforms())
+
+
+def _load(name: str, weights: str | None) -> tuple[nn.Module, str | None]:
+    """The network with its weights, and the hash of the file they came from."""
+    if weights is None:
+        warnings.warn(f"{name} has random weights (backbone.weights=null): its clusters mean nothing.", stacklevel=3)
+        network: nn.Module = get_model(name, weights=None) if name != GLYPHNET else glyphnet.GlyphNet()
+        return network, None
+    if name == GLYPHNET and weights == "DEFAULT":
+        path = glyphnet.WEIGHTS
+    elif name != GLYPHNET and weights in get_model_weights(name).__members__:
+        path = _fetched(name, get_model_weights(name)[weights])
+    else:
+        path = Path(weights).expanduser()
+    network = _network(name)
+    _fill(network, path, name)
+    return network, hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _fetched(name: str, weights: WeightsEnum) -> Path:
+    """The file of published weights, from torch's own cache or, once, from where torchvision publishes it."""
+    path = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(weights.url, str(path), hash_prefix=path.stem.rsplit("-")[-1])
+        except (URLError, OSError, RuntimeError) as error:
+            raise ValueError(
+                f"the weights {weights.name} of {name} could not be fetched ({error}); put the file {path.name} "
+                f"into {path.parent}, or give its path as backbone.weights=/path/to/{path.name}."
+            ) from error
+    return path
+
+
+def _fill(network: nn.Module, path: Path, name: str) -> None:
+    """Reads a `state_dict` file into a network; nothing in the file is executed.
+
+    Raises:
+        ValueError: in one sentence, if the file is missing, damaged or of another network.
+    """
+    if not path.is_file():
+        known = "DEFAULT" if name == GLYPHNET else ", ".join(get_model_weights(name).__members__)
+        raise ValueError(f"backbone.weights={str(path)!r} is neither a file nor weights of {name} ({known}).")
+    try:
+        state_dict = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file makes torch, pickle and zip raise errors of many kinds
+        raise ValueError(f"the weights file {str(path)!r} is damaged, or no state_dict ({type(error).__name__}).") from error
+    if not isinstance(state_dict, Mapping) or not all(isinstance(value, Tensor) for value in state_dict.values()):
+        raise ValueError(f"the weights file {str(path)!r} holds no state_dict: names and tensors are wanted.")
+    wrong = _differences(network.state_dict(), state_dict)
+    if wrong:
+        raise ValueError(f"the weights file {str(path)!r} does not fit {name}: {wrong}.")
+    network.load_state_dict(state_dict)
+
+
+def _differences(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
+    """How a `state_dict` differs from the one wanted, in a few words; empty if it does not."""
+    missing = [key for key in wanted if key not in given and not key.endswith("num_batches_tracked")]
+    extra = [key for key in given if key not in wanted]
+    shapes = [key for key in wanted if key in given and wanted[key].shape != given[key].shape]
+    parts = [
+        f"{len(keys)} {what} ({keys[0]}{', …' if len(keys) > 1 else ''})"
+        for keys, what in ((missing, "tensors missing"), (extra, "unknown"), (shapes, "of another shape"))
+        if keys
+    ]
+    return ", ".join(parts)

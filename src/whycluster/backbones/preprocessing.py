@@ -1,0 +1,60 @@
+"""What a network's weights were trained to see: how an image is cut to size, and how its pixels are normalised."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import functional as F
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Resize, centre crop, and later, on the device, `(x - mean) / std`.
+
+    Attributes:
+        resize: length of the shorter side after resizing, in pixels.
+        crop: side of the square that is cut from the centre.
+        mean: of each channel, for values from 0 to 1.
+        std: of each channel.
+        interpolation: of the resizing, as torchvision names it.
+    """
+
+    resize: int
+    crop: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    interpolation: str = "bilinear"
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """RGB image `->` `(3, crop, crop)` uint8."""
+        image = F.resize(image, [self.resize], InterpolationMode(self.interpolation))
+        tensor: Tensor = F.pil_to_tensor(F.center_crop(image, [self.crop]))
+        return tensor
+
+    @classmethod
+    def of_transforms(cls, transforms: Any) -> "Preprocessing":
+        """From the transforms that torchvision keeps with its weights (`weights.transforms()`)."""
+        return cls(
+            resize=_only(transforms.resize_size),
+            crop=_only(transforms.crop_size),
+            mean=tuple(transforms.mean),
+            std=tuple(transforms.std),
+            interpolation=transforms.interpolation.value,
+        )
+
+    def to_plain(self) -> dict[str, Any]:
+        """Plain values, from which `from_plain` makes the same preprocessing."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_plain(cls, values: dict[str, Any]) -> "Preprocessing":
+        """The preprocessing that `to_plain` described."""
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
+
+def _only(size: Sequence[int]) -> int:
+    """The one number of a torchvision size; all its classification weights have square ones."""
+    return max(size)

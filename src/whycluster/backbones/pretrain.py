@@ -1,0 +1,298 @@
+"""Trains ``GlyphNet`` on rendered letters: ``python -m whycluster.backbones.pretrain``.
+
+The letters a-z and A-Z are drawn in the typefaces that come with matplotlib, never a digit, so
+that the features can be judged fairly on digits. Each sample is bent, scaled to fill its frame,
+given another stroke width and reduced to an 8x8 grid of grey levels before it is enlarged again:
+coarse like small scans of handwriting. The run is deterministic for a seed and a thread count.
+"""
+
+import argparse
+import io
+import os
+import string
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+from torch.nn import functional
+
+from whycluster.backbones.glyphnet import IMAGE_SIZE, MEAN, STD, WEIGHTS, GlyphNet
+
+LETTERS = string.ascii_letters
+"""The letters to render; a letter's place here is its class."""
+
+TWINS = "cosvwxz"
+"""Letters whose capital has the same shape once both fill the frame: it shares their class."""
+
+FACES = (
+    *("DejaVuSans", "DejaVuSans-Bold", "DejaVuSans-Oblique", "DejaVuSans-BoldOblique"),
+    *("DejaVuSansMono", "DejaVuSansMono-Bold", "DejaVuSansMono-Oblique"),
+    *("DejaVuSerif", "DejaVuSerif-Bold", "DejaVuSerif-Italic", "DejaVuSerif-BoldItalic"),
+    *("STIXGeneral", "STIXGeneralBol", "STIXGeneralItalic", "STIXGeneralBolIta"),
+    *("cmr10", "cmb10", "cmmi10", "cmss10", "cmti10", "cmtt10"),
+)
+"""File stems of the bundled typefaces that hold every letter in its usual place."""
+
+CANVAS = 64
+"""Height and width in pixels on which letters are drawn and bent."""
+
+INK = 38
+"""Height in pixels of a letter on the canvas, which leaves a margin to bend into."""
+
+COARSE = 8
+"""Height and width of the grid to which samples are reduced."""
+
+GREY_LEVELS = 16
+"""Steps between black and white on that grid."""
+
+
+def letter_class(letter: str) -> int:
+    """Gives the class index of a letter: its place in ``LETTERS``, or that of its twin."""
+    return LETTERS.index(letter.lower() if letter.lower() in TWINS else letter)
+
+
+def face_paths() -> list[Path]:
+    """Finds the typeface files inside the installed matplotlib.
+
+    Returns:
+        One path for each of ``FACES``.
+
+    Raises:
+        SystemExit: If matplotlib is not installed.
+    """
+    try:
+        import matplotlib  # only its fonts are wanted, so only this script may need it
+    except ImportError:
+        raise SystemExit(
+            'Pretraining needs the fonts of matplotlib: pip install "whycluster[pretrain]"'
+        ) from None
+    folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
+    return [folder / f"{face}.ttf" for face in FACES]
+
+
+def draw_letter(font: ImageFont.FreeTypeFont, letter: str) -> Image.Image:
+    """Draws one letter, white on black, scaled to a common height in the middle of the canvas.
+
+    Args:
+        font: Typeface at a size well above the canvas, so that scaling only ever reduces.
+        letter: The letter to draw.
+
+    Returns:
+        Grey image of ``CANVAS`` x ``CANVAS`` pixels.
+    """
+    left, top, right, bottom = (int(edge) for edge in font.getbbox(letter))
+    ink = Image.new("L", (right - left, bottom - top))
+    ImageDraw.Draw(ink).text((-left, -top), letter, fill=255, font=font)
+    width = min(max(round(INK * ink.width / ink.height), INK // 4), INK)
+    canvas = Image.new("L", (CANVAS, CANVAS))
+    scaled = ink.resize((width, INK), Image.Resampling.BOX)
+    canvas.paste(scaled, ((CANVAS - width) // 2, (CANVAS - INK) // 2))
+    return canvas
+
+
+def render_letters(paths: Sequence[Path]) -> tuple[Tensor, Tensor]:
+    """Draws every letter in every typeface.
+
+    Args:
+        paths: Typeface files.
+
+    Returns:
+        Images (M, 1, CANVAS, CANVAS) in [0, 1] and their class indices (M,).
+    """
+    fonts = [ImageFont.truetype(str(path), 2 * CANVAS) for path in paths]
+    drawn = [np.array(draw_letter(font, letter)) for font in fonts for letter in LETTERS]
+    classes = [letter_class(letter) for _ in fonts for letter in LETTERS]
+    images = torch.from_numpy(np.stack(drawn)).unsqueeze(1).float() / 255
+    return images, torch.tensor(classes)
+
+
+def _bend(images: Tensor) -> Tensor:
+    """Turns, slants and elastically warps each of (N, 1, CANVAS, CANVAS) at random."""
+    count = len(images)
+    angle, slant = _uniform(count, -0.25, 0.25), _uniform(count, -0.35, 0.35)
+    cos, sin, zero = angle.cos(), angle.sin(), torch.zeros(count)
+    rows = [cos, slant * cos - sin, zero, sin, slant * sin + cos, zero]
+    grid = functional.affine_grid(
+        torch.stack(rows, 1).view(count, 2, 3), list(images.shape), align_corners=False
+    )
+    # Few knots make a smooth warp: whole strokes curve, their edges do not fray.
+    knots = 0.12 * torch.randn(count, 2, 4, 4)
+    warp = functional.interpolate(knots, size=CANVAS, mode="bicubic", align_corners=True)
+    return functional.grid_sample(images, grid + warp.permute(0, 2, 3, 1), align_corners=False)
+
+
+def _fill_frame(images: Tensor) -> Tensor:
+    """Crops each of (N, 1, CANVAS, CANVAS) to its ink and scales it to fill a frame's height.
+
+    Returns:
+        Images (N, 1, IMAGE_SIZE, IMAGE_SIZE), centred, of varied width.
+    """
+    count = len(images)
+    left, width = _ink_span(images.amax((1, 2)))
+    top, height = _ink_span(images.amax((1, 3)))
+    tall = _uniform(count, 0.9, 1.0)  # part of the frame's height that the letter takes
+    aspect = (_uniform(count, 0.7, 1.1) * width / height).clamp(min=0.25)
+    wide = tall * torch.minimum(aspect, _uniform(count, 0.55, 0.85))
+    # The map leads from output to input places, both from -1 to 1 across their image.
+    crop = torch.zeros(count, 2, 3)
+    crop[:, 0, 0], crop[:, 0, 2] = width / CANVAS / wide, (2 * left + width) / CANVAS - 1
+    crop[:, 1, 1], crop[:, 1, 2] = height / CANVAS / tall, (2 * top + height) / CANVAS - 1
+    grid = functional.affine_grid(crop, [count, 1, IMAGE_SIZE, IMAGE_SIZE], align_corners=False)
+    return functional.grid_sample(images, grid, align_corners=False)
+
+
+def _vary_strokes(images: Tensor) -> Tensor:
+    """Redraws each of (N, 1, IMAGE_SIZE, IMAGE_SIZE) with strokes of another width.
+
+    A blurred letter is cut at a random height: a low cut widens the strokes, a high one thins them.
+    """
+    blurred = _blur(images, _uniform(len(images), 0.6, 1.8))
+    # Hairlines blur to a faint peak; a cut relative to it cannot wipe them out.
+    peak = blurred.amax((1, 2, 3), keepdim=True)
+    cut = peak * _uniform(len(images), 0.15, 0.55).view(-1, 1, 1, 1)
+    return (8 * (blurred - cut) + 0.5).clamp(0, 1)
+
+
+def _coarsen(images: Tensor) -> Tensor:
+    """Reduces (N, 1, IMAGE_SIZE, IMAGE_SIZE) to a few grey cells and enlarges them again."""
+    cells = functional.avg_pool2d(images, IMAGE_SIZE // COARSE)
+    cells = cells * _uniform(len(images), 0.8, 1.0).view(-1, 1, 1, 1)
+    cells = (cells * GREY_LEVELS).round() / GREY_LEVELS
+    return functional.interpolate(cells, size=IMAGE_SIZE, mode="bilinear", align_corners=False)
+
+
+def sample(letters: Tensor, classes: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Draws a random batch of training samples.
+
+    Args:
+        letters: All rendered letters (M, 1, CANVAS, CANVAS) in [0, 1].
+        classes: Their class indices (M,).
+        count: Batch size N.
+
+    Returns:
+        Normalised RGB images (N, 3, IMAGE_SIZE, IMAGE_SIZE) and class indices (N,).
+    """
+    chosen = torch.randint(len(letters), (count,))
+    grey = _coarsen(_vary_strokes(_fill_frame(_bend(letters[chosen]))))
+    mean, std = torch.tensor(MEAN).view(3, 1, 1), torch.tensor(STD).view(3, 1, 1)
+    return (grey - mean) / std, classes[chosen]  # the single channel broadcasts to three
+
+
+def train(letters: Tensor, classes: Tensor, steps: int, batch_size: int) -> GlyphNet:
+    """Trains a network to name letters; randomness comes from torch's global generator.
+
+    Args:
+        letters: All rendered letters (M, 1, CANVAS, CANVAS) in [0, 1].
+        classes: Their class indices (M,).
+        steps: Number of optimiser steps.
+        batch_size: Samples per step.
+
+    Returns:
+        The trained network in evaluation mode.
+    """
+    net = GlyphNet(len(LETTERS))
+    optimiser = torch.optim.AdamW(net.parameters(), lr=3e-3, weight_decay=1e-2)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, max_lr=3e-3, total_steps=steps, pct_start=0.15
+    )
+    start = time.monotonic()
+    for step in range(1, steps + 1):
+        loss, correct = _update(net, optimiser, *sample(letters, classes, batch_size))
+        schedule.step()
+        if step % 50 == 0 or step == steps:
+            _report(f"step {step}/{steps}  loss {loss:.3f}  correct {correct:.0%}", start)
+    return net.eval()
+
+
+def save_weights(net: GlyphNet, path: Path) -> None:
+    """Writes a state dict so that the file is at every moment either the old or the new one.
+
+    Args:
+        net: The network to save.
+        path: The file to write or replace.
+    """
+    buffer = io.BytesIO()  # a named file would leave its temporary name inside the archive
+    torch.save(net.state_dict(), buffer)
+    beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    beside.write_bytes(buffer.getvalue())
+    os.replace(beside, path)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the training from the command line.
+
+    Args:
+        arguments: Command line without the program name; ``None`` reads ``sys.argv``.
+    """
+    options = _parser().parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    torch.use_deterministic_algorithms(True)
+    torch.manual_seed(options.seed)
+    letters, classes = render_letters(face_paths())
+    net = train(letters, classes, options.steps, options.batch_size)
+    save_weights(net, options.output)
+    print(f"Wrote {options.output}", file=sys.stderr)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m whycluster.backbones.pretrain",
+        description="Train GlyphNet on rendered letters and write its weights.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of all randomness")
+    parser.add_argument("--output", type=Path, default=WEIGHTS, help="file to write")
+    parser.add_argument("--steps", type=int, default=600, help="optimiser steps")
+    parser.add_argument("--batch-size", type=int, default=256, help="samples per step")
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads; changes rounding")
+    return parser
+
+
+def _update(
+    net: GlyphNet, optimiser: torch.optim.Optimizer, images: Tensor, targets: Tensor
+) -> tuple[float, float]:
+    """Takes one optimiser step and returns the batch's loss and share of correct letters."""
+    logits = net(images)
+    # Without smoothing, a few sure features would outgrow the rest and rule all distances.
+    loss = functional.cross_entropy(logits, targets, label_smoothing=0.1)
+    optimiser.zero_grad()
+    torch.autograd.backward(loss)
+    optimiser.step()
+    correct = (logits.argmax(1) == targets).float().mean()
+    return loss.item(), correct.item()
+
+
+def _report(line: str, start: float) -> None:
+    print(f"{line}  {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
+
+
+def _uniform(count: int, low: float, high: float) -> Tensor:
+    return torch.empty(count).uniform_(low, high)
+
+
+def _ink_span(profile: Tensor) -> tuple[Tensor, Tensor]:
+    """Finds the first inked place and the extent of the ink in each row of (N, CANVAS)."""
+    inked = (profile > 0.5).float()  # argmax gives the first of equal values
+    first = inked.argmax(1)
+    return first.float(), (CANVAS - inked.flip(1).argmax(1) - first).float()
+
+
+def _blur(images: Tensor, sigmas: Tensor) -> Tensor:
+    """Blurs each of (N, 1, H, W) by a Gaussian of its own deviation (N,), in pixels."""
+    count, reach = len(images), 5
+    offsets = torch.arange(-reach, reach + 1)
+    kernels = functional.softmax(-(offsets**2) / (2 * sigmas.unsqueeze(1) ** 2), dim=1)
+    stacked = images.transpose(0, 1)  # images as channels, so that each gets its own kernel
+    rows = kernels.view(count, 1, 1, -1)
+    across = functional.conv2d(stacked, rows, padding=(0, reach), groups=count)
+    down = functional.conv2d(across, rows.mT, padding=(reach, 0), groups=count)
+    return down.transpose(0, 1)
+
+
+if __name__ == "__main__":
+    main()

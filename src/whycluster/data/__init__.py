@@ -1,0 +1,19 @@
+"""Images in: collections, decoding, and what was skipped and why."""
+
+from whycluster.data.collections import Collection, Digits, Folder, has_labels, open_collection
+from whycluster.data.decoding import UnreadableImageError, read_image
+from whycluster.data.images import Batch, PreparedImages, image_loader, share_of_rank
+
+__all__ = [
+    "Batch",
+    "Collection",
+    "Digits",
+    "Folder",
+    "PreparedImages",
+    "UnreadableImageError",
+    "has_labels",
+    "image_loader",
+    "open_collection",
+    "read_image",
+    "share_of_rank",
+]

@@ -1,0 +1,122 @@
+"""Collections of images: the digits that ship with scikit-learn, and folders of one's own."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from whycluster.data.decoding import read_image
+from whycluster.data.listing import list_files
+
+
+class Collection(Protocol):
+    """Images by number.
+
+    Attributes:
+        paths: how each image is called in tables and file names, with `/`.
+        labels: what is known of each, for evaluation only; empty strings where nothing is.
+        skipped: path `->` reason, of what was found to be unusable already.
+        source: plain values from which `open_collection` makes the collection again.
+    """
+
+    paths: list[str]
+    labels: list[str]
+    skipped: dict[str, str]
+    source: dict[str, Any]
+
+    def load(self, index: int) -> Image.Image:
+        """The image in RGB.
+
+        Raises:
+            UnreadableImageError: with the reason.
+        """
+        ...
+
+    def file(self, index: int) -> Path | None:
+        """Where the image lies, if it is a file."""
+        ...
+
+    def raw_features(self) -> np.ndarray | None:
+        """The pixels themselves as features `(N, D)`, where that is a baseline worth comparing with."""
+        ...
+
+
+class Digits:
+    """1797 handwritten digits, 8×8 pixels, white on black, with their values as labels.
+
+    Args:
+        limit: take the first so many only.
+    """
+
+    def __init__(self, limit: int | None = None) -> None:
+        digits = load_digits()
+        self._pixels = digits.images[:limit]  # (N, 8, 8), from 0 to 16
+        self.labels = [str(label) for label in digits.target[:limit]]
+        self.paths = [f"{number:04d}" for number in range(len(self._pixels))]
+        self.skipped: dict[str, str] = {}
+        self.source: dict[str, Any] = {"kind": "digits", "limit": limit}
+
+    def load(self, index: int) -> Image.Image:
+        grey = (self._pixels[index] * (255 / 16)).round().astype(np.uint8)
+        return Image.fromarray(grey).convert("RGB")
+
+    def file(self, index: int) -> Path | None:
+        return None
+
+    def raw_features(self) -> np.ndarray | None:
+        return self._pixels.reshape(len(self._pixels), -1)
+
+
+class Folder:
+    """All files of a folder, however deep; the name of the uppermost sub-folder is the label.
+
+    Args:
+        root: the folder, or one image file.
+
+    Raises:
+        ValueError: if there is no such folder or no file in it.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        given = Path(root).expanduser()
+        if given.is_file():
+            self.root, self.paths, self.skipped = given.parent, [given.name], {}
+        else:
+            self.root, (self.paths, self.skipped) = given, list_files(given)
+        if not self.paths:
+            raise ValueError(f"the image folder {str(root)!r} has no files in it.")
+        self.labels = [path.split("/")[0] if "/" in path else "" for path in self.paths]
+        self.source: dict[str, Any] = {"kind": "folder", "root": str(given.absolute())}
+
+    def load(self, index: int) -> Image.Image:
+        return read_image(self.root / self.paths[index])
+
+    def file(self, index: int) -> Path | None:
+        return (self.root / self.paths[index]).absolute()
+
+    def raw_features(self) -> np.ndarray | None:
+        return None
+
+
+KINDS = {"digits": Digits, "folder": Folder}
+
+
+def open_collection(source: dict[str, Any]) -> Collection:
+    """A collection from the `source` of an earlier one.
+
+    Raises:
+        ValueError: for an unknown kind, or if a folder is not there any more.
+    """
+    values = dict(source)
+    kind = values.pop("kind", None)
+    if kind not in KINDS:
+        raise ValueError(f"a collection of kind {kind!r} is unknown; this version knows {', '.join(KINDS)}.")
+    return KINDS[kind](**values)
+
+
+def has_labels(labels: list[str]) -> bool:
+    """Whether labels say something: at least two of them, on every image."""
+    return "" not in labels and len(Counter(labels)) > 1

@@ -1,0 +1,28 @@
+"""Layer-wise relevance propagation: relevance of a network's output `->` relevance of its pixels."""
+
+from whycluster.lrp.composites import (
+    COMPOSITES,
+    Composite,
+    EpsilonAlpha2Beta1,
+    EpsilonGammaBox,
+    EpsilonPlus,
+    EpsilonPlusFlat,
+    Row,
+    named_composite,
+)
+from whycluster.lrp.propagation import LRP, Attribution, Receipt, Recording
+
+__all__ = [
+    "COMPOSITES",
+    "LRP",
+    "Attribution",
+    "Composite",
+    "EpsilonAlpha2Beta1",
+    "EpsilonGammaBox",
+    "EpsilonPlus",
+    "EpsilonPlusFlat",
+    "Receipt",
+    "Recording",
+    "Row",
+    "named_composite",
+]
