@@ -11,6 +11,8 @@ from torchvision.models.feature_extraction import create_feature_extractor, get_
 from whycluster.backbones.preprocessing import Preprocessing
 
 POOLS = ("avg", "sum", "max", "flatten")
+# What torchvision's networks call the pooling over all places that ends their feature maps.
+LAST_POOLINGS = ("avgpool", "adaptive_avg_pool2d", "mean", "global_pool")
 
 
 class CutNetwork(nn.Module):
@@ -19,7 +21,8 @@ class CutNetwork(nn.Module):
     Args:
         network: a CNN that torch.fx can trace; only what leads to the layer is kept.
         layer: a node of its traced graph, or a module, which stands for its last node.
-        pool: `avg`, `sum` or `max` over the places of the feature map, or `flatten`. Features without places stay.
+        pool: `avg`, `sum` or `max` over the places of the feature map, or `flatten`. At a layer whose output `(N, D)`
+            has no places any more it has no effect.
 
     Raises:
         ValueError: for an unknown layer (with the nearest names) or pool.
@@ -31,8 +34,8 @@ class CutNetwork(nn.Module):
             raise ValueError(f"backbone.pool={pool!r} is unknown; choose from {', '.join(POOLS)}.")
         names = layer_names(network)
         if layer not in names:
-            near = difflib.get_close_matches(layer, names, n=4, cutoff=0) or names[-4:]
-            raise ValueError(f"backbone.layer={layer!r} is no layer of this network; the nearest are {', '.join(near)}.")
+            near = ", ".join(difflib.get_close_matches(layer, names, n=4, cutoff=0))
+            raise ValueError(f"backbone.layer={layer!r} is no layer of this network; the nearest are {near}.")
         self.network = create_feature_extractor(network.eval(), [layer], suppress_diff_warning=True)
         self.layer = layer
         self.pool = pool
@@ -82,8 +85,9 @@ class Backbone(nn.Module):
         self.network = CutNetwork(network, layer, pool)
         self.preprocessing = preprocessing
         self.origin = {**(origin or {}), "layer": layer, "pool": pool, "preprocessing": preprocessing.to_plain()}
-        self.register_buffer("mean", torch.tensor(preprocessing.mean).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(preprocessing.std).view(1, 3, 1, 1), persistent=False)
+        like = next(network.parameters())  # (any) for its dtype and device
+        self.register_buffer("mean", like.new_tensor(preprocessing.mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", like.new_tensor(preprocessing.std).view(1, 3, 1, 1), persistent=False)
         self.n_features = self._probe()
         self.requires_grad_(False)
         self.eval()
@@ -91,7 +95,7 @@ class Backbone(nn.Module):
     def _probe(self) -> int:
         """Runs one blank image through, to see what comes out."""
         side = self.preprocessing.crop
-        blank = next(self.network.parameters()).new_zeros(1, 3, side, side)
+        blank = self.mean.new_zeros(1, 3, side, side)
         with torch.no_grad():
             features = self.network.network(blank)[self.network.layer]
             if not isinstance(features, Tensor) or features.ndim not in (2, 4):
@@ -125,19 +129,27 @@ class Backbone(nn.Module):
 def layer_names(network: nn.Module) -> list[str]:
     """Names at which a network can be cut: nodes of its graph, and the modules that they lie in."""
     names: dict[str, None] = {}
-    for node in get_graph_node_names(network, suppress_diff_warning=True)[1]:
+    for node in _nodes(network):
         parts = node.split(".")
         names.update(dict.fromkeys(".".join(parts[: n + 1]) for n in range(len(parts))))
     return list(names)
 
 
 def default_layer(network: nn.Module) -> str:
-    """The last layer that still has places: `features`, or what the last pooling reads."""
-    names = layer_names(network)
-    if "features" in names:
+    """The last layer that still has places: what the last pooling reads, by the name `features` where that is it."""
+    nodes = _nodes(network)
+    pools = [at for at, node in enumerate(nodes) if node.split(".")[-1] in LAST_POOLINGS]
+    last = nodes[pools[-1] - 1] if pools and pools[-1] > 0 else ""
+    # SqueezeNet pools class scores, under a name that says nothing; its feature maps are `features` nevertheless.
+    if any(node.startswith("features.") for node in nodes) and (not last or last.startswith("features.")):
         return "features"
-    nodes = get_graph_node_names(network, suppress_diff_warning=True)[1]
-    pools = [at for at, node in enumerate(nodes) if node.split(".")[-1] in ("avgpool", "mean", "global_pool")]
-    if not pools or pools[-1] == 0:
-        raise ValueError(f"where to cut this network is not plain; set backbone.layer to one of {', '.join(names[-8:])}.")
-    return nodes[pools[-1] - 1]
+    if not last:
+        tail = ", ".join(layer_names(network)[-8:])
+        raise ValueError(f"where to cut this network is not plain; set backbone.layer to one of {tail}.")
+    return last
+
+
+def _nodes(network: nn.Module) -> list[str]:
+    """The nodes of the traced graph, in the order in which they are computed."""
+    nodes: list[str] = get_graph_node_names(network, suppress_diff_warning=True)[1]
+    return nodes

@@ -2,11 +2,13 @@
 
 import difflib
 import hashlib
+import re
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +20,11 @@ from whycluster.backbones.backbone import Backbone
 from whycluster.backbones.preprocessing import Preprocessing
 
 GLYPHNET = "glyphnet"
-# Without these two, what is overwritten anyway is drawn from a slow distribution first.
-SLOW_TO_DRAW = ("googlenet", "inception_v3")
+# For these two, torchvision first draws from a slow distribution what is overwritten anyway, and has a published
+# network map its input from the usual mean and deviation to 0.5 and 0.5; here the preprocessing has these at once.
+INCEPTIONS = ("googlenet", "inception_v3")
+# Files of densely connected networks, the published ones among them, have names from before modules were renamed.
+OLD_DENSE_NAME = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
 
 
 def build_backbone(
@@ -33,10 +38,10 @@ def build_backbone(
 
     Args:
         name: `glyphnet`, or a classification model of torchvision.
-        weights: the name of torchvision weights (`DEFAULT`, `IMAGENET1K_V1`, …); a file with a `state_dict`; or `None`
-            for random weights.
+        weights: the name of torchvision weights (`DEFAULT`, `IMAGENET1K_V1`, …); a file with a `state_dict`, also under
+            the key `state_dict` or as `DataParallel` writes it; or `None` for random weights.
         layer: where the network is cut, a node of its traced graph; `None`: before its last pooling over places.
-        pool: `avg`, `sum`, `max` or `flatten`.
+        pool: `avg`, `sum`, `max` or `flatten`, over places; without effect at a layer that has none.
         preprocessing: the name of the torchvision weights whose preprocessing a weights file wants; `None`: of those
             that torchvision publishes under the same file name, else of the first.
 
@@ -44,10 +49,12 @@ def build_backbone(
         ValueError: for an unknown name, weights that cannot be had or do not fit, an unknown layer or pool.
     """
     _check_name(name)
-    choice = None if name == GLYPHNET else _published(name, weights, preprocessing)
+    prepare = _preprocessing(name, weights, preprocessing)
     network, sha256 = _load(name, weights)
     origin = {"name": name, "weights": weights, "weights_sha256": sha256}
-    return Backbone(network, _preprocessing(choice), layer, pool, origin)
+    backbone = Backbone(network, prepare, layer, pool, origin)
+    _check_finite(backbone)
+    return backbone
 
 
 def restore_backbone(origin: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> Backbone:
@@ -64,6 +71,9 @@ def restore_backbone(origin: Mapping[str, Any], state_dict: Mapping[str, Tensor]
         origin["pool"],
         {key: origin[key] for key in ("name", "weights", "weights_sha256")},
     )
+    wrong = _differences(backbone.network.state_dict(), state_dict)
+    if wrong:
+        raise ValueError(f"the saved weights do not fit {origin['name']} up to {origin['layer']}: {wrong}.")
     backbone.network.load_state_dict(state_dict)
     return backbone
 
@@ -83,7 +93,7 @@ def _network(name: str) -> nn.Module:
     """The network with random weights."""
     if name == GLYPHNET:
         return glyphnet.GlyphNet()
-    network: nn.Module = get_model(name, weights=None, **({"init_weights": False} if name in SLOW_TO_DRAW else {}))
+    network: nn.Module = get_model(name, weights=None, **({"init_weights": False} if name in INCEPTIONS else {}))
     return network
 
 
@@ -101,10 +111,11 @@ def _published(name: str, weights: str | None, preprocessing: str | None) -> Wei
     return (same_file or list(published))[0]
 
 
-def _preprocessing(choice: WeightsEnum | None) -> Preprocessing:
-    if choice is None:
+def _preprocessing(name: str, weights: str | None, preprocessing: str | None) -> Preprocessing:
+    if name == GLYPHNET:
         return Preprocessing(glyphnet.IMAGE_SIZE, glyphnet.IMAGE_SIZE, glyphnet.MEAN, glyphnet.STD)
-    return Preprocessing.of_transforms(choice.transforms())
+    published = Preprocessing.of_transforms(_published(name, weights, preprocessing).transforms())
+    return replace(published, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)) if name in INCEPTIONS else published
 
 
 def _load(name: str, weights: str | None) -> tuple[nn.Module, str | None]:
@@ -128,10 +139,10 @@ def _fetched(name: str, weights: WeightsEnum) -> Path:
     """The file of published weights, from torch's own cache or, once, from where torchvision publishes it."""
     path = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             torch.hub.download_url_to_file(weights.url, str(path), hash_prefix=path.stem.rsplit("-")[-1])
-        except (URLError, OSError, RuntimeError) as error:
+        except (OSError, HTTPException, RuntimeError) as error:  # no way there, a broken way, a wrong hash
             raise ValueError(
                 f"the weights {weights.name} of {name} could not be fetched ({error}); put the file {path.name} "
                 f"into {path.parent}, or give its path as backbone.weights=/path/to/{path.name}."
@@ -148,16 +159,49 @@ def _fill(network: nn.Module, path: Path, name: str) -> None:
     if not path.is_file():
         known = "DEFAULT" if name == GLYPHNET else ", ".join(get_model_weights(name).__members__)
         raise ValueError(f"backbone.weights={str(path)!r} is neither a file nor weights of {name} ({known}).")
-    try:
-        state_dict = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file makes torch, pickle and zip raise errors of many kinds
-        raise ValueError(f"the weights file {str(path)!r} is damaged, or no state_dict ({type(error).__name__}).") from error
-    if not isinstance(state_dict, Mapping) or not all(isinstance(value, Tensor) for value in state_dict.values()):
-        raise ValueError(f"the weights file {str(path)!r} holds no state_dict: names and tensors are wanted.")
-    wrong = _differences(network.state_dict(), state_dict)
+    state_dict = _read(path)
+    fitting = network.state_dict()
+    wrong = _differences(fitting, state_dict)
     if wrong:
         raise ValueError(f"the weights file {str(path)!r} does not fit {name}: {wrong}.")
-    network.load_state_dict(state_dict)
+    fitting.update(state_dict)  # a mapping of the network's own: it has what files may lack, such as batch counters
+    network.load_state_dict(fitting)
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    """The `state_dict` of a file, without the wrappings that are usual around it."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (PermissionError, IsADirectoryError) as error:
+        raise ValueError(f"the weights file {str(path)!r} cannot be read: {error.strerror}.") from error
+    except Exception as error:  # a damaged file makes torch, pickle and zip raise errors of many kinds
+        raise ValueError(
+            f"the weights file {str(path)!r} is damaged, or holds more than names and tensors, which could run code and is "
+            f"refused ({type(error).__name__}); it should be what torch.save(network.state_dict(), …) writes."
+        ) from error
+    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
+        content = content["state_dict"]
+    if not isinstance(content, Mapping) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()
+    ):
+        raise ValueError(f"the weights file {str(path)!r} holds no state_dict: names and tensors are wanted.")
+    prefix = "module." if all(key.startswith("module.") for key in content) else ""
+    return {OLD_DENSE_NAME.sub(r"\1\2", key.removeprefix(prefix)): value for key, value in content.items()}
+
+
+def _check_finite(backbone: Backbone) -> None:
+    """Looks at what the cut has left only: some published weights have NaN in the classifier on purpose.
+
+    Raises:
+        ValueError: if a weight is NaN or infinite.
+    """
+    broken = [key for key, value in backbone.network.state_dict().items() if not value.isfinite().all()]
+    if broken:
+        named = f"{broken[0].removeprefix('network.')}{', …' if len(broken) > 1 else ''}"
+        raise ValueError(
+            f"backbone.weights={backbone.origin['weights']!r} has values that are not finite in {len(broken)} tensors "
+            f"({named}): the file is damaged, or its training diverged."
+        )
 
 
 def _differences(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:

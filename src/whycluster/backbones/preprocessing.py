@@ -9,6 +9,10 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as F
 
+# Images longer than this many times their width are cut to it first: a line of 1 by 60000 pixels would be enlarged to
+# 10 GB, of which the centre crop keeps a square.
+LONGEST = 200
+
 
 @dataclass(frozen=True)
 class Preprocessing:
@@ -30,6 +34,9 @@ class Preprocessing:
 
     def __call__(self, image: Image.Image) -> Tensor:
         """RGB image `->` `(3, crop, crop)` uint8."""
+        width, height = image.size
+        if max(width, height) > LONGEST * min(width, height):
+            image = F.center_crop(image, [min(height, LONGEST * width), min(width, LONGEST * height)])
         image = F.resize(image, [self.resize], InterpolationMode(self.interpolation))
         tensor: Tensor = F.pil_to_tensor(F.center_crop(image, [self.crop]))
         return tensor
@@ -52,7 +59,7 @@ class Preprocessing:
     @classmethod
     def from_plain(cls, values: dict[str, Any]) -> "Preprocessing":
         """The preprocessing that `to_plain` described."""
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+        return cls(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
 
 
 def _only(size: Sequence[int]) -> int:

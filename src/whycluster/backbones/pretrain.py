@@ -1,9 +1,9 @@
-"""Trains ``GlyphNet`` on rendered letters: ``python -m whycluster.backbones.pretrain``.
+"""Trains `GlyphNet` on rendered letters: `python -m whycluster.backbones.pretrain`.
 
-The letters a-z and A-Z are drawn in the typefaces that come with matplotlib, never a digit, so
-that the features can be judged fairly on digits. Each sample is bent, scaled to fill its frame,
-given another stroke width and reduced to an 8x8 grid of grey levels before it is enlarged again:
-coarse like small scans of handwriting. The run is deterministic for a seed and a thread count.
+The letters a-z and A-Z are drawn in the typefaces that come with matplotlib, never a digit, so that the features can be
+judged fairly on digits. Each sample is bent, scaled to fill its frame, given another stroke width and reduced to an 8×8
+grid of grey levels before it is enlarged again: coarse like small scans of handwriting. The run is deterministic for a
+seed and a thread count.
 """
 
 import argparse
@@ -19,16 +19,15 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
-from torch.nn import functional
+from torch.nn import functional as F
 
 from whycluster.backbones.glyphnet import IMAGE_SIZE, MEAN, STD, WEIGHTS, GlyphNet
 
+# A letter's place here is its class.
 LETTERS = string.ascii_letters
-"""The letters to render; a letter's place here is its class."""
-
+# Letters whose capital has the same shape once both fill the frame: it shares their class.
 TWINS = "cosvwxz"
-"""Letters whose capital has the same shape once both fill the frame: it shares their class."""
-
+# File stems of the typefaces in matplotlib that hold every letter in its usual place.
 FACES = (
     *("DejaVuSans", "DejaVuSans-Bold", "DejaVuSans-Oblique", "DejaVuSans-BoldOblique"),
     *("DejaVuSansMono", "DejaVuSansMono-Bold", "DejaVuSansMono-Oblique"),
@@ -36,41 +35,30 @@ FACES = (
     *("STIXGeneral", "STIXGeneralBol", "STIXGeneralItalic", "STIXGeneralBolIta"),
     *("cmr10", "cmb10", "cmmi10", "cmss10", "cmti10", "cmtt10"),
 )
-"""File stems of the bundled typefaces that hold every letter in its usual place."""
-
+# Height and width, in pixels, on which letters are drawn and bent.
 CANVAS = 64
-"""Height and width in pixels on which letters are drawn and bent."""
-
+# Height of a letter on the canvas, in pixels, which leaves a margin to bend into.
 INK = 38
-"""Height in pixels of a letter on the canvas, which leaves a margin to bend into."""
-
+# Height and width of the grid to which samples are reduced, and the steps between black and white on it.
 COARSE = 8
-"""Height and width of the grid to which samples are reduced."""
-
 GREY_LEVELS = 16
-"""Steps between black and white on that grid."""
 
 
 def letter_class(letter: str) -> int:
-    """Gives the class index of a letter: its place in ``LETTERS``, or that of its twin."""
+    """The class of a letter: its place in `LETTERS`, or that of its twin."""
     return LETTERS.index(letter.lower() if letter.lower() in TWINS else letter)
 
 
 def face_paths() -> list[Path]:
-    """Finds the typeface files inside the installed matplotlib.
-
-    Returns:
-        One path for each of ``FACES``.
+    """The files of `FACES` inside the installed matplotlib.
 
     Raises:
-        SystemExit: If matplotlib is not installed.
+        SystemExit: if matplotlib is not installed.
     """
     try:
         import matplotlib  # only its fonts are wanted, so only this script may need it
     except ImportError:
-        raise SystemExit(
-            'Pretraining needs the fonts of matplotlib: pip install "whycluster[pretrain]"'
-        ) from None
+        raise SystemExit('Pretraining needs the fonts of matplotlib: pip install "whycluster[pretrain]"') from None
     folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
     return [folder / f"{face}.ttf" for face in FACES]
 
@@ -79,11 +67,11 @@ def draw_letter(font: ImageFont.FreeTypeFont, letter: str) -> Image.Image:
     """Draws one letter, white on black, scaled to a common height in the middle of the canvas.
 
     Args:
-        font: Typeface at a size well above the canvas, so that scaling only ever reduces.
-        letter: The letter to draw.
+        font: a typeface at a size well above the canvas, so that scaling only ever reduces.
+        letter: the letter.
 
     Returns:
-        Grey image of ``CANVAS`` x ``CANVAS`` pixels.
+        A grey image of `CANVAS` × `CANVAS` pixels.
     """
     left, top, right, bottom = (int(edge) for edge in font.getbbox(letter))
     ink = Image.new("L", (right - left, bottom - top))
@@ -99,10 +87,10 @@ def render_letters(paths: Sequence[Path]) -> tuple[Tensor, Tensor]:
     """Draws every letter in every typeface.
 
     Args:
-        paths: Typeface files.
+        paths: the files of the typefaces.
 
     Returns:
-        Images (M, 1, CANVAS, CANVAS) in [0, 1] and their class indices (M,).
+        Images `(M, 1, CANVAS, CANVAS)` from 0 to 1, and their classes `(M,)`.
     """
     fonts = [ImageFont.truetype(str(path), 2 * CANVAS) for path in paths]
     drawn = [np.array(draw_letter(font, letter)) for font in fonts for letter in LETTERS]
@@ -112,25 +100,23 @@ def render_letters(paths: Sequence[Path]) -> tuple[Tensor, Tensor]:
 
 
 def _bend(images: Tensor) -> Tensor:
-    """Turns, slants and elastically warps each of (N, 1, CANVAS, CANVAS) at random."""
+    """Turns, slants and elastically warps each of `(N, 1, CANVAS, CANVAS)` at random."""
     count = len(images)
     angle, slant = _uniform(count, -0.25, 0.25), _uniform(count, -0.35, 0.35)
     cos, sin, zero = angle.cos(), angle.sin(), torch.zeros(count)
     rows = [cos, slant * cos - sin, zero, sin, slant * sin + cos, zero]
-    grid = functional.affine_grid(
-        torch.stack(rows, 1).view(count, 2, 3), list(images.shape), align_corners=False
-    )
+    grid = F.affine_grid(torch.stack(rows, 1).view(count, 2, 3), list(images.shape), align_corners=False)
     # Few knots make a smooth warp: whole strokes curve, their edges do not fray.
     knots = 0.12 * torch.randn(count, 2, 4, 4)
-    warp = functional.interpolate(knots, size=CANVAS, mode="bicubic", align_corners=True)
-    return functional.grid_sample(images, grid + warp.permute(0, 2, 3, 1), align_corners=False)
+    warp = F.interpolate(knots, size=CANVAS, mode="bicubic", align_corners=True)
+    return F.grid_sample(images, grid + warp.permute(0, 2, 3, 1), align_corners=False)
 
 
 def _fill_frame(images: Tensor) -> Tensor:
-    """Crops each of (N, 1, CANVAS, CANVAS) to its ink and scales it to fill a frame's height.
+    """Crops each of `(N, 1, CANVAS, CANVAS)` to its ink and scales it to fill a frame's height.
 
     Returns:
-        Images (N, 1, IMAGE_SIZE, IMAGE_SIZE), centred, of varied width.
+        Images `(N, 1, IMAGE_SIZE, IMAGE_SIZE)`, centred, of varied width.
     """
     count = len(images)
     left, width = _ink_span(images.amax((1, 2)))
@@ -142,12 +128,12 @@ def _fill_frame(images: Tensor) -> Tensor:
     crop = torch.zeros(count, 2, 3)
     crop[:, 0, 0], crop[:, 0, 2] = width / CANVAS / wide, (2 * left + width) / CANVAS - 1
     crop[:, 1, 1], crop[:, 1, 2] = height / CANVAS / tall, (2 * top + height) / CANVAS - 1
-    grid = functional.affine_grid(crop, [count, 1, IMAGE_SIZE, IMAGE_SIZE], align_corners=False)
-    return functional.grid_sample(images, grid, align_corners=False)
+    grid = F.affine_grid(crop, [count, 1, IMAGE_SIZE, IMAGE_SIZE], align_corners=False)
+    return F.grid_sample(images, grid, align_corners=False)
 
 
 def _vary_strokes(images: Tensor) -> Tensor:
-    """Redraws each of (N, 1, IMAGE_SIZE, IMAGE_SIZE) with strokes of another width.
+    """Redraws each of `(N, 1, IMAGE_SIZE, IMAGE_SIZE)` with strokes of another width.
 
     A blurred letter is cut at a random height: a low cut widens the strokes, a high one thins them.
     """
@@ -159,23 +145,23 @@ def _vary_strokes(images: Tensor) -> Tensor:
 
 
 def _coarsen(images: Tensor) -> Tensor:
-    """Reduces (N, 1, IMAGE_SIZE, IMAGE_SIZE) to a few grey cells and enlarges them again."""
-    cells = functional.avg_pool2d(images, IMAGE_SIZE // COARSE)
+    """Reduces `(N, 1, IMAGE_SIZE, IMAGE_SIZE)` to a few grey cells and enlarges them again."""
+    cells = F.avg_pool2d(images, IMAGE_SIZE // COARSE)
     cells = cells * _uniform(len(images), 0.8, 1.0).view(-1, 1, 1, 1)
     cells = (cells * GREY_LEVELS).round() / GREY_LEVELS
-    return functional.interpolate(cells, size=IMAGE_SIZE, mode="bilinear", align_corners=False)
+    return F.interpolate(cells, size=IMAGE_SIZE, mode="bilinear", align_corners=False)
 
 
 def sample(letters: Tensor, classes: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Draws a random batch of training samples.
 
     Args:
-        letters: All rendered letters (M, 1, CANVAS, CANVAS) in [0, 1].
-        classes: Their class indices (M,).
-        count: Batch size N.
+        letters: all rendered letters, `(M, 1, CANVAS, CANVAS)` from 0 to 1.
+        classes: their classes `(M,)`.
+        count: how many samples, `N`.
 
     Returns:
-        Normalised RGB images (N, 3, IMAGE_SIZE, IMAGE_SIZE) and class indices (N,).
+        Normalised images `(N, 3, IMAGE_SIZE, IMAGE_SIZE)` and their classes `(N,)`.
     """
     chosen = torch.randint(len(letters), (count,))
     grey = _coarsen(_vary_strokes(_fill_frame(_bend(letters[chosen]))))
@@ -187,19 +173,17 @@ def train(letters: Tensor, classes: Tensor, steps: int, batch_size: int) -> Glyp
     """Trains a network to name letters; randomness comes from torch's global generator.
 
     Args:
-        letters: All rendered letters (M, 1, CANVAS, CANVAS) in [0, 1].
-        classes: Their class indices (M,).
-        steps: Number of optimiser steps.
-        batch_size: Samples per step.
+        letters: all rendered letters, `(M, 1, CANVAS, CANVAS)` from 0 to 1.
+        classes: their classes `(M,)`.
+        steps: number of optimiser steps.
+        batch_size: samples per step.
 
     Returns:
-        The trained network in evaluation mode.
+        The trained network, in evaluation mode.
     """
     net = GlyphNet(len(LETTERS))
     optimiser = torch.optim.AdamW(net.parameters(), lr=3e-3, weight_decay=1e-2)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, max_lr=3e-3, total_steps=steps, pct_start=0.15
-    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=3e-3, total_steps=steps, pct_start=0.15)
     start = time.monotonic()
     for step in range(1, steps + 1):
         loss, correct = _update(net, optimiser, *sample(letters, classes, batch_size))
@@ -210,12 +194,7 @@ def train(letters: Tensor, classes: Tensor, steps: int, batch_size: int) -> Glyp
 
 
 def save_weights(net: GlyphNet, path: Path) -> None:
-    """Writes a state dict so that the file is at every moment either the old or the new one.
-
-    Args:
-        net: The network to save.
-        path: The file to write or replace.
-    """
+    """Writes a `state_dict` so that the file is at every moment either the old or the new one."""
     buffer = io.BytesIO()  # a named file would leave its temporary name inside the archive
     torch.save(net.state_dict(), buffer)
     beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
@@ -227,7 +206,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the training from the command line.
 
     Args:
-        arguments: Command line without the program name; ``None`` reads ``sys.argv``.
+        arguments: the command line without the program's name; `None`: that of this process.
     """
     options = _parser().parse_args(arguments)
     torch.set_num_threads(options.threads)
@@ -253,13 +232,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _update(
-    net: GlyphNet, optimiser: torch.optim.Optimizer, images: Tensor, targets: Tensor
-) -> tuple[float, float]:
-    """Takes one optimiser step and returns the batch's loss and share of correct letters."""
+def _update(net: GlyphNet, optimiser: torch.optim.Optimizer, images: Tensor, targets: Tensor) -> tuple[float, float]:
+    """Takes one optimiser step; the loss of its batch, and the share of correct letters."""
     logits = net(images)
     # Without smoothing, a few sure features would outgrow the rest and rule all distances.
-    loss = functional.cross_entropy(logits, targets, label_smoothing=0.1)
+    loss = F.cross_entropy(logits, targets, label_smoothing=0.1)
     optimiser.zero_grad()
     torch.autograd.backward(loss)
     optimiser.step()
@@ -276,21 +253,21 @@ def _uniform(count: int, low: float, high: float) -> Tensor:
 
 
 def _ink_span(profile: Tensor) -> tuple[Tensor, Tensor]:
-    """Finds the first inked place and the extent of the ink in each row of (N, CANVAS)."""
+    """The first inked place, and the extent of the ink, in each row of `(N, CANVAS)`."""
     inked = (profile > 0.5).float()  # argmax gives the first of equal values
     first = inked.argmax(1)
     return first.float(), (CANVAS - inked.flip(1).argmax(1) - first).float()
 
 
 def _blur(images: Tensor, sigmas: Tensor) -> Tensor:
-    """Blurs each of (N, 1, H, W) by a Gaussian of its own deviation (N,), in pixels."""
+    """Blurs each of `(N, 1, H, W)` by a Gaussian of its own deviation `(N,)`, in pixels."""
     count, reach = len(images), 5
     offsets = torch.arange(-reach, reach + 1)
-    kernels = functional.softmax(-(offsets**2) / (2 * sigmas.unsqueeze(1) ** 2), dim=1)
+    kernels = F.softmax(-(offsets**2) / (2 * sigmas.unsqueeze(1) ** 2), dim=1)
     stacked = images.transpose(0, 1)  # images as channels, so that each gets its own kernel
     rows = kernels.view(count, 1, 1, -1)
-    across = functional.conv2d(stacked, rows, padding=(0, reach), groups=count)
-    down = functional.conv2d(across, rows.mT, padding=(reach, 0), groups=count)
+    across = F.conv2d(stacked, rows, padding=(0, reach), groups=count)
+    down = F.conv2d(across, rows.mT, padding=(reach, 0), groups=count)
     return down.transpose(0, 1)
 
 

@@ -1,7 +1,8 @@
-"""Features on disk: a float32 memory map, written by row and read by slices, whatever the size of the collection."""
+"""Features on disk: a NumPy file of float32, written by row and read by slices, whatever the size of the collection."""
 
 import math
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,45 +16,46 @@ BATCH_BYTES = 32 * 2**20  # of features read at once: enough for the matrix prod
 
 
 class FeatureStore:
-    """Features `(N, D)` in a file of raw float32.
+    """Features `(N, D)` in a `.npy` file that is mapped into memory, never read whole.
 
     Args:
-        path: the file.
-        n_rows: `N`.
-        n_features: `D`.
+        path: an existing file; see `create`.
     """
 
-    def __init__(self, path: Path, n_rows: int, n_features: int) -> None:
-        self.path, self.n_rows, self.n_features = path, n_rows, n_features
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.n_rows: int
+        self.n_features: int
+        self.n_rows, self.n_features = self.open().shape
+
+    @classmethod
+    def create(cls, path: Path, n_rows: int, n_features: int) -> "FeatureStore":
+        """Makes a file of zeros."""
+        np.lib.format.open_memmap(path, "w+", np.float32, (n_rows, n_features))
+        return cls(path)
 
     def __len__(self) -> int:
         return self.n_rows
 
-    def create(self) -> None:
-        """Makes the file, filled with zeros."""
-        with open(self.path, "wb") as file:
-            file.truncate(self.n_rows * self.n_features * 4)
-
-    def open(self, mode: str = "r") -> np.memmap:
-        """The file as an array, to read or (`r+`) to write."""
-        return np.memmap(self.path, np.float32, mode, shape=(self.n_rows, self.n_features))
+    def open(self, writable: bool = False) -> np.ndarray:
+        """The file as an array `(N, D)`."""
+        array: np.ndarray = np.load(self.path, mmap_mode="r+" if writable else "r", allow_pickle=False)
+        return array
 
     def rows(self, indices: np.ndarray) -> np.ndarray:
         """Some rows, in memory, `(len(indices), D)`."""
-        return np.asarray(self.open()[indices])
+        return np.array(self.open()[indices])
 
     def keep(self, rows: np.ndarray) -> "FeatureStore":
-        """Moves the rows of these (ascending) numbers together and gives back the rest of the space."""
-        if len(rows) < self.n_rows:
-            features = self.open("r+")
-            step = self.batch_rows
-            for start in range(0, len(rows), step):
-                chosen = rows[start : start + step]
-                features[start : start + len(chosen)] = features[chosen]  # never overtakes what is still to be read
-            features.flush()
-            with open(self.path, "r+b") as file:
-                file.truncate(len(rows) * self.n_features * 4)
-        return FeatureStore(self.path, len(rows), self.n_features)
+        """The store with these rows only, in this order, under the same name."""
+        if len(rows) == self.n_rows:
+            return self
+        kept = FeatureStore.create(self.path.with_suffix(".part"), len(rows), self.n_features)
+        target = kept.open(writable=True)
+        for start in range(0, len(rows), self.batch_rows):
+            target[start : start + self.batch_rows] = self.rows(rows[start : start + self.batch_rows])
+        os.replace(kept.path, self.path)
+        return FeatureStore(self.path)
 
     @property
     def batch_rows(self) -> int:
@@ -67,7 +69,9 @@ class FeatureStore:
 
     def mean(self) -> Tensor:
         """The mean row, `(D,)` float64."""
-        total = sum((batch.sum(0, dtype=torch.float64) for batch in self.batches()), torch.zeros(self.n_features).double())
+        total = torch.zeros(self.n_features, dtype=torch.float64)
+        for batch in self.batches():
+            total += batch.sum(0, dtype=torch.float64)
         return total / max(1, self.n_rows)
 
     def variance(self, mean: Tensor) -> float:
@@ -86,13 +90,14 @@ class FeatureStore:
 class _Slices(Dataset[tuple[Tensor, Tensor]]):
     """Consecutive rows of a store, a batch an item."""
 
-    def __init__(self, store: FeatureStore, slices: list[range]) -> None:  # type: ignore[type-arg]
+    def __init__(self, store: FeatureStore, slices: list[Sequence[int]]) -> None:
         self.store, self.slices = store, slices
 
     def __len__(self) -> int:
         return len(self.slices)
 
     def __getitem__(self, item: int) -> tuple[Tensor, Tensor]:
-        rows = self.slices[item]
-        features = np.array(self.store.open()[rows.start : rows.stop])
-        return torch.arange(rows.start, rows.stop), torch.from_numpy(features)
+        length = len(self.slices[item])
+        first = self.slices[item][0] if length else 0
+        features = np.array(self.store.open()[first : first + length])
+        return torch.arange(first, first + length), torch.from_numpy(features)

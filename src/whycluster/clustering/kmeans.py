@@ -28,12 +28,8 @@ class Sums(NamedTuple):
     @classmethod
     def nothing(cls, centroids: Tensor) -> "Sums":
         """The sums of no rows, for centroids `(R, K, D)`."""
-        wide = {"dtype": torch.float64, "device": centroids.device}
-        return cls(
-            torch.zeros(centroids.shape, **wide),
-            torch.zeros(centroids.shape[:2], **wide),
-            torch.zeros(centroids.shape[:1], **wide),
-        )
+        zeros = torch.zeros_like(centroids, dtype=torch.float64)
+        return cls(zeros, zeros[..., 0].clone(), zeros[..., 0, 0].clone())
 
     def __add__(self, other: "Sums") -> "Sums":  # type: ignore[override]  # a sum of sums, not a longer tuple
         return Sums(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
@@ -54,11 +50,9 @@ def assign(x: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
         (tensor([0, 1]), tensor([1., 9.]))
     """
     norms = centroids.square().sum(-1)  # (..., K)
-    products = x @ centroids.flatten(0, -2).T  # (N, ...·K): all restarts in one product
-    scores = norms - 2 * products.unflatten(1, norms.shape) if norms.ndim > 1 else norms - 2 * products
-    lowest = scores.min(-1)
-    distances = (lowest.values.T + x.square().sum(1)).clamp(min=0)
-    return lowest.indices.T, distances
+    products = torch.addmm(norms.flatten(), x, centroids.flatten(0, -2).T, alpha=-2)  # all restarts in one product
+    lowest = products.view(len(x), *norms.shape).movedim(0, -2).min(-1)  # over (..., N, K)
+    return lowest.indices, (lowest.values + x.square().sum(1)).clamp(min=0)
 
 
 def accumulate(x: Tensor, centroids: Tensor) -> tuple[Sums, Tensor]:
@@ -77,7 +71,10 @@ def accumulate(x: Tensor, centroids: Tensor) -> tuple[Sums, Tensor]:
     # As a sparse matrix of ones this is a product of R·N·D steps, not R·N·K·D, and runs on all cores.
     rows = torch.arange(len(x), device=x.device).expand_as(wanted)
     members = torch.sparse_coo_tensor(
-        torch.stack((wanted.flatten(), rows.flatten())), x.new_ones(wanted.numel()), (restarts * clusters, len(x))
+        torch.stack((wanted.flatten(), rows.flatten())),
+        x.new_ones(wanted.numel()),
+        (restarts * clusters, len(x)),
+        check_invariants=False,
     )
     return (
         Sums(
@@ -100,8 +97,8 @@ def update(sums: Sums, centroids: Tensor) -> tuple[Tensor, Tensor]:
         New centroids, and how far they moved: `Σ_k |new - old|²`, `(R,)` float64.
     """
     means = sums.features / sums.counts.clamp(min=1)[..., None]
-    means = torch.where(sums.counts[..., None] > 0, means, centroids.double())
-    return means.to(centroids.dtype), (means - centroids.double()).square().sum((1, 2))
+    new = torch.where(sums.counts[..., None] > 0, means, centroids.double()).to(centroids.dtype)
+    return new, (new.double() - centroids.double()).square().sum((1, 2))
 
 
 def reseed(sums: Sums, far: Tensor, far_clusters: Tensor) -> Sums:

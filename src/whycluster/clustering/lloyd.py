@@ -1,13 +1,13 @@
-"""k-means as a LightningModule: an epoch is one iteration of Lloyd's algorithm for all restarts."""
+"""k-means as a LightningModule: an epoch is one iteration of Lloyd's algorithm, for all restarts at once."""
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from whycluster.clustering.features import FeatureStore
-from whycluster.clustering.kmeans import Sums, accumulate, reseed, starts, update
+from whycluster.clustering.kmeans import Sums, accumulate, assign, reseed, starts, update
 
 SAMPLE = 10_000  # rows that k-means++ draws starts from; more for many clusters
 
@@ -25,7 +25,7 @@ class KMeans(pl.LightningModule):
         seed: same seed, same result.
 
     Attributes:
-        centroids: of the best restart, after fitting, `(K, D)`.
+        centroids: of the best restart, after fitting, `(K, D)` float64.
         inertia: of the best restart.
         n_iter: iterations of the best restart.
 
@@ -34,32 +34,38 @@ class KMeans(pl.LightningModule):
     """
 
     automatic_optimization = False  # nothing here has a gradient
+    origin: Tensor
 
     def __init__(
-        self, features: FeatureStore, n_clusters: int, n_init: int = 10, max_iter: int = 300, tol: float = 1e-4, seed: int = 0
+        self,
+        features: FeatureStore,
+        n_clusters: int,
+        n_init: int = 10,
+        max_iter: int = 300,
+        tol: float = 1e-4,
+        seed: int = 0,
     ) -> None:
         super().__init__()
         for name, value, least in (("n_clusters", n_clusters, 2), ("n_init", n_init, 1), ("max_iter", max_iter, 1)):
             if value < least:
                 raise ValueError(f"head.{name}={value} should be >= {least}.")
-        if len(features) < n_clusters:
-            raise ValueError(f"head.n_clusters={n_clusters} should be <= the number of images, {len(features)}.")
+        if not tol >= 0:
+            raise ValueError(f"head.tol={tol} should be >= 0.")
         self.features = features
         self.max_iter = max_iter
         mean = features.mean()
         if not mean.isfinite().all():
-            raise ValueError("the features contain NaN or infinity; the backbone's weights are not usable.")
+            raise ValueError("the features contain NaN or infinity; the weights of the backbone are not usable.")
         self.threshold = tol * features.variance(mean)
-        start = starts(self._sample(n_clusters, seed) - mean.float().numpy(), n_clusters, n_init, seed)
-        self.register_buffer("origin", mean.float())  # distances are computed around it, or float32 cancels
-        self.register_buffer("candidates", start)  # (R, K, D)
-        self.active = torch.arange(n_init)  # restarts that still move
-        self.measured = torch.full((n_init,), torch.inf, dtype=torch.float64)  # inertia of those that do not
+        # Distances are computed around the mean, or float32 cancels.
+        self.register_buffer("origin", mean.float(), persistent=False)
+        start = starts(self._sample(n_clusters, seed) - self.origin.numpy(), n_clusters, n_init, seed)
+        # (R, K, D). Parameters, although no gradient moves them: so DDP hands every process the same start.
+        self.candidates = nn.Parameter(start)
+        self.active = torch.arange(n_init)  # restarts that still take part
+        self.settled = torch.zeros(n_init, dtype=torch.bool)  # of these, whose centroids are final but not yet measured
+        self.measured = torch.full((n_init,), torch.inf, dtype=torch.float64)  # inertia of those that are
         self.iterations = torch.zeros(n_init, dtype=torch.long)
-        self.settled = torch.zeros(n_init, dtype=torch.bool)  # centroids are final, inertia still to be measured
-
-    origin: Tensor
-    candidates: Tensor
 
     def _sample(self, n_clusters: int, seed: int) -> np.ndarray:
         size = min(len(self.features), max(SAMPLE, 10 * n_clusters))
@@ -68,7 +74,7 @@ class KMeans(pl.LightningModule):
 
     @property
     def centroids(self) -> Tensor:
-        return self.candidates[self.measured.argmin()] + self.origin
+        return self.candidates.detach()[self.measured.argmin()].double() + self.origin.double()
 
     @property
     def inertia(self) -> float:
@@ -84,12 +90,14 @@ class KMeans(pl.LightningModule):
     def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
         return self.features.loader(self.trainer.global_rank, self.trainer.world_size)
 
+    @torch.no_grad()
     def on_train_epoch_start(self) -> None:
         self.moving = self.candidates[self.active.to(self.device)]  # (A, K, D)
         self.sums = Sums.nothing(self.moving)
-        empty = self.moving.new_zeros(len(self.active), 0)
-        self.far_distances, self.far_rows = empty, empty.long()
+        self.far_distances = self.moving.new_zeros(len(self.active), 0)
+        self.far_rows = self.far_distances.long()
 
+    @torch.no_grad()
     def training_step(self, batch: tuple[Tensor, Tensor]) -> None:
         rows, x = batch
         sums, distances = accumulate(x - self.origin, self.moving)
@@ -103,8 +111,10 @@ class KMeans(pl.LightningModule):
         top = distances.topk(min(self.moving.shape[1], distances.shape[1]), dim=1)
         self.far_distances, self.far_rows = top.values, rows.gather(1, top.indices)
 
+    @torch.no_grad()
     def on_train_epoch_end(self) -> None:
         total = Sums(*(self._add_up(part) for part in self.sums))
+        self._log(total)
         settled = self.settled[self.active]
         self.measured[self.active[settled]] = total.inertia.cpu()[settled]
         if (total.counts == 0).any():
@@ -115,32 +125,37 @@ class KMeans(pl.LightningModule):
         self.candidates[at.to(self.device)] = moved[going.to(self.device)]
         self.iterations[at] += 1
         self.settled[at] = (shift.cpu()[going] <= self.threshold) | (self.iterations[at] >= self.max_iter)
-        self._log(total, shift)
-        self.active = self.active[going]
-        self.trainer.should_stop = len(self.active) == 0
+        self.active = at
+        self.trainer.should_stop = len(at) == 0
+        self._log_shift(shift[going.to(self.device)])
 
     def _add_up(self, part: Tensor) -> Tensor:
-        total: Tensor = self.trainer.strategy.reduce(part, reduce_op="sum")  # type: ignore[assignment]
-        return total
+        """The sum over all processes."""
+        return torch.as_tensor(self.trainer.strategy.reduce(part, reduce_op="sum"))
+
+    def _gathered(self, part: Tensor) -> Tensor:
+        """`(A, F)` of each process `->` `(A, F·processes)`, the same in all of them."""
+        return torch.as_tensor(self.all_gather(part)).view(-1, *part.shape).movedim(0, 1).flatten(1)
 
     def _reseeded(self, total: Sums) -> Sums:
         """The sums with a row for every empty cluster, the same rows in every process."""
-        distances = self.all_gather(self.far_distances).movedim(0, 1).flatten(1) if self.trainer.world_size > 1 else self.far_distances
-        rows = self.all_gather(self.far_rows).movedim(0, 1).flatten(1) if self.trainer.world_size > 1 else self.far_rows
-        order = distances.argsort(dim=1, descending=True, stable=True)
+        order = self._gathered(self.far_distances).argsort(dim=1, descending=True, stable=True)
         parts = []
-        for restart, farthest in enumerate(rows.gather(1, order)):
+        for restart, farthest in enumerate(self._gathered(self.far_rows).gather(1, order)):
             one = Sums(*(part[restart : restart + 1] for part in total))
             if (one.counts == 0).any():
                 x = torch.from_numpy(self.features.rows(farthest.cpu().numpy())).to(self.device) - self.origin
-                left = (torch.cdist(x.double(), self.moving[restart].double())).argmin(1)
-                one = reseed(one, x, left)
+                one = reseed(one, x, assign(x, self.moving[restart])[0])
             parts.append(one)
         return Sums(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
-    def _log(self, total: Sums, shift: Tensor) -> None:
-        """The best restart's figures; a centroid shift of zero stands for restarts that were only measured."""
+    def _log(self, total: Sums) -> None:
+        """The inertia of the centroids this iteration began with, of the best restart."""
         if self.logger is not None:
-            best = int(total.inertia.argmin())
-            figures = {"kmeans/inertia": total.inertia[best], "kmeans/centroid_shift": shift[best].sqrt(), "kmeans/active_restarts": float(len(self.active))}
-            self.logger.log_metrics({name: float(value) for name, value in figures.items()}, step=self.current_epoch)
+            self.logger.log_metrics({"kmeans/inertia": float(total.inertia.min())}, step=self.current_epoch)
+
+    def _log_shift(self, shift: Tensor) -> None:
+        """How far the centroids of each moving restart went, the least of them, and how many restarts go on."""
+        if self.logger is not None and len(shift):
+            figures = {"kmeans/centroid_shift": float(shift.min().sqrt()), "kmeans/restarts": float(len(shift))}
+            self.logger.log_metrics(figures, step=self.current_epoch)

@@ -1,6 +1,8 @@
 """Collections of images: the digits that ship with scikit-learn, and folders of one's own."""
 
+import os
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -9,7 +11,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from whycluster.data.decoding import read_image
-from whycluster.data.listing import list_files
+from whycluster.data.listing import Listing, list_files
 
 
 class Collection(Protocol):
@@ -53,7 +55,7 @@ class Digits:
 
     def __init__(self, limit: int | None = None) -> None:
         digits = load_digits()
-        self._pixels = digits.images[:limit]  # (N, 8, 8), from 0 to 16
+        self._pixels: np.ndarray = digits.images[:limit]  # (N, 8, 8), from 0 to 16
         self.labels = [str(label) for label in digits.target[:limit]]
         self.paths = [f"{number:04d}" for number in range(len(self._pixels))]
         self.skipped: dict[str, str] = {}
@@ -82,12 +84,13 @@ class Folder:
 
     def __init__(self, root: str | Path) -> None:
         given = Path(root).expanduser()
-        if given.is_file():
-            self.root, self.paths, self.skipped = given.parent, [given.name], {}
+        if os.path.isfile(given):
+            self.root, listing = given.parent, Listing([given.name], {})
         else:
-            self.root, (self.paths, self.skipped) = given, list_files(given)
+            self.root, listing = given, list_files(given)
+        self.paths, self.skipped = listing
         if not self.paths:
-            raise ValueError(f"the image folder {str(root)!r} has no files in it.")
+            raise ValueError(f"the image folder {str(root)!r} has no files in it{_listed(self.skipped)}.")
         self.labels = [path.split("/")[0] if "/" in path else "" for path in self.paths]
         self.source: dict[str, Any] = {"kind": "folder", "root": str(given.absolute())}
 
@@ -101,7 +104,7 @@ class Folder:
         return None
 
 
-KINDS = {"digits": Digits, "folder": Folder}
+KINDS: dict[str, Callable[..., Collection]] = {"digits": Digits, "folder": Folder}
 
 
 def open_collection(source: dict[str, Any]) -> Collection:
@@ -115,6 +118,10 @@ def open_collection(source: dict[str, Any]) -> Collection:
     if kind not in KINDS:
         raise ValueError(f"a collection of kind {kind!r} is unknown; this version knows {', '.join(KINDS)}.")
     return KINDS[kind](**values)
+
+
+def _listed(skipped: dict[str, str]) -> str:
+    return "".join(f"; {path}: {reason}" for path, reason in skipped.items())
 
 
 def has_labels(labels: list[str]) -> bool:

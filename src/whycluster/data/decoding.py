@@ -5,8 +5,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-# Raster formats that Pillow decodes by itself. PostScript is left out on purpose: to read it, a program in the file is run.
-FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+# Raster formats that Pillow decodes by itself (MPO comes with JPEG). PostScript is left out on purpose: to read it, a
+# program in the file is run.
+KNOWN_FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+
+Image.init()
+# `Image.open` fails on every file if it is given one format that this build of Pillow does not have.
+FORMATS = [name for name in KNOWN_FORMATS if name in Image.OPEN]
 
 
 class UnreadableImageError(Exception):
@@ -16,8 +21,8 @@ class UnreadableImageError(Exception):
 def read_image(path: Path) -> Image.Image:
     """Decodes a file by its content, whatever its ending.
 
-    Rotation by EXIF is applied, transparency put on white, 16-bit grey scaled to 8 bits; of an animation the first
-    frame is taken.
+    Rotation by EXIF is applied, transparency put on white, 16-bit and float grey scaled to 8 bits; of an animation the
+    first frame is taken.
 
     Returns:
         An RGB image.
@@ -29,6 +34,7 @@ def read_image(path: Path) -> Image.Image:
         if path.stat().st_size == 0:
             raise UnreadableImageError("the file is empty")
         with Image.open(path, formats=FORMATS) as image:
+            image.load()  # here, so that what is wrong with the pixels is not blamed on what follows
             return to_rgb(image)
     except UnreadableImageError:
         raise
@@ -38,7 +44,11 @@ def read_image(path: Path) -> Image.Image:
         raise UnreadableImageError("no permission to read the file") from None
     except FileNotFoundError:
         raise UnreadableImageError("the file does not exist (any more), or the link is broken") from None
+    except (Image.DecompressionBombError, MemoryError):
+        raise UnreadableImageError("too many pixels to be decoded safely; scale it down first") from None
     except Exception as error:  # on damaged files Pillow's decoders raise whatever their parsers stumble over
+        if isinstance(error, OSError) and error.strerror:
+            raise UnreadableImageError(f"cannot be read: {error.strerror}") from error
         reason = str(error).replace(str(path), path.name) or type(error).__name__
         raise UnreadableImageError(f"damaged: {reason}") from error
 
@@ -49,18 +59,27 @@ def to_rgb(image: Image.Image) -> Image.Image:
     Raises:
         UnreadableImageError: for numbers of an unknown range.
     """
-    image = ImageOps.exif_transpose(image)
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        image = _grey(np.asarray(image).astype(np.float64) / 257)  # 65535 becomes 255
-    elif image.mode == "F":
-        image = _grey(_to_255(np.asarray(image)))
-    elif "A" in image.mode or "a" in image.mode or "transparency" in image.info:
+    image = _upright(image)
+    if image.mode == "F":
+        return _grey(_floats_to_255(np.asarray(image)))
+    if image.mode.startswith("I"):  # `I`, and `I;16` in both byte orders
+        return _grey(_integers_to_255(np.asarray(image).astype(np.float64)))
+    if image.mode == "LAB":
+        raise UnreadableImageError("its colours are in the Lab space, which is not supported; save it as RGB")
+    if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
 
 
-def _to_255(values: np.ndarray) -> np.ndarray:
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # EXIF data that do not parse, in any of many ways, say nothing against the pixels
+        return image
+
+
+def _floats_to_255(values: np.ndarray) -> np.ndarray:
     """Grey values given as floats, either from 0 to 1 or from 0 to 255."""
     low, high = values.min(), values.max()
     if not (low >= 0 and high <= 255):
@@ -68,5 +87,13 @@ def _to_255(values: np.ndarray) -> np.ndarray:
     return values * 255 if high <= 1 else values
 
 
+def _integers_to_255(values: np.ndarray) -> np.ndarray:
+    """Grey values of 16 bits, wherever they are kept: 65535 becomes 255."""
+    low, high = values.min(), values.max()
+    if not (low >= 0 and high <= 65535):
+        raise UnreadableImageError(f"integer pixels from {low:g} to {high:g}: the range that is white is not known")
+    return values / 257
+
+
 def _grey(values: np.ndarray) -> Image.Image:
-    return Image.fromarray(values.round().clip(0, 255).astype(np.uint8))
+    return Image.fromarray(values.round().clip(0, 255).astype(np.uint8)).convert("RGB")

@@ -72,9 +72,12 @@ def collate(items: list[Item]) -> Batch:
     )
 
 
-def image_loader(images: PreparedImages, batch_size: int, num_workers: int) -> DataLoader[Item]:
-    """Batches in order, decoded by `num_workers` processes."""
-    return DataLoader(images, batch_size, num_workers=num_workers, collate_fn=collate)
+def image_loader(
+    images: PreparedImages, batch_size: int, num_workers: int, rank: int = 0, world_size: int = 1
+) -> DataLoader[Item]:
+    """Batches in order, decoded by `num_workers` processes; of several ranks, each takes its own share."""
+    share = PreparedImages(images.collection, images.prepare, share_of_rank(images.rows, rank, world_size))
+    return DataLoader(share, batch_size, num_workers=num_workers, collate_fn=collate)
 
 
 def share_of_rank(rows: Sequence[int], rank: int, world_size: int) -> Sequence[int]:

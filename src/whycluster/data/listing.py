@@ -1,6 +1,7 @@
 """What lies in a folder, below it, and below that: in sorted order, each place once."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,45 +18,57 @@ class Listing(NamedTuple):
     skipped: dict[str, str]
 
 
+class _Found(NamedTuple):
+    """Entries of the folders seen so far, by what they are; all relative to the root."""
+
+    files: list[str]
+    folders: list[str]  # still to be visited, as are the links
+    links: list[str]
+    skipped: dict[str, str]
+
+
 def list_files(root: Path) -> Listing:
     """Lists a folder recursively, through links, but no folder twice; names that begin with a dot are left out.
+
+    A folder that is reached both by its own name and through a link is listed under its own name.
 
     Raises:
         ValueError: if `root` is not a folder that can be read.
     """
-    if not root.is_dir():
-        raise ValueError(f"the image folder {str(root)!r} does not exist{'' if not root.exists() else ' as a folder'}.")
-    paths: list[str] = []
-    skipped: dict[str, str] = {}
+    if not os.path.isdir(root):
+        raise ValueError(
+            f"the image folder {str(root)!r} {'is no folder' if os.path.exists(root) else 'does not exist'}."
+        )
+    found = _Found([], [""], [], {})
     seen: set[tuple[int, int]] = set()
-    waiting = [""]
-    while waiting:
-        folder = waiting.pop()
+    while found.folders or found.links:
+        folder = (found.folders or found.links).pop()
         try:
             place = os.stat(root / folder)
             if (place.st_dev, place.st_ino) in seen:
                 continue
             seen.add((place.st_dev, place.st_ino))
             with os.scandir(root / folder) as entries:
-                _sort_entries(entries, folder, paths, waiting, skipped)
+                _sort_entries(entries, folder, found)
         except OSError as error:
             if not folder:
                 raise ValueError(f"the image folder {str(root)!r} cannot be read: {error.strerror}.") from error
-            skipped[folder] = f"the folder cannot be read: {error.strerror}"
-    return Listing(sorted(paths), skipped)
+            found.skipped[folder] = f"the folder cannot be read: {error.strerror}"
+    return Listing(sorted(found.files), found.skipped)
 
 
-def _sort_entries(
-    entries: "os.scandir[str]", folder: str, paths: list[str], waiting: list[str], skipped: dict[str, str]
-) -> None:
-    """Puts each entry of a folder where it belongs: folders to visit, files to use, and what is neither."""
-    for entry in entries:
+def _sort_entries(entries: Iterable["os.DirEntry[str]"], folder: str, found: _Found) -> None:
+    """Puts each entry of a folder where it belongs, in an order that does not depend on the file system."""
+    for entry in sorted(entries, key=lambda entry: entry.name, reverse=True):
         if entry.name.startswith("."):
             continue
         name = f"{folder}/{entry.name}" if folder else entry.name
-        if entry.is_dir():
-            waiting.append(name)
-        elif entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path)):
-            paths.append(name)  # a broken link too: reading it will say so
+        if entry.is_symlink():
+            # What leads nowhere, to itself, or where one may not look counts as a file: reading it will say so.
+            (found.links if os.path.isdir(entry.path) else found.files).append(name)
+        elif entry.is_dir():
+            found.folders.append(name)
+        elif entry.is_file():
+            found.files.append(name)
         else:
-            skipped[name] = "neither a file nor a folder"
+            found.skipped[name] = "neither a file nor a folder"

@@ -6,7 +6,8 @@ Formulas: Kauffmann et al., arXiv 1906.07633, section III. With centroids `mu`, 
 No tensor here has more than `N·K`, `N·D` or `K·D` entries: the weights `w` are never built.
 """
 
-from typing import Literal, NamedTuple
+from collections.abc import Callable
+from typing import Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -61,8 +62,8 @@ def discriminants(distances: Tensor) -> Tensor:
         tensor([[ 3., -3., -8.]])
     """
     nearest = distances.topk(2, dim=1, largest=False)
-    best, second = nearest.values.split(1, dim=1)
-    others = best.expand_as(distances).scatter(1, nearest.indices[:, :1], second)
+    best, second = nearest.values[:, :1], nearest.values[:, 1:]
+    others: Tensor = best.expand_as(distances).scatter(1, nearest.indices[:, :1], second)
     return others - distances
 
 
@@ -96,10 +97,10 @@ class NeuralizedKMeans(nn.Module):
 
     Example:
         >>> head = NeuralizedKMeans(torch.tensor([[0., 0.], [4., 0.], [0., 6.]]))
-        >>> head(torch.tensor([[1., 1.]]))
-        tensor([[  8.,  -8., -24.]])
-        >>> head.relevance(torch.tensor([[1., 1.]]), beta=torch.inf)
-        tensor([[8., -0.]])
+        >>> head(torch.tensor([[1., 1.]])).round().int()
+        tensor([[  8,  -8, -24]], dtype=torch.int32)
+        >>> head.relevance(torch.tensor([[1., 1.]]), beta=torch.inf).round().int()
+        tensor([[8, 0]], dtype=torch.int32)
     """
 
     centroids: Tensor
@@ -112,12 +113,20 @@ class NeuralizedKMeans(nn.Module):
                 f"centroids of shape {tuple(centroids.shape)}: a head needs (K, D) with K >= 2, "
                 "as one cluster alone has no competitor."
             )
+        if not centroids.is_floating_point():
+            centroids = centroids.double()
         if not centroids.isfinite().all():
             raise ValueError("the centroids contain NaN or infinity.")
         if not beta >= 0:
             raise ValueError(f"beta={beta} should be >= 0.")
         self.register_buffer("centroids", centroids.detach().clone())
         self.register_buffer("beta", torch.tensor(beta, dtype=torch.float64))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        beta = self.beta
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch does not annotate it
+        self.beta = beta.to(self.beta.device)  # in half precision a small one would become zero
+        return self
 
     @property
     def n_clusters(self) -> int:
@@ -135,7 +144,7 @@ class NeuralizedKMeans(nn.Module):
 
     def probability(self, x: Tensor) -> Tensor:
         """Soft assignment `softmax(-beta d)`, `(N, K)`."""
-        return (-float(self.beta) * self.distances(x)).softmax(dim=1)
+        return take_most(self.distances(x), float(self.beta))[1]
 
     def relevance(
         self,
@@ -206,7 +215,7 @@ class NeuralizedKMeans(nn.Module):
 
     def _clusters(self, name: str, value: Tensor | int, x: Tensor) -> Tensor:
         """One cluster or `(N,)` as `(N,)`, each of them existing."""
-        clusters = torch.as_tensor(value, device=x.device).expand(len(x))
+        clusters = torch.as_tensor(value, dtype=torch.int64, device=x.device).expand(len(x))
         wrong = clusters[(clusters < 0) | (clusters >= self.n_clusters)]
         if len(wrong):
             raise ValueError(

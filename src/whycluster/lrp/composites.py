@@ -1,6 +1,6 @@
 """Which rule passes relevance through which kind of layer: tables, named and parameterised as in zennit 0.5.1."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import NamedTuple
 
@@ -104,7 +104,7 @@ def _table(convolution: Rule, linear_epsilon: float, stabilizer: float) -> Table
     }
 
 
-COMPOSITES = {
+COMPOSITES: dict[str, Callable[..., Composite]] = {
     "epsilon_gamma_box": EpsilonGammaBox,
     "epsilon_plus_flat": EpsilonPlusFlat,
     "epsilon_alpha2_beta1": EpsilonAlpha2Beta1,

@@ -1,10 +1,13 @@
 """From a network to the operations that LRP walks: traced, batch norms folded, the network itself left alone."""
 
 import copy
+import operator
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -22,6 +25,8 @@ from whycluster.lrp.operations import (
     Operation,
     Reshape,
 )
+
+TORCH = str(Path(torch.__file__).parent)
 
 
 @dataclass(frozen=True)
@@ -96,14 +101,32 @@ def _trace_graph(network: nn.Module) -> fx.Graph:
     try:
         with _evaluating(network):
             graph = tracer.trace(network)
-    except (fx.proxy.TraceError, TypeError) as error:
+    except (fx.proxy.TraceError, TypeError, RuntimeError) as error:
         raise ValueError(
-            f"{type(network).__name__} cannot be traced by torch.fx, because what it computes depends on values: {error}"
+            f"{type(network).__name__} cannot be traced by torch.fx, "
+            f"because what it computes depends on values: {error}"
         ) from error
+    _read_what_was_written(graph, network)
     for node in reversed(graph.nodes):
         if not node.users and node.op not in ("placeholder", "output"):
             graph.erase_node(node)  # what nobody reads needs no rule
     return graph
+
+
+def _read_what_was_written(graph: fx.Graph, network: nn.Module) -> None:
+    """Where a node works in place, whoever reads its input later reads its output: here nothing is in place."""
+    for node in graph.nodes:
+        if _is_in_place(node, network):
+            node.all_input_nodes[0].replace_all_uses_with(node, delete_user_cb=partial(operator.lt, node))
+
+
+def _is_in_place(node: fx.Node, network: nn.Module) -> bool:
+    if node.op == "call_module":
+        return bool(getattr(network.get_submodule(str(node.target)), "inplace", False))
+    if node.op == "call_method":
+        return str(node.target).endswith("_")
+    named = node.normalized_arguments(network, normalize_to_only_use_kwargs=True)
+    return named is not None and bool(named.kwargs.get("inplace"))
 
 
 @contextmanager
@@ -128,19 +151,21 @@ def _ending_at(steps: list[Step], last: int | None) -> list[Step]:
 def _append(steps: list[Step], node: fx.Node, modules: dict[str, nn.Module], place: dict[fx.Node, int]) -> int:
     """Adds the step of a node and returns its place; a folded batch norm takes the place of its convolution."""
     call = _call(node, modules)
-    inputs = tuple(place[source] for source in node.all_input_nodes if source in place)
+    sources: list[fx.Node] = []
+    fx.map_arg((node.args, node.kwargs), sources.append)  # unlike `node.all_input_nodes`, as often as they are read
+    inputs = tuple(place[source] for source in sources)
     if call.module is not None and isinstance(call.module, _BatchNorm):
         return _fold(steps, node, call.module, inputs[0])
     build = OPERATIONS.get(call.key)
-    if build is None or len(inputs) != len(node.all_input_nodes):
+    if build is None or not inputs or (len(inputs) > 1 and build is not _concatenate):
         raise ValueError(_unknown(node, call))
-    sources = [steps[i] if i >= 0 else None for i in inputs]
+    before = [steps[i] if i >= 0 else None for i in inputs]
     step = Step(
         name=_name(node),
         operation=build(call),
         inputs=inputs,
-        first=not any(step and _sees_no_image(step) for step in sources),
-        nonnegative=all(step is not None and _is_nonnegative(step) for step in sources),
+        first=not any(step and _sees_no_image(step) for step in before),
+        nonnegative=all(step is not None and _is_nonnegative(step) for step in before),
     )
     steps.append(step)
     return len(steps) - 1
@@ -165,22 +190,21 @@ def _call(node: fx.Node, modules: dict[str, nn.Module]) -> Call:
         kwargs["inplace"] = False
     if node.op == "call_module":
         module = modules[str(node.target)]
-        private = copy.copy(module)  # shares parameters; only the copy stops working in place
+        private: Any = copy.copy(module)  # shares parameters; only the copy stops working in place
         if hasattr(private, "inplace"):
             private.inplace = False
         return Call(type(module), module, private.forward, args, kwargs)
-    key: Any = node.target
+    key = function = cast(Any, node.target)
     if node.op == "call_method":
         key = str(key).removesuffix("_")
         function = getattr(Tensor, key, None)
-    else:
-        function = key
     return Call(key, None, lambda x: function(x, *args[1:], **kwargs), args, kwargs)
 
 
 def _unknown(node: fx.Node, call: Call) -> str:
     what = getattr(call.key, "__name__", str(call.key))
-    places = [line.strip() for line in (node.stack_trace or "").splitlines() if line.strip().startswith("File")]
+    lines = [line.strip() for line in (node.stack_trace or "").splitlines()]
+    places = [line for line in lines if line.startswith("File") and TORCH not in line]
     where = f" ({places[-1]})" if places else ""
     return (
         f"LRP does not know how relevance passes {what!r} at node {_name(node)!r}{where}; "
@@ -193,7 +217,9 @@ def _fold(steps: list[Step], node: fx.Node, norm: _BatchNorm, place: int) -> int
     layer = steps[place].operation if place >= 0 else None
     source = node.all_input_nodes[0]
     if not isinstance(layer, Convolution | Linear) or len(source.users) > 1 or layer.weight is None:
-        raise ValueError(f"the batch norm {_name(node)!r} does not follow a convolution of its own; LRP cannot fold it.")
+        raise ValueError(
+            f"the batch norm {_name(node)!r} does not follow a convolution of its own; LRP cannot fold it."
+        )
     if norm.running_mean is None or norm.running_var is None:
         raise ValueError(f"the batch norm {_name(node)!r} keeps no running statistics; LRP needs them to fold it.")
     scale = (norm.running_var + norm.eps).rsqrt()
@@ -228,7 +254,8 @@ def _linear(call: Call) -> Operation:
 
 
 def _concatenate(call: Call) -> Operation:
-    return Concatenate(call.kwargs.get("dim", call.args[1] if len(call.args) > 1 else 0))
+    named = call.kwargs.get("dim", call.kwargs.get("axis", 0))
+    return Concatenate(call.args[1] if len(call.args) > 1 else named)
 
 
 def _identity(call: Call) -> Operation:
@@ -238,18 +265,24 @@ def _identity(call: Call) -> Operation:
 OPERATIONS: dict[Any, Callable[[Call], Operation]] = {
     **dict.fromkeys((nn.Conv1d, nn.Conv2d, nn.Conv3d), _convolution),
     nn.Linear: _linear,
-    **dict.fromkeys((nn.ReLU, F.relu, torch.relu, "relu"), lambda call: Activation(call.function, nonnegative=True)),
+    **dict.fromkeys((nn.ReLU, F.relu, torch.relu, "relu"), lambda call: Activation(torch.relu, nonnegative=True)),
     **dict.fromkeys(
-        (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d)
-        + (F.max_pool1d, F.max_pool2d, F.max_pool3d)
-        + (F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d),
+        (
+            *(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d),
+            *(nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d),
+            *(F.max_pool1d, F.max_pool2d, F.max_pool3d),
+            *(F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d),
+        ),
         lambda call: MaxPool(call.function),
     ),
     **dict.fromkeys(
-        (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)
-        + (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)
-        + (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)
-        + (torch.mean, torch.sum, "mean", "sum"),
+        (
+            *(nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d),
+            *(nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d),
+            *(F.avg_pool1d, F.avg_pool2d, F.avg_pool3d),
+            *(F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d),
+            *(torch.mean, torch.sum, "mean", "sum"),
+        ),
         lambda call: AveragePool(call.function),
     ),
     **dict.fromkeys((nn.Flatten, torch.flatten, "flatten"), lambda call: Reshape(call.function)),

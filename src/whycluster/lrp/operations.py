@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.grad import conv1d_input, conv2d_input, conv3d_input
 
-CONVOLVE = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+CONVOLVE: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 CONVOLVE_BACK: dict[int, Callable[..., Tensor]] = {1: conv1d_input, 2: conv2d_input, 3: conv3d_input}
 
 
@@ -81,7 +81,7 @@ class Concatenate(Routing):
         return torch.cat(inputs, self.dim)
 
     def route(self, inputs: Sequence[Tensor], relevance: Tensor) -> Sequence[Tensor]:
-        return relevance.split([x.shape[self.dim] for x in inputs], self.dim)
+        return torch.split(relevance, [x.shape[self.dim] for x in inputs], self.dim)
 
 
 class MaxPool(Routing):

@@ -168,7 +168,9 @@ class Recording:
         assert isinstance(step.operation, LinearMap)  # there is no third kind
         rule, stabilizer = self._composite.row(step.operation, step.first)
         signal = Signal(inputs[0], self._value(at), step.nonnegative)
-        passed, layers[step.name] = redistribute(step.operation, signal, rule, relevance, stabilizer)
+        passed, absorbed = redistribute(step.operation, signal, rule, relevance, stabilizer)
+        before = layers.get(step.name)  # of a module that the network calls more than once
+        layers[step.name] = Absorbed(*map(torch.add, before, absorbed)) if before else absorbed
         return (passed,)
 
     def _value(self, at: int) -> Tensor:

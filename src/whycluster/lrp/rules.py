@@ -132,7 +132,8 @@ def box(layer: LinearMap, signal: Signal, *, low: float | Tensor, high: float | 
     The bias falls out of the sum. Written with `x - low` and `x - high`, no term cancels another: none is negative.
     """
     x = signal.x
-    yield Share((Term(x - torch.as_tensor(low).to(x), layer.positive), Term(x - torch.as_tensor(high).to(x), layer.negative)))
+    above, below = x - torch.as_tensor(low).to(x), x - torch.as_tensor(high).to(x)
+    yield Share((Term(above, layer.positive), Term(below, layer.negative)))
 
 
 def clamp(bias: Tensor | None, low: float | None = None, high: float | None = None) -> Tensor | None:
@@ -198,4 +199,4 @@ def sum_terms(layer: LinearMap, share: Share) -> Tensor:
 
 def per_image(relevance: Tensor) -> Tensor:
     """`(N, ...)` summed to `(N,)`."""
-    return relevance.flatten(1).sum(1)
+    return relevance.flatten(1).sum(1) if relevance.ndim > 1 else relevance

@@ -1,0 +1,168 @@
+"""Images `->` explanations: the discriminant of a cluster, propagated back through head and backbone to the pixels."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from whycluster.data import read_image
+from whycluster.explain.model import Assignment, ClusterModel
+from whycluster.explain.targets import Target, parse_target
+from whycluster.heads.kmeans import Rule
+from whycluster.lrp import LRP, Composite, named_composite
+
+BATCH_SIZE = 16
+
+
+class Receipt(NamedTuple):
+    """Where the discriminant of each image went; `discriminant = pixels + absorbed`, but for rounding. All `(N,)`.
+
+    Attributes:
+        discriminant: that was explained.
+        features: what of it the head gave to the features.
+        pixels: what of it arrived at the pixels.
+        absorbed: what biases and stabilisers of head and network kept.
+    """
+
+    discriminant: Tensor
+    features: Tensor
+    pixels: Tensor
+    absorbed: Tensor
+
+
+class Explanation(NamedTuple):
+    """Why images are, or are not, in a cluster.
+
+    Attributes:
+        target: the cluster explained, `(N,)`.
+        heatmap: relevance of each pixel, summed over colours, `(N, H, W)`.
+        receipt: where the relevance went.
+        assignment: where the images belong, whatever was explained.
+    """
+
+    target: Tensor
+    heatmap: Tensor
+    receipt: Receipt
+    assignment: Assignment
+
+    @property
+    def cluster(self) -> Tensor:
+        """The cluster each image is assigned to, `(N,)`."""
+        return self.assignment.cluster
+
+    @property
+    def discriminant(self) -> Tensor:
+        """The discriminant that was explained, `(N,)`: of `target`, or against the one competitor asked for."""
+        return self.receipt.discriminant
+
+
+class Explainer:
+    """Explains the assignments of a model.
+
+    Args:
+        model: a fitted model, on the device to work on.
+        composite: the rules for the network, by name or built.
+        head_rule: `zero`, `midpoint`, or `auto`: `zero`, which is right behind a CNN whose zeros have nothing to pass.
+        beta: stiffness of the pooling over competitors; `None`: the model's own.
+
+    Raises:
+        ValueError: for an unknown composite or rule, or a network that LRP cannot pass.
+
+    Example:
+        >>> import whycluster.backbones, whycluster.heads
+        >>> backbone = whycluster.backbones.build_backbone("glyphnet", "DEFAULT", pool="flatten")
+        >>> head = whycluster.heads.neuralize(torch.rand(3, backbone.n_features))
+        >>> Explainer(ClusterModel(backbone, head)).explain(torch.rand(5, 3, 32, 32)).heatmap.shape
+        torch.Size([5, 32, 32])
+    """
+
+    def __init__(
+        self,
+        model: ClusterModel,
+        composite: str | Composite = "epsilon_gamma_box",
+        head_rule: Literal["auto", "zero", "midpoint"] = "auto",
+        beta: float | None = None,
+    ) -> None:
+        if head_rule not in ("auto", "zero", "midpoint"):
+            raise ValueError(f"head_rule={head_rule!r} is unknown; choose auto, zero or midpoint.")
+        if beta is not None and not beta >= 0:
+            raise ValueError(f"beta={beta} should be >= 0.")
+        if isinstance(composite, str):
+            composite = named_composite(composite, *model.backbone.bounds())
+        self.model = model
+        self.head_rule: Rule = "zero" if head_rule == "auto" else head_rule
+        self.beta = beta
+        self.lrp = LRP(model.backbone.network, composite)
+
+    def explain(self, images: Tensor | Sequence[str | Path | Image.Image], target: str | int = "assigned") -> Explanation:
+        """Explains images.
+
+        Args:
+            images: paths or Pillow images, which are resized and cropped as the model does it; or a tensor
+                `(N, 3, H, W)` of such images, uint8 or floats from 0 to 1.
+            target: `assigned`, `runner_up`, a cluster number, or a pair `c:k` (why `c` and not `k`).
+
+        Raises:
+            ValueError: for a target that does not exist, or no images.
+            UnreadableImageError: for a path that holds no image.
+        """
+        targets = parse_target(target, self.model.n_clusters)
+        if len(targets) != 1:
+            raise ValueError("target='all' has many answers; ask for one cluster after another, or use explain_all.")
+        return _joined([explanations[0] for explanations in self._batches(images, targets)])
+
+    def explain_all(self, images: Tensor | Sequence[str | Path | Image.Image]) -> list[Explanation]:
+        """Explains images for every cluster in turn; the network is run forward only once."""
+        targets = parse_target("all", self.model.n_clusters)
+        return [_joined(parts) for parts in zip(*self._batches(images, targets), strict=True)]
+
+    def explain_targets(self, images: Tensor, targets: Sequence[Target]) -> list[Explanation]:
+        """An explanation for each target, of one batch `(N, 3, H, W)` and one forward pass."""
+        recording = self.lrp.record(self.model.backbone.normalise(images))
+        features = recording.output
+        assignment = self.model.assign(features)
+        explanations = []
+        for number, target in enumerate(targets, start=1):
+            clusters = target.clusters(assignment)
+            head = self.model.head.attribute(features, clusters, target.against, self.head_rule, self.beta)
+            network = recording.propagate(head.relevance.to(features), keep=number < len(targets))
+            receipt = Receipt(
+                head.explained,
+                head.relevance.sum(1),
+                network.relevance.flatten(1).sum(1, dtype=torch.float64),
+                head.absorbed + network.receipt.absorbed,
+            )
+            explanations.append(Explanation(clusters, network.relevance.sum(1), receipt, assignment))
+        return explanations
+
+    def _batches(
+        self, images: Tensor | Sequence[str | Path | Image.Image], targets: Sequence[Target]
+    ) -> list[list[Explanation]]:
+        if not len(images):
+            raise ValueError("there are no images to explain.")
+        starts = range(0, len(images), BATCH_SIZE)
+        return [self.explain_targets(self._tensor(images[at : at + BATCH_SIZE]), targets) for at in starts]
+
+    def _tensor(self, images: Tensor | Sequence[str | Path | Image.Image]) -> Tensor:
+        device = self.model.head.centroids.device
+        if isinstance(images, Tensor):
+            if images.ndim != 4 or images.shape[1] != 3:
+                raise ValueError(f"images of shape {tuple(images.shape)} should have the shape (N, 3, H, W).")
+            return images.to(device)
+        loaded = [image if isinstance(image, Image.Image) else read_image(Path(image)) for image in images]
+        prepare = self.model.backbone.preprocessing
+        return torch.stack([prepare(image.convert("RGB")) for image in loaded]).to(device)
+
+
+def _joined(parts: Sequence[Explanation]) -> Explanation:
+    """Batches end to end."""
+    targets, heatmaps, receipts, assignments = zip(*parts, strict=True)
+    return Explanation(
+        torch.cat(targets),
+        torch.cat(heatmaps),
+        Receipt(*(torch.cat(column) for column in zip(*receipts, strict=True))),
+        Assignment(*(torch.cat(column) for column in zip(*assignments, strict=True))),
+    )

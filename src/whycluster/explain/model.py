@@ -1,0 +1,139 @@
+"""The saved model: backbone and head in one file that needs nothing else."""
+
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from whycluster.backbones import Backbone, restore_backbone
+from whycluster.files import written_whole
+from whycluster.heads import NeuralizedKMeans
+
+FORMAT = "whycluster model"
+FORMAT_VERSION = 1
+FILE_NAME = "model.ckpt"
+
+
+class Assignment(NamedTuple):
+    """Where images belong.
+
+    Attributes:
+        cluster: the nearest, `(N,)`.
+        discriminant: `f_c` of it, `(N,)`, never negative: how much nearer it is than the runner-up.
+        probability: soft assignment to it, `(N,)`.
+        runner_up: the second nearest, `(N,)`.
+    """
+
+    cluster: Tensor
+    discriminant: Tensor
+    probability: Tensor
+    runner_up: Tensor
+
+
+class ClusterModel(nn.Module):
+    """Images `->` discriminants, as a network: a backbone and the neuralized clustering of its features.
+
+    Args:
+        backbone: images `(N, 3, H, W)` `->` features `(N, D)`.
+        head: features `->` discriminants `(N, K)`.
+        source: the collection that the centroids were fitted on (see `open_collection`).
+        seed: that they were fitted with.
+        versions: of the software that made the model; `None`: what is running.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        head: NeuralizedKMeans,
+        source: dict[str, Any] | None = None,
+        seed: int | None = None,
+        versions: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+        self.source = source
+        self.seed = seed
+        self.versions = versions or running_versions()
+
+    @property
+    def n_clusters(self) -> int:
+        """`K`."""
+        return self.head.n_clusters
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Discriminants `(N, K)` of images `(N, 3, H, W)`, uint8 or floats from 0 to 1."""
+        discriminants: Tensor = self.head(self.backbone(images))
+        return discriminants
+
+    def assign(self, features: Tensor) -> Assignment:
+        """Where images with these features `(N, D)` belong."""
+        nearest = self.head(features).topk(2, dim=1)
+        cluster, runner_up = nearest.indices.unbind(1)
+        probability = self.head.probability(features).gather(1, cluster[:, None])[:, 0]
+        return Assignment(cluster, nearest.values[:, 0], probability, runner_up)
+
+    def save(self, path: str | Path) -> None:
+        """Writes the model to a file, whole or not at all."""
+        content = {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "backbone": self.backbone.origin,
+            "network": {key: tensor.cpu() for key, tensor in self.backbone.network.state_dict().items()},
+            "head": {"kind": "kmeans", "centroids": self.head.centroids.cpu(), "beta": float(self.head.beta)},
+            "source": self.source,
+            "seed": self.seed,
+            "versions": self.versions,
+        }
+        with written_whole(Path(path)) as beside, open(beside, "wb") as file:
+            torch.save(content, file)  # an open file, as torch would write a file's name into it
+
+    @classmethod
+    def load(cls, path: str | Path) -> "ClusterModel":
+        """Reads a model on the CPU; nothing in the file is executed, and nothing else is needed.
+
+        Args:
+            path: the file, or a run folder with `model.ckpt` in it.
+
+        Raises:
+            ValueError: if there is none, or the file is damaged or no model of this program.
+        """
+        content = _read(Path(path).expanduser())
+        try:
+            return cls(
+                restore_backbone(content["backbone"], content["network"]),
+                NeuralizedKMeans(content["head"]["centroids"], content["head"]["beta"]),
+                content["source"],
+                content["seed"],
+                content["versions"],
+            )
+        except (KeyError, TypeError, RuntimeError) as error:
+            raise ValueError(f"the checkpoint {str(path)!r} is incomplete or damaged ({error!r:.200}).") from error
+
+
+def running_versions() -> dict[str, str]:
+    """Of Python and of the packages that a result depends on."""
+    packages = ("whycluster", "torch", "torchvision", "scikit-learn", "numpy", "pillow")
+    return {"python": platform.python_version(), **{package: version(package) for package in packages}}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The plain content of a model file."""
+    file = path / FILE_NAME if path.is_dir() else path
+    if not file.is_file():
+        raise ValueError(f"there is no checkpoint {str(file)!r}; python train.py makes one.")
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # on damaged files torch, pickle and zip raise errors of many kinds
+        raise ValueError(f"{str(file)!r} is not a checkpoint of whycluster, or damaged ({type(error).__name__}).") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise ValueError(f"{str(file)!r} is not a checkpoint of whycluster; it wants a model.ckpt that train.py wrote.")
+    if content["format_version"] != FORMAT_VERSION:
+        raise ValueError(
+            f"the checkpoint {str(file)!r} has format {content['format_version']}, and this version reads "
+            f"{FORMAT_VERSION}; use the whycluster that wrote it, {content['versions'].get('whycluster')}."
+        )
+    return content

@@ -1,0 +1,65 @@
+"""What to explain: `assigned`, `runner_up`, `all`, a cluster, or a pair `c:k`."""
+
+import re
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from whycluster.explain.model import Assignment
+
+
+@dataclass(frozen=True)
+class Target:
+    """One question about every image.
+
+    Attributes:
+        name: `assigned`, `runner_up`, `3` or `3:5`.
+        cluster: the cluster to explain, where it is the same for all images.
+        against: the only competitor, if there is one.
+    """
+
+    name: str
+    cluster: int | None = None
+    against: int | None = None
+
+    def clusters(self, assignment: Assignment) -> Tensor:
+        """The cluster to explain of each image, `(N,)`."""
+        if self.name == "assigned":
+            return assignment.cluster
+        if self.name == "runner_up":
+            return assignment.runner_up
+        assert self.cluster is not None  # by `parse_target`
+        return assignment.cluster.new_full(assignment.cluster.shape, self.cluster)
+
+
+def parse_target(text: str | int, n_clusters: int) -> list[Target]:
+    """Reads a target as users write it; `all` becomes a target for each cluster.
+
+    Args:
+        text: `assigned`, `runner_up`, `all`, a cluster number, or a pair `c:k` (why `c` and not `k`).
+        n_clusters: `K`.
+
+    Raises:
+        ValueError: for anything else, clusters that do not exist, or a cluster against itself.
+
+    Example:
+        >>> parse_target("2:0", n_clusters=3)
+        [Target(name='2:0', cluster=2, against=0)]
+    """
+    name = str(text).strip()
+    if name in ("assigned", "runner_up"):
+        return [Target(name)]
+    if name == "all":
+        return [Target(str(cluster), cluster) for cluster in range(n_clusters)]
+    numbers = re.fullmatch(r"(\d+)(?::(\d+))?", name, re.ASCII)
+    if numbers is None:
+        raise ValueError(
+            f"target={name!r} is unknown; choose assigned, runner_up, all, a cluster number, or a pair like 2:0."
+        )
+    cluster, against = (None if number is None else int(number) for number in numbers.groups())
+    for number in (cluster, against):
+        if number is not None and number >= n_clusters:
+            raise ValueError(f"target={name!r}: there is no cluster {number}; the model has 0 to {n_clusters - 1}.")
+    if cluster == against:
+        raise ValueError(f"target={name!r} asks for a cluster against itself; give two different ones.")
+    return [Target(name, cluster, against)]

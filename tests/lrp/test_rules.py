@@ -1,0 +1,181 @@
+"""Each rule against its formula, written with the layer's dense matrix."""
+
+import copy
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from whycluster.lrp.graph import trace
+from whycluster.lrp.rules import Signal, alpha_beta, box, epsilon, flat, gamma, redistribute, w_square, z_plus, zero
+
+LOW, HIGH = -2.5, 3.0
+
+Result = tuple[Tensor, Tensor, Tensor, Tensor]  # relevance (I,), and what bias, stabiliser and zero sums kept
+
+
+def share(numerators: Tensor, biases: Tensor, relevance: Tensor, stabilizer: float) -> Result:
+    """`numerators` is `(J, I)`: what input i contributes to output j."""
+    total = numerators.sum(1) + biases
+    sign = torch.where(total < 0, -1.0, 1.0)
+    quotient = torch.where(total == 0, 0 if stabilizer == 0 else 1 / stabilizer, 1 / (total + sign * stabilizer))
+    quotient = quotient * relevance
+    return (
+        quotient @ numerators,
+        (quotient * biases).sum(),
+        (quotient * sign * stabilizer)[total != 0].sum(),
+        relevance[total == 0].sum(),
+    )
+
+
+def add(first: Result, second: Result) -> Result:
+    return tuple(a + b for a, b in zip(first, second, strict=True))
+
+
+def by_zero(w: Tensor, ones: Tensor, b: Tensor, x: Tensor, r: Tensor, s: float) -> Result:
+    return share(w * x, b, r, s)
+
+
+def by_z_plus(w: Tensor, ones: Tensor, b: Tensor, x: Tensor, r: Tensor, s: float) -> Result:
+    return share((w * x).clamp(min=0), b.clamp(min=0), r, s)
+
+
+def by_alpha_beta(w: Tensor, ones: Tensor, b: Tensor, x: Tensor, r: Tensor, s: float) -> Result:
+    excite = share((w * x).clamp(min=0), b.clamp(min=0), 3 * r, s)
+    return add(excite, share((w * x).clamp(max=0), b.clamp(max=0), -2 * r, s))
+
+
+def by_gamma(w: Tensor, ones: Tensor, b: Tensor, x: Tensor, r: Tensor, s: float) -> Result:
+    z, c = w @ x + b, w * x
+    risen = share(c + 0.4 * c.clamp(min=0), b + 0.4 * b.clamp(min=0), r * (z > 0), s)
+    sunk = share(c + 0.4 * c.clamp(max=0), b + 0.4 * b.clamp(max=0), r * (z < 0), s)
+    relevance, bias, stabilizer, lost = add(risen, sunk)
+    return relevance, bias, stabilizer, lost + r[z == 0].sum()
+
+
+def by_flat(w: Tensor, ones: Tensor, b: Tensor, x: Tensor, r: Tensor, s: float) -> Result:
+    return share(ones, torch.zeros_like(b), r, s)
+
+
+def by_w_square(w: Tensor, ones: Tensor, b: Tensor, x: Tensor, r: Tensor, s: float) -> Result:
+    return share(w**2, b**2, r, s)
+
+
+def by_box(w: Tensor, ones: Tensor, b: Tensor, x: Tensor, r: Tensor, s: float) -> Result:
+    return share(w * x - LOW * w.clamp(min=0) - HIGH * w.clamp(max=0), torch.zeros_like(b), r, s)
+
+
+RULES = {
+    "zero": (zero, by_zero),
+    "epsilon": (epsilon, by_zero),
+    "z_plus": (z_plus, by_z_plus),
+    "alpha_beta": (partial(alpha_beta, alpha=3, beta=2), by_alpha_beta),
+    "alpha_beta 1 0": (partial(alpha_beta, alpha=1, beta=0), by_z_plus),
+    "gamma": (partial(gamma, gamma=0.4), by_gamma),
+    "flat": (flat, by_flat),
+    "w_square": (w_square, by_w_square),
+    "box": (partial(box, low=LOW, high=HIGH), by_box),
+    "box of tensors": (partial(box, low=torch.tensor(LOW), high=torch.tensor([HIGH])), by_box),
+}
+
+LAYERS: dict[str, tuple[Callable[[bool], nn.Module], tuple[int, ...]]] = {
+    "linear": (lambda bias: nn.Linear(7, 5, bias), (7,)),
+    "linear, many rows": (lambda bias: nn.Linear(4, 5, bias), (3, 4)),
+    "convolution": (lambda bias: nn.Conv2d(2, 3, 3, padding=1, bias=bias), (2, 4, 5)),
+    "stride that leaves a rim": (lambda bias: nn.Conv2d(2, 3, 3, stride=2, bias=bias), (2, 6, 5)),
+    "stride and padding": (lambda bias: nn.Conv2d(2, 3, (3, 2), (2, 1), (2, 0), bias=bias), (2, 5, 4)),
+    "groups": (lambda bias: nn.Conv2d(4, 6, 3, padding=1, groups=2, bias=bias), (4, 3, 4)),
+    "depthwise": (lambda bias: nn.Conv2d(3, 6, 2, groups=3, bias=bias), (3, 3, 4)),
+    "dilation": (lambda bias: nn.Conv2d(2, 3, 2, padding=1, dilation=(1, 2), bias=bias), (2, 4, 5)),
+    "same, even kernel": (lambda bias: nn.Conv2d(2, 3, (2, 4), padding="same", bias=bias), (2, 4, 5)),
+    "same, dilated": (lambda bias: nn.Conv2d(2, 3, (3, 2), padding="same", dilation=(1, 3), bias=bias), (2, 4, 5)),
+    "one dimension": (lambda bias: nn.Conv1d(2, 3, 4, padding="same", bias=bias), (2, 7)),
+    "three dimensions": (lambda bias: nn.Conv3d(1, 2, (2, 1, 3), padding="same", bias=bias), (1, 3, 2, 3)),
+}
+
+
+def dense(module: nn.Module, shape: tuple[int, ...]) -> Tensor:
+    """`(outputs, inputs)`: what the module without its bias makes of each unit input."""
+    module = copy.deepcopy(module)
+    if module.bias is not None:
+        nn.init.zeros_(module.bias)
+    units = torch.eye(torch.Size(shape).numel(), dtype=torch.float64)
+    return module(units.view(-1, *shape)).flatten(1).T
+
+
+@torch.no_grad()
+def compare(module: nn.Module, shape: tuple[int, ...], rule: str, nonnegative: bool, stabilizer: float) -> None:
+    x = torch.randn(3, *shape, dtype=torch.float64)
+    x[x.abs() < 0.2] = 0
+    x = x.abs() if nonnegative else x
+    x[2] = 0  # nothing but bias
+    z = module(x)
+    r = torch.randn_like(z)
+    r[0, 0] = 0
+    ones = copy.deepcopy(module)
+    nn.init.ones_(ones.weight)
+    w, ones = dense(module, shape), dense(ones, shape)
+    b = module(torch.zeros(1, *shape, dtype=torch.float64)).flatten()
+
+    [step] = trace(nn.Sequential(module))
+    ours, expected = RULES[rule]
+    relevance, absorbed = redistribute(step.operation, Signal(x, z, nonnegative), ours, r, stabilizer)
+
+    for n in range(len(x)):
+        one = expected(w, ones, b, x[n].flatten(), r[n].flatten(), stabilizer)
+        got = relevance[n].flatten(), absorbed.bias[n], absorbed.stabilizer[n], absorbed.zero[n]
+        torch.testing.assert_close(got, one, rtol=1e-9, atol=1e-11)
+    torch.testing.assert_close(relevance.flatten(1).sum(1) + absorbed.total, r.flatten(1).sum(1), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("nonnegative", [False, True])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("rule", RULES)
+def test_a_rule_is_its_formula(rule: str, layer: str, bias: bool, nonnegative: bool) -> None:
+    torch.manual_seed(len(rule) + len(layer))
+    build, shape = LAYERS[layer]
+    compare(build(bias).double(), shape, rule, nonnegative, stabilizer=0.05)  # large, so that its place matters
+
+
+@pytest.mark.parametrize("stabilizer", [0.0, 1e-6])
+@pytest.mark.parametrize("rule", RULES)
+def test_an_output_that_nothing_reaches_keeps_its_relevance(rule: str, stabilizer: float) -> None:
+    torch.manual_seed(0)
+    module = nn.Conv2d(2, 3, 2).double()
+    nn.init.zeros_(module.weight[1].data)
+    nn.init.zeros_(module.bias.data[1:])
+    compare(module, (2, 3, 3), rule, False, stabilizer)
+
+
+@pytest.mark.parametrize("stabilizer", [0.0, 0.05])
+@pytest.mark.parametrize(
+    ("pool", "shape"),
+    [
+        (nn.AvgPool2d(2), (2, 5, 4)),
+        (nn.AvgPool2d(3, 2, padding=1), (2, 5, 4)),
+        (nn.AvgPool2d(2, divisor_override=1), (2, 4, 4)),
+        (nn.AdaptiveAvgPool2d(3), (2, 2, 5)),  # also to more places than there were
+    ],
+)
+def test_average_pooling_goes_by_contributions(pool: nn.Module, shape: tuple[int, ...], stabilizer: float) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, *shape, dtype=torch.float64)
+    z = pool(x)
+    r = torch.randn_like(z)
+    w = pool(torch.eye(x[0].numel(), dtype=torch.float64).view(-1, *shape)).flatten(1).T
+    [step] = trace(nn.Sequential(pool))
+    relevance, absorbed = redistribute(step.operation, Signal(x, z, False), epsilon, r, stabilizer)
+    for n in range(len(x)):
+        expected = share(w * x[n].flatten(), torch.zeros(len(w)), r[n].flatten(), stabilizer)
+        torch.testing.assert_close(relevance[n].flatten(), expected[0])
+        torch.testing.assert_close(absorbed.stabilizer[n], expected[2])
+
+
+def test_weighted_rules_refuse_layers_without_weights() -> None:
+    [step] = trace(nn.Sequential(nn.AvgPool2d(2)))
+    x = torch.rand(1, 1, 2, 2)
+    with pytest.raises(ValueError, match="AveragePool has no weights"):
+        redistribute(step.operation, Signal(x, x[..., :1, :1], True), z_plus, x[..., :1, :1], 0)
