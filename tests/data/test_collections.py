@@ -99,7 +99,7 @@ def test_digits_open_again(limit):
 
 @pytest.mark.parametrize("source", [{"kind": "film", "root": "x"}, {"root": "x"}, {}])
 def test_unknown_kind(source):
-    with pytest.raises(ValueError, match="kind .* is unknown; this version knows digits, folder"):
+    with pytest.raises(ValueError, match=r"kind .* is unknown; this version knows digits, folder"):
         open_collection(source)
 
 

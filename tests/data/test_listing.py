@@ -96,7 +96,7 @@ def test_folder_that_cannot_be_read_is_told(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "scandir", refuse)
     assert list_files(tmp_path) == (["a/1.png"], {"shut": "the folder cannot be read: Permission denied"})
-    with pytest.raises(ValueError, match="the image folder .*shut' cannot be read: Permission denied"):
+    with pytest.raises(ValueError, match=r"the image folder .*shut' cannot be read: Permission denied"):
         list_files(tmp_path / "shut")
 
 

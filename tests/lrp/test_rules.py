@@ -19,7 +19,7 @@ Result = tuple[Tensor, Tensor, Tensor, Tensor]  # relevance (I,), and what bias,
 def share(numerators: Tensor, biases: Tensor, relevance: Tensor, stabilizer: float) -> Result:
     """`numerators` is `(J, I)`: what input i contributes to output j."""
     total = numerators.sum(1) + biases
-    sign = torch.where(total < 0, -1.0, 1.0)
+    sign = torch.where(total < 0, -1.0, 1.0).double()
     quotient = torch.where(total == 0, 0 if stabilizer == 0 else 1 / stabilizer, 1 / (total + sign * stabilizer))
     quotient = quotient * relevance
     return (

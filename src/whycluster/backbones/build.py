@@ -176,8 +176,8 @@ def _read(path: Path) -> dict[str, Tensor]:
         raise ValueError(f"the weights file {str(path)!r} cannot be read: {error.strerror}.") from error
     except Exception as error:  # a damaged file makes torch, pickle and zip raise errors of many kinds
         raise ValueError(
-            f"the weights file {str(path)!r} is damaged, or holds more than names and tensors, which could run code and is "
-            f"refused ({type(error).__name__}); it should be what torch.save(network.state_dict(), …) writes."
+            f"the weights file {str(path)!r} is damaged, or holds more than names and tensors, and is "
+            f"refused: it could run code ({type(error).__name__}); torch.save(network.state_dict(), …) writes what is wanted."
         ) from error
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]

@@ -77,7 +77,7 @@ def image_loader(
 ) -> DataLoader[Item]:
     """Batches in order, decoded by `num_workers` processes; of several ranks, each takes its own share."""
     share = PreparedImages(images.collection, images.prepare, share_of_rank(images.rows, rank, world_size))
-    return DataLoader(share, batch_size, num_workers=num_workers, collate_fn=collate)
+    return DataLoader(share, batch_size=batch_size, num_workers=num_workers, collate_fn=collate)
 
 
 def share_of_rank(rows: Sequence[int], rank: int, world_size: int) -> Sequence[int]:

@@ -1,12 +1,14 @@
 """From a network to the operations that LRP walks: traced, batch norms folded, the network itself left alone."""
 
 import copy
+import inspect
 import operator
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from types import FunctionType
 from typing import Any, cast
 
 import torch
@@ -95,8 +97,17 @@ def trace(network: nn.Module) -> list[Step]:
     raise ValueError("the network returns nothing that could be explained.")
 
 
+class _Tracer(fx.Tracer):
+    """Traces what modules compute without running the hooks that others have set on them."""
+
+    def call_module(
+        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        return super().call_module(m, m.forward, args, kwargs)
+
+
 def _trace_graph(network: nn.Module) -> fx.Graph:
-    tracer = fx.Tracer()
+    tracer = _Tracer()
     tracer.record_stack_traces = True
     try:
         with _evaluating(network):
@@ -125,8 +136,9 @@ def _is_in_place(node: fx.Node, network: nn.Module) -> bool:
         return bool(getattr(network.get_submodule(str(node.target)), "inplace", False))
     if node.op == "call_method":
         return str(node.target).endswith("_")
-    named = node.normalized_arguments(network, normalize_to_only_use_kwargs=True)
-    return named is not None and bool(named.kwargs.get("inplace"))
+    if isinstance(node.target, FunctionType):  # functions of torch that are not written in Python know no `inplace`
+        return bool(inspect.signature(node.target).bind(*node.args, **node.kwargs).arguments.get("inplace"))
+    return False
 
 
 @contextmanager

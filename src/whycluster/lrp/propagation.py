@@ -122,7 +122,7 @@ class Recording:
         last_use = {i: at for at, step in enumerate(steps) for i in step.inputs}
         for at, step in enumerate(steps):
             self._values[at] = step.operation.forward(*(self._values[i] for i in step.inputs))
-            for i in step.inputs:
+            for i in set(step.inputs):
                 if last_use[i] == at and i >= 0 and steps[i].operation.recomputed:
                     del self._values[i]
         self.output = self._values[len(steps) - 1]

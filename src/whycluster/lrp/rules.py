@@ -143,7 +143,8 @@ def clamp(bias: Tensor | None, low: float | None = None, high: float | None = No
 
 def stabilize(z: Tensor, stabilizer: float) -> Tensor:
     """`z` moved away from zero by `stabilizer`; zero itself becomes `+stabilizer`."""
-    return z + torch.where(z < 0, -stabilizer, stabilizer)
+    amount = z.new_full((), stabilizer)  # of z's own precision
+    return z + torch.where(z < 0, -amount, amount)
 
 
 def redistribute(

@@ -1,0 +1,18 @@
+"""Explains the clusters of images: `python explain.py --help`."""
+
+import hydra
+from omegaconf import DictConfig
+
+from whycluster.runs import plain_errors
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="explain")
+def main(config: DictConfig) -> None:
+    """Builds what the config names, and runs it."""
+    with plain_errors():
+        hydra.utils.instantiate(config)()
+
+
+if __name__ == "__main__":
+    with plain_errors():
+        main()

@@ -1,0 +1,37 @@
+"""How good a clustering is, by itself and against labels."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score, silhouette_score
+from sklearn.metrics.cluster import contingency_matrix
+
+SILHOUETTE_ROWS = 2000  # all pairs of them are compared
+
+
+def label_agreement(clusters: np.ndarray, labels: Sequence[str]) -> dict[str, float]:
+    """Normalized mutual information, adjusted Rand index, and accuracy by the best matching of clusters to labels.
+
+    Args:
+        clusters: `(N,)`.
+        labels: `(N,)`.
+
+    Example:
+        >>> label_agreement(np.array([1, 1, 0, 0]), ["cat", "cat", "dog", "cat"])["accuracy"]
+        0.75
+    """
+    counts = contingency_matrix(labels, clusters)  # (labels, clusters)
+    matched = counts[linear_sum_assignment(counts, maximize=True)].sum()
+    return {
+        "nmi": float(normalized_mutual_info_score(labels, clusters)),
+        "ari": float(adjusted_rand_score(labels, clusters)),
+        "accuracy": float(matched / len(clusters)),
+    }
+
+
+def silhouette(features: np.ndarray, clusters: np.ndarray) -> float:
+    """The mean silhouette of rows `(N, D)`, from -1 to 1; NaN where it is not defined, for fewer than 2 clusters."""
+    if not 2 <= len(np.unique(clusters)) < len(clusters):
+        return float("nan")
+    return float(silhouette_score(features, clusters))

@@ -1,0 +1,1 @@
+"""What people look at: heatmaps, tables, TensorBoard, and folders of clusters."""

@@ -1,0 +1,40 @@
+"""The images of each cluster laid into a folder of their own, as links or copies."""
+
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from whycluster.data import Collection
+
+CHOICES = ("none", "links", "copies")
+
+
+def check_export(export: str) -> None:
+    """Raises a `ValueError` for a choice that does not exist."""
+    if export not in CHOICES:
+        raise ValueError(f"export={export!r} is unknown; choose from {', '.join(CHOICES)}.")
+
+
+def export_clusters(folder: Path, collection: Collection, clusters: Iterable[tuple[int, int]], export: str) -> None:
+    """Lays each image into `folder/<cluster>/<its path>`; what was there is replaced.
+
+    Args:
+        folder: `clusters` of a run folder.
+        collection: the images.
+        clusters: number of an image and its cluster, for each image to lay out.
+        export: `links` or `copies`; images that are no files are written as PNG. `none` does nothing.
+    """
+    if export == "none":
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    for index, cluster in clusters:
+        place = folder / str(cluster) / collection.paths[index]
+        place.parent.mkdir(parents=True, exist_ok=True)
+        source = collection.file(index)
+        if source is None:
+            collection.load(index).save(place.with_name(f"{place.name}.png"))
+        elif export == "copies":
+            shutil.copy2(source, place)
+        else:
+            os.symlink(source, place)

@@ -1,0 +1,77 @@
+"""CSV tables, written row by row; what a spreadsheet would take for a formula is defused."""
+
+import csv
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from whycluster.files import written_whole
+
+ASSIGNMENTS = ("path", "cluster", "discriminant", "probability", "runner_up", "label")
+RECEIPTS = ("path", "target", "discriminant", "features", "pixels", "absorbed")
+SKIPPED = ("path", "reason")
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what makes a spreadsheet execute a cell
+
+Cell = str | int | float
+Row = tuple[Cell, ...]
+
+
+def write_table(path: Path, columns: tuple[str, ...], rows: Iterable[Row]) -> None:
+    """Writes a table, whole or not at all."""
+    with written_whole(path) as beside, open(beside, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows(plain(row) for row in rows)
+
+
+def write_skipped(path: Path, skipped: Mapping[str, str]) -> None:
+    """Writes `skipped.csv`: what could not be used, and why."""
+    write_table(path, SKIPPED, sorted(skipped.items()))
+
+
+class GrowingTable:
+    """Rows appended to a file as they come, so that memory does not grow with them.
+
+    Args:
+        path: the file of this part of the table.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = open(path, "w", newline="", encoding="utf-8")  # noqa: SIM115  # stays open from batch to batch
+        self._writer = csv.writer(self._file)
+
+    def append(self, row: Row) -> None:
+        self._writer.writerow(plain(row))
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def join_parts(path: Path, columns: tuple[str, ...], parts: Iterable[Path]) -> None:
+    """Makes one table of the parts that several processes wrote, in this order, and removes them."""
+    parts = list(parts)
+    with written_whole(path) as beside, open(beside, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerow(columns)
+        for part in parts:
+            with open(part, newline="", encoding="utf-8") as rows:
+                file.writelines(rows)
+    for part in parts:
+        part.unlink()
+
+
+def plain(row: Row) -> tuple[str, ...]:
+    """Cells as text: numbers with seven digits, text that no spreadsheet executes. The first cell is a relative path.
+
+    Example:
+        >>> plain(("=cmd.jpg", 3, 0.123456789, "-danger"))
+        ('./=cmd.jpg', '3', '0.1234568', "'-danger")
+    """
+    return tuple(_text(cell, "'" if place else "./") for place, cell in enumerate(row))
+
+
+def _text(cell: Cell, prefix: str) -> str:
+    if isinstance(cell, float):
+        return f"{cell:.7g}"
+    text = str(cell)
+    return f"{prefix}{text}" if isinstance(cell, str) and text.startswith(FORMULA) else text

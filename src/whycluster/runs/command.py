@@ -1,0 +1,65 @@
+"""The frame around the commands: quiet where libraries chatter, and one sentence where a request cannot be met."""
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from hydra.errors import ConfigCompositionException, OverrideParseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+# Remarks of libraries that a user of these commands can do nothing about.
+NOISE = (
+    r".*`LightningModule.configure_optimizers` returned `None`.*",
+    r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*",
+    r".*does not have many workers which may be a bottleneck.*",
+    r".*The number of training batches \(\d+\) is smaller than the logging interval.*",
+    r".*Checkpoint directory .* exists and is not empty.*",
+    r".*'pin_memory' argument is set as true but no accelerator is found.*",
+)
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """Ends the program with one sentence and exit status 1 where a request cannot be met.
+
+    It goes around the Hydra main function, for what cannot be composed, and inside it, for what cannot be run: between
+    the two Hydra would add lines of its own. Set `WHYCLUSTER_TRACEBACK=1` to see where an error came from.
+    """
+    for message in NOISE:
+        warnings.filterwarnings("ignore", message=message)
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and leaves the telling to us
+    try:
+        yield
+    except Exception as error:
+        sentence = _sentence(error)
+        if sentence is None or os.environ.get("WHYCLUSTER_TRACEBACK"):
+            raise
+        print(f"error: {sentence}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _sentence(error: Exception) -> str | None:
+    """What to tell the user; `None` where the error is a fault of the program."""
+    causes = list(_causes(error))
+    for cause in causes:
+        if isinstance(cause, MissingMandatoryValue):
+            return f"{cause.full_key} is missing; give it as {cause.full_key}=..."
+        if isinstance(cause, OmegaConfBaseException | ConfigCompositionException | OverrideParseException):
+            return _one_line(cause)
+    return _one_line(causes[-1]) if isinstance(causes[-1], ValueError | OSError) else None
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """The error, what it was raised from, and so on."""
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
+def _one_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines()]
+    return " ".join(line for line in lines if line) or type(error).__name__

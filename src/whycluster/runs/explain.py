@@ -1,0 +1,121 @@
+"""An explain run: a model and images `->` heatmaps, tables, and a gallery in TensorBoard."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytorch_lightning as pl
+from pytorch_lightning.loggers import TensorBoardLogger
+
+from whycluster.data import Collection, Folder, PreparedImages, open_collection
+from whycluster.explain import ClusterModel, Explainer, ExplanationModule, parse_target
+from whycluster.output.console import say
+from whycluster.output.explanations import ExplanationWriter, part_of
+from whycluster.output.tables import ASSIGNMENTS, RECEIPTS, join_parts, write_skipped
+from whycluster.runs.folders import claim, find_checkpoint
+from whycluster.runs.ranks import gathered
+from whycluster.runs.workers import decoding_workers
+
+RESULTS = ("assignments.csv", "receipts.csv", "skipped.csv", "heatmaps", "relevance", "tensorboard")
+
+
+def explain(
+    checkpoint: str,
+    images: str | None,
+    trainer: Callable[..., pl.Trainer],
+    logger: Callable[..., TensorBoardLogger],
+    folder: str,
+    target: str | int = "assigned",
+    composite: str = "epsilon_gamma_box",
+    head_rule: str = "auto",
+    beta: float | str = "auto",
+    limit: int | None = None,
+    batch_size: int = 16,
+    num_workers: int | None = None,
+    overwrite: bool = False,
+) -> int:
+    """Explains images and writes the run folder.
+
+    Args:
+        checkpoint: a model file, a run folder, or `latest`.
+        images: a folder or a file; `None`: what the model was trained on.
+        trainer: makes a Lightning trainer from `logger` and `callbacks`.
+        logger: makes the TensorBoard logger.
+        folder: the run folder.
+        target: `assigned`, `runner_up`, `all`, a cluster number, or a pair `c:k`.
+        composite: the rules for the network, by name.
+        head_rule: `auto`, `zero` or `midpoint`.
+        beta: `auto`: the model's own; or a number.
+        limit: explain the first so many images only.
+        batch_size: images at once.
+        num_workers: processes that decode; `None`: as many as fit.
+        overwrite: whether results in the folder may be replaced.
+
+    Returns:
+        How many images were explained.
+
+    Raises:
+        ValueError: for settings that do not work, and if no image can be read.
+    """
+    run = Path(folder)
+    model = ClusterModel.load(find_checkpoint(checkpoint))
+    targets = parse_target(target, model.n_clusters)
+    explainer = Explainer(model, composite, head_rule, _number(beta))  # type: ignore[arg-type]  # it checks the rule
+    collection = _collection(model, images)
+    prepared = PreparedImages(collection, model.backbone.preprocessing, _first(len(collection.paths), limit))
+    claim(run, RESULTS, overwrite)
+
+    writer = ExplanationWriter(run, collection, targets)
+    explaining = trainer(logger=False, callbacks=[writer])
+    workers = decoding_workers(num_workers, len(prepared), batch_size)
+    module = ExplanationModule(explainer, targets, prepared, batch_size, workers)
+    explaining.predict(module, return_predictions=False)
+
+    kept = gathered(explaining, (writer.written, writer.skipped, writer.gallery.kept()))
+    if not explaining.is_global_zero:
+        return 0
+    written, unread, galleries = (list(column) for column in zip(*kept, strict=True))
+    skipped = {collection.paths[index]: reason for part in unread for index, reason in part.items()}
+    for table, columns in (("assignments", ASSIGNMENTS), ("receipts", RECEIPTS)):
+        parts = [part_of(run, table, rank) for rank in range(explaining.world_size)]
+        join_parts(run / f"{table}.csv", columns, parts)
+    write_skipped(run / "skipped.csv", collection.skipped | skipped)
+    if not sum(written):
+        path, reason = next(iter(skipped.items()))
+        raise ValueError(f"none of the {len(prepared)} files can be read as an image; {path!r}: {reason}.")
+    writer.gallery.merge(galleries[1:])
+    board = logger()
+    writer.gallery.write(board.experiment)
+    board.experiment.flush()
+    _report(run, sum(written), len(skipped) + len(collection.skipped))
+    return sum(written)
+
+
+def _number(beta: float | str) -> float | None:
+    """`None` for `auto`."""
+    if beta == "auto":
+        return None
+    try:
+        return float(beta)
+    except ValueError:
+        raise ValueError(f"beta={beta!r} should be auto or a number >= 0.") from None
+
+
+def _collection(model: ClusterModel, images: str | None) -> Collection:
+    if images is not None:
+        return Folder(images)
+    if model.source is None:
+        raise ValueError("this model does not say what it was trained on; give images=/path/to/photos.")
+    return open_collection(model.source)
+
+
+def _first(n_images: int, limit: int | None) -> Sequence[int]:
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit={limit} should be >= 1, or null for all images.")
+    return range(n_images if limit is None else min(limit, n_images))
+
+
+def _report(run: Path, explained: int, skipped: int) -> None:
+    """What a person wants to know at the end."""
+    say(f"{explained} images explained{f'; {skipped} skipped, see skipped.csv' if skipped else ''}")
+    say(f"heatmaps: {run / 'heatmaps'}")
+    say(f"galleries: tensorboard --logdir {run}")

@@ -1,0 +1,103 @@
+import inspect
+
+import pytest
+import torch
+import zennit.composites
+from torch import nn
+
+from whycluster import lrp
+from whycluster.lrp import COMPOSITES, LRP, Composite, Row, named_composite
+from whycluster.lrp.rules import epsilon, flat, z_plus
+
+
+def chosen(composite: Composite, network: nn.Module) -> dict[str, str]:
+    """Layer `->` name of the rule it gets."""
+    rows = {
+        step.name: composite.row(step.operation, step.first).rule
+        for step in LRP(network, composite).steps
+        if hasattr(step.operation, "weight")
+    }
+    return {name: getattr(rule, "func", rule).__name__ for name, rule in rows.items()}
+
+
+@pytest.mark.parametrize(
+    ("name", "rules"),
+    [
+        ("epsilon_gamma_box", ["box", "zero", "gamma", "zero"]),
+        ("epsilon_plus", ["z_plus", "zero", "z_plus", "zero"]),
+        ("epsilon_plus_flat", ["flat", "zero", "z_plus", "zero"]),
+        ("epsilon_alpha2_beta1", ["alpha_beta", "zero", "alpha_beta", "zero"]),
+    ],
+)
+def test_layers_get_their_rules(name: str, rules: list[str]) -> None:
+    network = nn.Sequential(
+        nn.Conv2d(1, 2, 1), nn.ReLU(), nn.AvgPool2d(2), nn.Conv2d(2, 2, 1), nn.Flatten(), nn.Linear(8, 2)
+    )
+    assert list(chosen(named_composite(name, -1, 1), network).values()) == rules
+
+
+def test_pooling_the_image_leaves_the_next_convolution_the_first() -> None:
+    network = nn.Sequential(nn.AvgPool2d(2), nn.MaxPool2d(1), nn.Conv2d(1, 2, 1), nn.Conv2d(2, 2, 1))
+    assert list(chosen(named_composite("epsilon_gamma_box", -1, 1), network).values()) == ["zero", "box", "gamma"]
+
+
+def test_flat_is_for_a_first_linear_layer_too_and_the_box_is_not() -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(4, 2), nn.Linear(2, 2))
+    assert list(chosen(lrp.EpsilonPlusFlat(), network).values()) == ["flat", "zero"]
+    assert list(chosen(lrp.EpsilonGammaBox(-1, 1), network).values()) == ["zero", "zero"]
+
+
+@pytest.mark.parametrize("name", ["EpsilonGammaBox", "EpsilonPlus", "EpsilonPlusFlat", "EpsilonAlpha2Beta1"])
+def test_parameters_and_defaults_are_those_of_zennit(name: str) -> None:
+    theirs = inspect.signature(getattr(zennit.composites, name)).parameters
+    for parameter, ours in inspect.signature(getattr(lrp, name)).parameters.items():
+        assert ours.default == theirs[parameter].default
+
+
+def test_parameters_reach_the_rules() -> None:
+    layer = nn.Sequential(nn.Conv2d(1, 1, 1), nn.Conv2d(1, 1, 1), nn.AvgPool2d(1), nn.Flatten(), nn.Linear(1, 1))
+    composite = lrp.EpsilonGammaBox(-3, 4, epsilon=0.1, gamma=0.2, stabilizer=0.3)
+    steps = [step for step in LRP(layer, composite).steps if hasattr(step.operation, "weight")]
+    box, gamma, pool, linear = (composite.row(step.operation, step.first) for step in steps)
+    assert box.rule.keywords == {"low": -3, "high": 4}
+    assert gamma.rule.keywords == {"gamma": 0.2}
+    assert [row.stabilizer for row in (box, gamma, pool, linear)] == [0.3, 0.3, 0.3, 0.1]
+
+
+def test_every_composite_has_a_name() -> None:
+    built = {type(named_composite(name, -1, 1)) for name in COMPOSITES}
+    assert built == {lrp.EpsilonGammaBox, lrp.EpsilonPlus, lrp.EpsilonPlusFlat, lrp.EpsilonAlpha2Beta1}
+
+
+def test_an_unknown_name_lists_the_known_ones() -> None:
+    with pytest.raises(ValueError, match=r"composite='lrp' is unknown; choose from epsilon_gamma_box, .*epsilon_plus"):
+        named_composite("lrp", -1, 1)
+
+
+def test_a_composite_of_ones_own() -> None:
+    network = nn.Sequential(nn.Linear(3, 2, bias=False), nn.Linear(2, 2, bias=False))
+    own = Composite({type(LRP(network, lrp.EpsilonPlus()).steps[0].operation): Row(z_plus, 0)})
+    assert list(chosen(own, network).values()) == ["z_plus", "z_plus"]
+
+
+def test_a_layer_without_a_row_is_reported_before_any_image() -> None:
+    with pytest.raises(ValueError, match="Composite has no rule for a layer of kind Convolution"):
+        LRP(nn.Sequential(nn.Conv2d(1, 1, 1)), Composite({}))
+
+
+def test_kinds_that_first_lacks_are_looked_up_in_layers() -> None:
+    network = nn.Sequential(nn.Conv2d(1, 1, 1), nn.Flatten(), nn.Linear(4, 1))
+    convolution, _, linear = (step.operation for step in LRP(network, lrp.EpsilonPlus()).steps)
+    composite = Composite({type(linear): Row(epsilon, 0)}, first={type(convolution): Row(flat, 0)})
+    assert composite.row(linear, first=True).rule is epsilon
+    assert composite.row(convolution, first=True).rule is flat
+    with pytest.raises(ValueError, match="no rule"):
+        composite.row(convolution, first=False)
+
+
+def test_bounds_of_the_box_may_be_tensors_that_broadcast() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 2, 2))
+    images = torch.rand(2, 3, 4, 4)
+    number = LRP(network, lrp.EpsilonGammaBox(-1.0, 2.0))(images, torch.sign)[1]
+    tensor = LRP(network, lrp.EpsilonGammaBox(torch.full((3, 1, 1), -1.0), torch.full((1, 3, 1, 1), 2.0)))
+    assert torch.equal(tensor(images, torch.sign)[1], number)

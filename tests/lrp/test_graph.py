@@ -1,0 +1,174 @@
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from whycluster.lrp import LRP, EpsilonGammaBox, EpsilonPlus
+from whycluster.lrp.graph import trace
+from whycluster.lrp.operations import AveragePool, Convolution, Linear, LinearMap
+
+Forward = Callable[[nn.Module, Tensor], Tensor]
+
+
+class Network(nn.Module):
+    """Some layers, and what they do given as a function."""
+
+    def __init__(self, compute: Forward) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.compute = compute
+        self.conv, self.again = nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 3, 3, padding=1)
+        self.norm, self.relu, self.linear = nn.BatchNorm2d(3), nn.ReLU(inplace=True), nn.Linear(4, 4)
+        self.register_buffer("mean", torch.ones(3, 1, 1))
+        nn.init.normal_(self.norm.running_mean)
+        nn.init.uniform_(self.norm.running_var, 0.5, 2)
+        self.double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.compute(self, x)
+
+
+def in_place_for_a_bystander(net: nn.Module, x: Tensor) -> Tensor:
+    x = net.conv(x)
+    net.relu(x)  # what it returns is not used, and x has changed
+    return net.again(x)
+
+
+def in_place_under_a_second_name(net: nn.Module, x: Tensor) -> Tensor:
+    x = net.conv(x)
+    before = net.again(x)
+    y = F.relu(x, True)
+    return torch.cat([x, before, y], 1)
+
+
+WAYS_OF_WRITING = {
+    "relu_ as method": lambda net, x: net.again(net.conv(x).relu_()),
+    "relu by position in place": lambda net, x: net.again(F.relu(net.conv(x), True)),
+    "relu by keyword in place": lambda net, x: net.again(F.relu(net.conv(x), inplace=True)),
+    "input by keyword": lambda net, x: net.again(torch.relu(input=net.conv(x))),
+    "in place for a bystander": in_place_for_a_bystander,
+    "in place under a second name": in_place_under_a_second_name,
+    "concatenated with itself": lambda net, x: (lambda h: torch.cat([h, x, h], dim=1))(net.conv(x)),
+    "concatenated along an axis": lambda net, x: torch.concat((net.conv(x), x), axis=-1),
+    "concatenated images": lambda net, x: torch.cat([net.conv(x), x]),
+    "a layer twice": lambda net, x: net.conv(net.conv(x).relu()),
+    "flattened by keyword": lambda net, x: torch.flatten(net.conv(x), start_dim=2),
+    "mean": lambda net, x: net.conv(x).mean((2, 3)),
+    "mean to one number": lambda net, x: net.conv(x).mean((1, 2, 3)),
+    "sum by keyword": lambda net, x: torch.sum(net.conv(x), dim=(2, 3), keepdim=True),
+    "linear on the last dimension": lambda net, x: net.linear(net.conv(x)),
+    "batch norm": lambda net, x: net.again(net.norm(net.conv(x))),
+    "batch norm twice": lambda net, x: net.norm(net.norm(net.conv(x))),
+    "a layer twice, normalised once": lambda net, x: net.norm(net.conv(net.conv(x))),
+    "what nobody reads": lambda net, x: (net.conv(x), torch.fft.fft(net.again(x)))[0],
+}
+
+
+@pytest.mark.parametrize("way", WAYS_OF_WRITING)
+def test_steps_compute_what_the_network_does(way: str) -> None:
+    network = Network(WAYS_OF_WRITING[way])
+    images = torch.randn(2, 3, 4, 4, dtype=torch.float64)
+    expected = copy.deepcopy(network).eval()(images.clone()).detach()
+    attribution = LRP(network, EpsilonGammaBox(-4, 4)).attribute(images, expected)
+    torch.testing.assert_close(attribution.output, expected, rtol=1e-12, atol=1e-12)
+    receipt = attribution.receipt
+    if way != "concatenated images":  # there the output has other images than the input
+        torch.testing.assert_close(receipt.entered, receipt.arrived + receipt.absorbed, rtol=1e-10, atol=1e-10)
+
+
+def test_steps_know_their_names_and_what_comes_before_them() -> None:
+    network = nn.Sequential(
+        nn.AvgPool2d(2), nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2), nn.ReLU()), nn.AvgPool2d(2), nn.Flatten(1)
+    )
+    network.append(nn.Linear(2, 2))
+    steps = trace(network)
+    assert [step.name for step in steps] == ["0", "1.0", "1.2", "2", "3", "4"]
+    assert [step.first for step in steps] == [True, True, False, False, False, False]
+    assert [step.nonnegative for step in steps] == [False, False, False, True, True, True]
+    assert [step.inputs for step in steps] == [(-1,), (0,), (1,), (2,), (3,), (4,)]
+    kinds = [type(step.operation) for step in steps if isinstance(step.operation, LinearMap)]
+    assert kinds == [AveragePool, Convolution, AveragePool, Linear]
+
+
+def test_concatenation_is_first_only_without_a_layer_and_nonnegative_only_throughout() -> None:
+    steps = trace(Network(lambda net, x: net.again(torch.cat([net.conv(x).relu(), x], 2))))
+    assert (steps[-1].first, steps[-1].nonnegative) == (False, False)
+    steps = trace(Network(lambda net, x: net.again(torch.cat([net.conv(x).relu(), net.again(x).relu()], 2))))
+    assert (steps[-1].first, steps[-1].nonnegative) == (False, True)
+    assert trace(Network(lambda net, x: net.again(torch.cat([x, x], 2))))[-1].first
+
+
+@pytest.mark.parametrize(
+    ("norm", "layer"), [(nn.BatchNorm1d, nn.Linear(6, 4)), (nn.BatchNorm1d, nn.Linear(6, 4, bias=False))]
+)
+@pytest.mark.parametrize("affine", [True, False])
+def test_folding(norm: type[nn.Module], layer: nn.Module, affine: bool) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(layer, norm(4, affine=affine), nn.ReLU()).double()
+    nn.init.normal_(network[1].running_mean)
+    nn.init.uniform_(network[1].running_var, 0.5, 2)
+    x = torch.randn(5, 6, dtype=torch.float64)
+    steps = trace(network)
+    assert len(steps) == 2
+    y = steps[1].operation.forward(steps[0].operation.forward(x))
+    torch.testing.assert_close(y, network.eval()(x), rtol=1e-12, atol=1e-12)
+
+
+def two_inputs() -> nn.Module:
+    class Two(nn.Module):
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:
+            return torch.cat([x, y])
+
+    return Two()
+
+
+UNKNOWN = r"LRP does not know how relevance passes '{}' at node '{}'.*cut the backbone at an earlier layer"
+DEPENDS = "Network cannot be traced by torch.fx, because what it computes depends on values"
+NORM = "the batch norm '{}' does not follow a convolution of its own"
+ONE = "has to return one tensor that it computed from the images"
+
+ERRORS: dict[str, tuple[Callable[[], nn.Module], str]] = {
+    "function": (lambda: Network(lambda net, x: torch.tanh(net.conv(x))), UNKNOWN.format("tanh", "tanh")),
+    "method": (lambda: Network(lambda net, x: net.conv(x).cumsum(1)), UNKNOWN.format("cumsum", "cumsum")),
+    "module": (lambda: nn.Sequential(nn.Sequential(nn.Tanh())), UNKNOWN.format("Tanh", r"0\.0")),
+    "buffer": (lambda: Network(lambda net, x: x - net.mean), UNKNOWN.format("mean", "mean")),
+    "only a buffer": (lambda: Network(lambda net, x: net.mean), UNKNOWN.format("mean", "mean")),
+    "tensor as argument": (lambda: Network(lambda net, x: torch.sum(x, net.conv(x))), UNKNOWN.format("sum", "sum_1")),
+    "padding": (lambda: nn.Sequential(nn.Conv2d(1, 1, 3, padding=1, padding_mode="reflect")), "pads by 'reflect'"),
+    "two inputs": (two_inputs, "the network takes several inputs"),
+    "norm of the image": (lambda: nn.Sequential(nn.BatchNorm2d(3)), NORM.format("0")),
+    "norm after relu": (lambda: nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU(), nn.BatchNorm2d(3)), NORM.format("2")),
+    "norm of a shared convolution": (
+        lambda: Network(lambda net, x: (lambda h: torch.cat([h, net.norm(h)]))(net.conv(x))),
+        NORM.format("norm"),
+    ),
+    "norm without statistics": (
+        lambda: nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3, track_running_stats=False)),
+        "the batch norm '1' keeps no running statistics",
+    ),
+    "if": (lambda: Network(lambda net, x: net.conv(x) if x.sum() > 0 else x), DEPENDS),
+    "loop": (lambda: Network(lambda net, x: next(net.conv(x) for _ in range(x.shape[0]))), DEPENDS),
+    "length": (lambda: Network(lambda net, x: net.conv(x)[: len(x)]), DEPENDS),
+    "two outputs": (lambda: Network(lambda net, x: (net.conv(x), x)), ONE),
+    "outputs by name": (lambda: Network(lambda net, x: {"out": net.conv(x)}), ONE),
+    "no output": (lambda: Network(lambda net, x: None), ONE),
+    "nothing computed": (lambda: Network(lambda net, x: x), ONE),
+}
+
+
+@pytest.mark.parametrize("what", ERRORS)
+def test_errors_name_the_place(what: str, left_alone: Callable[[nn.Module], Callable[[], None]]) -> None:
+    build, sentence = ERRORS[what]
+    network = build()
+    check = left_alone(network)
+    with pytest.raises(ValueError, match=sentence):
+        LRP(network, EpsilonPlus())
+    check()
+
+
+def test_the_line_of_an_unknown_operation_is_the_users() -> None:
+    with pytest.raises(ValueError, match=r"test_graph\.py.*line \d+"):
+        LRP(Network(lambda net, x: torch.tanh(x)), EpsilonPlus())

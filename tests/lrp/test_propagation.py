@@ -1,0 +1,271 @@
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from whycluster.lrp import (
+    LRP,
+    Attribution,
+    Composite,
+    EpsilonAlpha2Beta1,
+    EpsilonGammaBox,
+    EpsilonPlus,
+    EpsilonPlusFlat,
+    Receipt,
+)
+
+Mixed = Callable[[int], nn.Module]
+LeftAlone = Callable[[nn.Module], Callable[[], None]]
+
+COMPOSITES = [EpsilonGammaBox(-2, 2), EpsilonPlus(), EpsilonPlusFlat(), EpsilonAlpha2Beta1(), EpsilonPlus(0.1, 0.1)]
+
+
+def first_output(output: Tensor) -> Tensor:
+    return output * torch.eye(output.shape[1], dtype=output.dtype)[0]
+
+
+def balanced(receipt: Receipt) -> None:
+    parts = [receipt.entered, receipt.arrived, *(value for layer in receipt.layers.values() for value in layer)]
+    scale = torch.stack(parts).abs().amax(0)
+    assert ((receipt.entered - receipt.arrived - receipt.absorbed).abs() <= 1e-10 * scale).all()
+
+
+def same(one: Attribution, other: Attribution) -> None:
+    assert torch.equal(one.output, other.output)
+    assert torch.equal(one.relevance, other.relevance)
+    torch.testing.assert_close(one.receipt.layers, other.receipt.layers, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("composite", COMPOSITES)
+def test_receipts_balance(composite: Composite, seed: int, mixed: Mixed, images: Tensor) -> None:
+    network = mixed(seed).train()  # explained as evaluated all the same
+    weight = torch.randn(len(images), 4, dtype=torch.float64)
+    attribution = LRP(network, composite).attribute(images, lambda output: output * weight)
+    output, relevance, receipt = attribution
+    torch.testing.assert_close(output, network.eval()(images).detach(), rtol=1e-12, atol=1e-12)
+    assert list(receipt.layers) == [
+        *("out", "hidden", "pool", "avg_pool2d", "mix"),
+        *(["right", "left"] if "right" in list(receipt.layers)[5:6] else ["left", "right"]),
+        "stem.0",
+    ]
+    torch.testing.assert_close(receipt.entered, (output * weight).sum(1))
+    torch.testing.assert_close(receipt.arrived, relevance.sum((1, 2, 3)))
+    torch.testing.assert_close(receipt.absorbed, sum(layer.total for layer in receipt.layers.values()))
+    balanced(receipt)
+
+
+def test_the_receipt_of_each_layer() -> None:
+    network = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2)).double()
+    network.load_state_dict(
+        {
+            "0.weight": torch.tensor([[1.0, 1.0], [0.0, 0.0]]),
+            "0.bias": torch.tensor([1.0, 0.0]),
+            "2.weight": torch.tensor([[2.0, 5.0], [0.0, 0.0]]),
+            "2.bias": torch.tensor([-1.0, 0.0]),
+        }
+    )
+    # x = (1, 2), hidden (4, 0), output (7, 0); 7 of relevance enter at each output.
+    attribution = LRP(network, EpsilonPlus(epsilon=1.0)).attribute(
+        torch.tensor([[1.0, 2.0]], dtype=torch.float64), torch.full((1, 2), 7.0, dtype=torch.float64)
+    )
+    out, hidden = attribution.receipt.layers["2"], attribution.receipt.layers["0"]
+    expected = [-7 / 8, 7 / 8, 7.0], [7 / 5, 7 / 5, 0.0]  # 7 = 8·7/8 (hidden) - 7/8 (bias) + 7/8 (epsilon); ...
+    torch.testing.assert_close(torch.cat(out).tolist(), expected[0])
+    torch.testing.assert_close(torch.cat(hidden).tolist(), expected[1])
+    torch.testing.assert_close(attribution.relevance.tolist(), [[7 / 5, 14 / 5]])
+
+
+def test_a_layer_called_twice_has_one_receipt_for_both() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 3, 3, padding=1).double()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.conv(self.conv(x).relu())
+
+    torch.manual_seed(0)
+    images = torch.randn(2, 3, 4, 4, dtype=torch.float64)
+    receipt = LRP(Twice(), EpsilonPlus()).attribute(images, torch.abs).receipt
+    assert list(receipt.layers) == ["conv"]
+    balanced(receipt)
+
+
+def test_an_image_is_explained_alone_as_in_a_batch(mixed: Mixed, images: Tensor) -> None:
+    lrp = LRP(mixed(0), EpsilonGammaBox(-2, 2))
+    together = lrp(images, first_output)[1]
+    alone = torch.cat([lrp(image[None], first_output)[1] for image in images])
+    torch.testing.assert_close(together, alone, rtol=1e-10, atol=1e-14)
+
+
+def test_relevance_of_output_may_be_a_tensor(mixed: Mixed, images: Tensor) -> None:
+    lrp = LRP(mixed(0), EpsilonPlus())
+    output, relevance = lrp(images, first_output)
+    same(lrp.attribute(images, first_output(output)), lrp.attribute(images, first_output))
+    assert torch.equal(lrp(images, first_output(output))[1], relevance)
+
+
+def test_no_images(mixed: Mixed, images: Tensor) -> None:
+    output, relevance = LRP(mixed(0), EpsilonGammaBox(-2, 2))(images[:0], first_output)
+    assert (output.shape, relevance.shape) == ((0, 4), (0, 3, 9, 8))
+
+
+# The network is left alone.
+
+
+def explain_in_three_ways(lrp: LRP, images: Tensor) -> None:
+    lrp(images, first_output)
+    lrp.record(images).propagate(torch.ones(len(images), 4, dtype=images.dtype))
+    with torch.inference_mode():
+        lrp(images, first_output)
+
+
+def test_the_network_is_left_exactly_as_it_was(mixed: Mixed, images: Tensor, left_alone: LeftAlone) -> None:
+    network = mixed(0)
+    called = []
+    for module in network.modules():
+        module.register_forward_hook(lambda *_: called.append(1))
+        module.register_full_backward_hook(lambda *_: called.append(1))
+    check, before = left_alone(network), images.clone()
+    for composite in COMPOSITES:
+        explain_in_three_ways(LRP(network, composite), images)
+    check()
+    assert not called  # not even a hook that was there runs
+    assert torch.equal(images, before)
+
+
+class OopsError(Exception):
+    pass
+
+
+def oops(output: Tensor) -> Tensor:
+    raise OopsError("on purpose")
+
+
+@pytest.mark.parametrize(
+    ("images", "relevance", "error", "sentence"),
+    [
+        (torch.rand(2, 3, 9, 8).double(), oops, OopsError, "on purpose"),
+        (torch.rand(2, 4, 9, 8).double(), first_output, RuntimeError, "channels"),
+        (torch.rand(2, 3, 9, 8), first_output, RuntimeError, "dtype|type"),
+        (torch.rand(2, 3, 9, 8).double(), torch.ones(2, 5).double(), ValueError, r"\(2, 5\) does not fit the output"),
+        (torch.rand(2, 3, 9, 8).double(), lambda o: o.sum(1), ValueError, r"\(2,\) does not fit the output, \(2, 4\)"),
+    ],
+    ids=["relevance raises", "channels", "dtype", "relevance of another shape", "function of another shape"],
+)
+def test_the_network_is_left_alone_after_an_exception(
+    images: Tensor, relevance: object, error: type, sentence: str, mixed: Mixed, left_alone: LeftAlone
+) -> None:
+    network = mixed(0)
+    check = left_alone(network)
+    lrp = LRP(network, EpsilonGammaBox(-2, 2))
+    with pytest.raises(error, match=sentence):
+        lrp(images, relevance)
+    check()
+    good = torch.rand(2, 3, 9, 8, dtype=torch.float64)
+    same(lrp.attribute(good, first_output), LRP(network, EpsilonGammaBox(-2, 2)).attribute(good, first_output))
+
+
+def test_the_network_is_left_alone_where_a_layer_has_no_rule(mixed: Mixed, left_alone: LeftAlone) -> None:
+    network = mixed(0)
+    check = left_alone(network)
+    with pytest.raises(ValueError, match="Composite has no rule"):
+        LRP(network, Composite({}))
+    check()
+
+
+# Modes, and weights that change.
+
+
+def test_gradients_are_neither_needed_nor_left(mixed: Mixed, images: Tensor) -> None:
+    lrp = LRP(mixed(0), EpsilonGammaBox(-2, 2))
+    expected = lrp.attribute(images, first_output)
+    leaf = images.clone().requires_grad_()
+    attribution = lrp.attribute(leaf, first_output)
+    same(attribution, expected)
+    assert not attribution.output.requires_grad
+    assert not attribution.relevance.requires_grad
+    assert leaf.grad is None
+
+
+def test_inference_mode(mixed: Mixed, images: Tensor) -> None:
+    expected = LRP(mixed(0), EpsilonGammaBox(-2, 2)).attribute(images, first_output)
+    with torch.inference_mode():
+        made_inside = LRP(mixed(0), EpsilonGammaBox(-2, 2))
+        inside = images.clone()
+        same(made_inside.attribute(inside, first_output), expected)
+        recording = made_inside.record(inside)
+        same(recording.propagate(first_output(recording.output)), expected)
+    same(made_inside.attribute(inside, first_output), expected)
+
+
+def replace_weights(network: nn.Module, other: nn.Module) -> None:
+    network.load_state_dict(other.state_dict())
+
+
+def replace_weights_without_copying(network: nn.Module, other: nn.Module) -> None:
+    network.load_state_dict(other.state_dict(), assign=True)
+
+
+@torch.no_grad()
+def write_weights(network: nn.Module, other: nn.Module) -> None:
+    for old, new in zip(network.state_dict().values(), other.state_dict().values(), strict=True):
+        old.copy_(new)
+
+
+@pytest.mark.parametrize("change", [replace_weights, replace_weights_without_copying, write_weights])
+def test_changed_weights_count(change: Callable[..., None], mixed: Mixed, images: Tensor) -> None:
+    network, other = mixed(0), mixed(1)
+    lrp = LRP(network, EpsilonGammaBox(-2, 2))
+    lrp(images, first_output)  # modified weights are kept from here on
+    change(network, other)
+    same(lrp.attribute(images, first_output), LRP(other, EpsilonGammaBox(-2, 2)).attribute(images, first_output))
+
+
+@pytest.mark.parametrize("name", ["norm.running_mean", "mix.bias", "out.weight"])
+def test_one_changed_number_counts(name: str, mixed: Mixed, images: Tensor) -> None:
+    network = mixed(0)
+    lrp = LRP(network, EpsilonPlus())
+    lrp(images, first_output)
+    network.state_dict()[name].view(-1)[0] += 1
+    same(lrp.attribute(images, first_output), LRP(network, EpsilonPlus()).attribute(images, first_output))
+
+
+def test_another_precision(mixed: Mixed, images: Tensor) -> None:
+    network = mixed(0)
+    exact = LRP(copy.deepcopy(network), EpsilonGammaBox(-2, 2)).attribute(images, first_output)
+    lrp = LRP(network, EpsilonGammaBox(-2, 2))
+    network.float()
+    rough = lrp.attribute(images.float(), first_output)
+    assert rough.relevance.dtype == torch.float32
+    torch.testing.assert_close(rough.relevance.double(), exact.relevance, rtol=1e-2, atol=1e-4)
+    network.double()
+    assert lrp.attribute(images, first_output).relevance.dtype == torch.float64
+
+
+# One recording, several targets.
+
+
+def test_several_targets_of_one_recording(mixed: Mixed, images: Tensor) -> None:
+    lrp = LRP(mixed(0), EpsilonGammaBox(-2, 2))
+    recording = lrp.record(images)
+    targets = recording.output[:, :, None] * torch.eye(4, dtype=torch.float64)  # (N, outputs, target)
+    for target in targets.unbind(2):
+        same(recording.propagate(target), lrp.attribute(images, target))
+    same(recording.propagate(targets[..., 2], keep=False), lrp.attribute(images, targets[..., 2]))
+
+
+def test_what_is_not_kept_is_freed(mixed: Mixed, images: Tensor) -> None:
+    recording = LRP(mixed(0), EpsilonPlus()).record(images)
+    recording.propagate(recording.output, keep=False)
+    assert set(recording._values) == {-1}
+
+
+def test_a_recording_takes_relevance_made_in_inference_mode(mixed: Mixed, images: Tensor) -> None:
+    recording = LRP(mixed(0), EpsilonPlus()).record(images)
+    with torch.inference_mode():
+        relevance = recording.output * 2
+    same(recording.propagate(relevance), recording.propagate(recording.output * 2))
