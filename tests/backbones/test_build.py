@@ -2,7 +2,6 @@ import hashlib
 import io
 import pickle
 import re
-import shutil
 import warnings
 from http.client import IncompleteRead
 from pathlib import Path
@@ -158,7 +157,7 @@ def test_code_in_a_weights_file_is_not_run(tmp_path, shipped, writer):
     else:
         torch.save(content, file, _use_new_zipfile_serialization=writer == "torch")
     text = sentence("glyphnet", str(file))
-    assert "it could run code" in text
+    assert "could run code" in text
     assert str(file) in text
     assert not sprung.exists()
 
@@ -193,9 +192,8 @@ def test_files_of_something_else(saved, content):
 
 def test_weights_of_another_network(saved, shipped):
     text = sentence("squeezenet1_0", saved(shipped))
-    assert (
-        "does not fit squeezenet1_0: 52 tensors missing (features.0.weight, …)" in text or "tensors missing (" in text
-    )
+    assert "does not fit squeezenet1_0: " in text
+    assert "tensors missing (" in text
     assert "unknown (" in text
 
 
@@ -347,20 +345,7 @@ def test_inceptions_see_what_torchvision_shows_them(saved, name):
 # --- preprocessing ---
 
 
-@pytest.mark.parametrize(
-    ("file", "preprocessing", "resize"),
-    [
-        ("mine.pth", None, 256),
-        ("resnet18-f37072fd.pth", None, 256),
-        ("mine.pth", "IMAGENET1K_V1", 256),
-    ],
-)
-def test_preprocessing_of_a_file(saved, file, preprocessing, resize):
-    backbone = build_backbone("resnet18", saved(get_model("resnet18").state_dict(), file), preprocessing=preprocessing)
-    assert (backbone.preprocessing.resize, backbone.preprocessing.crop) == (resize, 224)
-
-
-def test_preprocessing_goes_by_the_published_file_name(saved, tmp_path):
+def test_preprocessing_goes_by_the_published_file_name(saved):
     state = get_model("mobilenet_v2").state_dict()  # its first weights resize to 256, its second to 232
     first, second = (saved(state, file) for file in ("mine.pth", "mobilenet_v2-7ebf99e0.pth"))
     assert build_backbone("mobilenet_v2", first).preprocessing.resize == 256
@@ -415,9 +400,8 @@ def test_restoring_what_does_not_fit(shipped):
 # --- real weights ---
 
 
-def test_real_weights_on_a_photo(assets, tmp_path):
-    shutil.copy(assets / "squeezenet1_0.pt", tmp_path)
-    backbone = build_backbone("squeezenet1_0", str(tmp_path / "squeezenet1_0.pt"))
+def test_real_weights_on_a_photo(assets):
+    backbone = build_backbone("squeezenet1_0", str(assets / "squeezenet1_0.pt"))
     features = backbone(backbone.preprocessing(Folder(assets / "photos/dog").load(0))[None])
     assert features.shape == (1, 512)
     assert features.isfinite().all()

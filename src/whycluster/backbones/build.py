@@ -176,8 +176,8 @@ def _read(path: Path) -> dict[str, Tensor]:
         raise ValueError(f"the weights file {str(path)!r} cannot be read: {error.strerror}.") from error
     except Exception as error:  # a damaged file makes torch, pickle and zip raise errors of many kinds
         raise ValueError(
-            f"the weights file {str(path)!r} is damaged, or holds more than names and tensors, and is "
-            f"refused: it could run code ({type(error).__name__}); torch.save(network.state_dict(), …) writes what is wanted."
+            f"the weights file {str(path)!r} is damaged, or holds more than names and tensors and is refused because "
+            f"it could run code ({type(error).__name__}); torch.save(network.state_dict(), …) writes what can be read."
         ) from error
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]

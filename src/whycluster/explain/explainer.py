@@ -97,7 +97,9 @@ class Explainer:
         self.beta = beta
         self.lrp = LRP(model.backbone.network, composite)
 
-    def explain(self, images: Tensor | Sequence[str | Path | Image.Image], target: str | int = "assigned") -> Explanation:
+    def explain(
+        self, images: Tensor | Sequence[str | Path | Image.Image], target: str | int = "assigned"
+    ) -> Explanation:
         """Explains images.
 
         Args:

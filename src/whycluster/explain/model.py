@@ -128,7 +128,9 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # on damaged files torch, pickle and zip raise errors of many kinds
-        raise ValueError(f"{str(file)!r} is not a checkpoint of whycluster, or damaged ({type(error).__name__}).") from error
+        raise ValueError(
+            f"{str(file)!r} is not a checkpoint of whycluster, or damaged ({type(error).__name__})."
+        ) from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ValueError(f"{str(file)!r} is not a checkpoint of whycluster; it wants a model.ckpt that train.py wrote.")
     if content["format_version"] != FORMAT_VERSION:

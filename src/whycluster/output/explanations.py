@@ -111,7 +111,9 @@ def caption(path: str, target: Target, explanation: Explanation, place: int) -> 
     else:
         against = "" if target.against is None else f" and not {target.against}"
         value = float(explanation.discriminant[place])
-        question = f"explained: cluster {explained}{against}, discriminant {value:.4g}; red speaks for it, blue against it"
+        question = (
+            f"explained: cluster {explained}{against}, discriminant {value:.4g}; red speaks for it, blue against it"
+        )
     return f"{path}\n{where}\n{question}"
 
 

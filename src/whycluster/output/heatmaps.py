@@ -30,7 +30,8 @@ def colours(relevance: np.ndarray, scale: float) -> np.ndarray:
     """
     strength = np.clip(np.abs(relevance) / scale, 0, 1)
     red, blue = (_ramp(strength, stops) for stops in (RED, BLUE))
-    return np.where(relevance[..., None] > 0, red, blue).round().astype(np.uint8)
+    pixels: np.ndarray = np.where(relevance[..., None] > 0, red, blue).round().astype(np.uint8)
+    return pixels
 
 
 def _ramp(strength: np.ndarray, stops: tuple[tuple[int, int, int], ...]) -> np.ndarray:
@@ -46,7 +47,8 @@ def overlay(photo: np.ndarray, relevance: np.ndarray) -> np.ndarray:
     regions = gaussian_filter(relevance, BLUR * relevance.shape[1])
     scale = colour_scale(regions)
     strength = np.clip(np.abs(regions) / scale, 0, 1)[..., None] ** 0.6
-    return (paper * (1 - strength) + colours(regions, scale) * strength).round().astype(np.uint8)
+    blended: np.ndarray = (paper * (1 - strength) + colours(regions, scale) * strength).round().astype(np.uint8)
+    return blended
 
 
 def enlarged(pixels: np.ndarray) -> Image.Image:

@@ -44,13 +44,16 @@ def plain_errors() -> Iterator[None]:
 
 def _sentence(error: Exception) -> str | None:
     """What to tell the user; `None` where the error is a fault of the program."""
-    causes = list(_causes(error))
-    for cause in causes:
+    for cause in _causes(error):
         if isinstance(cause, MissingMandatoryValue):
             return f"{cause.full_key} is missing; give it as {cause.full_key}=..."
-        if isinstance(cause, OmegaConfBaseException | ConfigCompositionException | OverrideParseException):
+        if isinstance(cause, (ValueError, OSError, OmegaConfBaseException, ConfigCompositionException)):
             return _one_line(cause)
-    return _one_line(causes[-1]) if isinstance(causes[-1], ValueError | OSError) else None
+        if isinstance(cause, OverrideParseException):
+            return (
+                f"the override {cause.override!r} cannot be read; write name=value, with quotes around odd characters."
+            )
+    return None
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -61,5 +64,6 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _one_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines()]
+    message = str(error).partition("Config search path:")[0]  # of no help to a user
+    lines = [line.strip() for line in message.splitlines()]
     return " ".join(line for line in lines if line) or type(error).__name__

@@ -13,7 +13,7 @@ from whycluster.output.explanations import ExplanationWriter, part_of
 from whycluster.output.tables import ASSIGNMENTS, RECEIPTS, join_parts, write_skipped
 from whycluster.runs.folders import claim, find_checkpoint
 from whycluster.runs.ranks import gathered
-from whycluster.runs.workers import decoding_workers
+from whycluster.runs.settings import decoding_workers, whole_number
 
 RESULTS = ("assignments.csv", "receipts.csv", "skipped.csv", "heatmaps", "relevance", "tensorboard")
 
@@ -57,6 +57,7 @@ def explain(
         ValueError: for settings that do not work, and if no image can be read.
     """
     run = Path(folder)
+    whole_number("batch_size", batch_size, 1)
     model = ClusterModel.load(find_checkpoint(checkpoint))
     targets = parse_target(target, model.n_clusters)
     explainer = Explainer(model, composite, head_rule, _number(beta))  # type: ignore[arg-type]  # it checks the rule
@@ -109,9 +110,7 @@ def _collection(model: ClusterModel, images: str | None) -> Collection:
 
 
 def _first(n_images: int, limit: int | None) -> Sequence[int]:
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit={limit} should be >= 1, or null for all images.")
-    return range(n_images if limit is None else min(limit, n_images))
+    return range(n_images if limit is None else min(whole_number("limit", limit, 1), n_images))
 
 
 def _report(run: Path, explained: int, skipped: int) -> None:

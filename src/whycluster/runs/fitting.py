@@ -11,6 +11,7 @@ from torch import Tensor
 from whycluster.clustering import FeatureStore, KMeans
 from whycluster.clustering.kmeans import assign
 from whycluster.heads import NeuralizedKMeans
+from whycluster.runs.settings import whole_number
 
 
 class Fitted(NamedTuple):
@@ -31,6 +32,9 @@ class KMeansHead:
         max_iter: iterations at most.
         tol: see `KMeans`.
         beta: stiffness of the head; `None`: `1 / E[f_c]` over the features.
+
+    Raises:
+        ValueError: for settings that make no sense.
     """
 
     n_clusters: int
@@ -39,14 +43,18 @@ class KMeansHead:
     tol: float = 1e-4
     beta: float | None = None
 
+    def __post_init__(self) -> None:
+        for name, least in (("n_clusters", 2), ("n_init", 1), ("max_iter", 1)):
+            whole_number(f"head.{name}", getattr(self, name), least)
+        if self.beta is not None and not (isinstance(self.beta, int | float) and 0 <= self.beta < math.inf):
+            raise ValueError(f"head.beta={self.beta} should be a number >= 0, or null.")
+
     def fit(self, features: FeatureStore, trainer: pl.Trainer, seed: int) -> Fitted:
         """Fits and neuralizes.
 
         Raises:
-            ValueError: for settings that make no sense, or do not fit the features.
+            ValueError: for settings that do not fit the features, or features that are not finite.
         """
-        if self.beta is not None and not 0 <= self.beta < math.inf:
-            raise ValueError(f"head.beta={self.beta} should be a number >= 0, or null.")
         lloyd = KMeans(features, self.n_clusters, self.n_init, self.max_iter, self.tol, seed)
         trainer.fit(lloyd)
         head = NeuralizedKMeans(lloyd.centroids.cpu())

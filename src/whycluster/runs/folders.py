@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from pytorch_lightning.utilities.rank_zero import rank_zero_only
+from pytorch_lightning.utilities import rank_zero_only
 
 from whycluster.explain.model import FILE_NAME
 
@@ -25,7 +25,8 @@ def find_checkpoint(checkpoint: str) -> Path:
     finished = list(TRAIN_RUNS.glob(f"**/{FILE_NAME}"))
     if not finished:
         raise ValueError(
-            f"there is no finished train run in {TRAIN_RUNS}; run python train.py, or give checkpoint=/path/to/{FILE_NAME}."
+            f"there is no finished train run in {TRAIN_RUNS}; run python train.py first, "
+            f"or give checkpoint=/path/to/{FILE_NAME}."
         )
     return max(finished, key=lambda path: path.stat().st_mtime_ns)
 

@@ -27,7 +27,7 @@ from whycluster.output.tensorboard import GALLERY, write_cluster_sizes, write_em
 from whycluster.runs.fitting import Fitted, KMeansHead, disagreements
 from whycluster.runs.folders import claim
 from whycluster.runs.ranks import gathered
-from whycluster.runs.workers import decoding_workers
+from whycluster.runs.settings import decoding_workers, whole_number
 
 RESULTS = (FILE_NAME, "assignments.csv", "metrics.json", "skipped.csv", "features.npy", "clusters", "tensorboard")
 EMBEDDED = 2000  # images in TensorBoard's projector: it shows no more with grace
@@ -80,6 +80,7 @@ def train(
     """
     run = Path(folder)
     check_export(export)
+    whole_number("batch_size", batch_size, 1)
     claim(run, RESULTS, overwrite)
     _check_size(head.n_clusters, len(data.paths))
     started = time.monotonic()
@@ -215,7 +216,9 @@ def _show(
         write_gallery(board.experiment, cluster, tiles)
     sample = _sample(len(assigned.rows), EMBEDDED, seed)
     rows = assigned.rows[sample]
-    table = [[data.paths[row], str(assigned.cluster[at]), data.labels[row]] for at, row in zip(sample, rows, strict=True)]
+    table = [
+        [data.paths[row], str(assigned.cluster[at]), data.labels[row]] for at, row in zip(sample, rows, strict=True)
+    ]
     photos = [Image.fromarray(_photo(data, backbone, row)) for row in rows]
     write_embedding(board.experiment, features.rows(sample), photos, table, ["path", "cluster", "label"])
     settings = {
