@@ -152,7 +152,8 @@ class KMeans(pl.LightningModule):
     def _log(self, total: Sums) -> None:
         """The inertia of the centroids this iteration began with, of the best restart."""
         if self.logger is not None:
-            self.logger.log_metrics({"kmeans/inertia": float(total.inertia.min())}, step=self.current_epoch)
+            best = min(self.inertia, float(total.inertia.min()))
+            self.logger.log_metrics({"kmeans/inertia": best}, step=self.current_epoch)
 
     def _log_shift(self, shift: Tensor) -> None:
         """How far the centroids of each moving restart went, the least of them, and how many restarts go on."""

@@ -19,7 +19,7 @@ COLUMNS = 6
 
 
 def write_cluster_sizes(writer: SummaryWriter, sizes: Sequence[int]) -> None:
-    """The number of images of each cluster, as a picture of bars and as numbers."""
+    """The number of images of each cluster: a curve over the clusters, and a table."""
     for cluster, size in enumerate(sizes):
         writer.add_scalar("clusters/size", size, cluster)
     lines = ["| cluster | images |", "| ---: | ---: |", *(f"| {k} | {size} |" for k, size in enumerate(sizes))]

@@ -227,7 +227,7 @@ def _show(
         "data": data.source,
         "seed": seed,
     }
-    figures = {name: value for name, value in metrics.items() if isinstance(value, int | float)}
+    figures = {f"metrics/{name}": value for name, value in metrics.items() if isinstance(value, int | float)}
     board.log_hyperparams(settings, figures)
     board.experiment.flush()
 

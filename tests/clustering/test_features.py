@@ -1,0 +1,52 @@
+import numpy as np
+import pytest
+import torch
+
+from whycluster.clustering import FeatureStore, features
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch):
+    monkeypatch.setattr(features, "BATCH_BYTES", 7 * 4 * 3)  # seven rows at once
+    made = FeatureStore.create(tmp_path / "features.npy", 23, 3)
+    made.open(writable=True)[:] = np.random.RandomState(0).randn(23, 3) + 100
+    return made
+
+
+def test_the_file_is_plain_numpy(store):
+    assert np.load(store.path).shape == (23, 3)
+    assert np.load(store.path).dtype == np.float32
+
+
+def test_batches_are_all_rows_in_order(store):
+    batches = list(store.batches())
+    assert max(len(batch) for batch in batches) == 7
+    np.testing.assert_array_equal(torch.cat(batches).numpy(), store.open())
+
+
+def test_mean_and_variance(store):
+    rows = np.load(store.path).astype(np.float64)
+    np.testing.assert_allclose(store.mean(), rows.mean(0), rtol=1e-12)
+    np.testing.assert_allclose(store.variance(store.mean()), rows.var(0).mean(), rtol=1e-9)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 30])
+def test_processes_share_the_rows_in_equally_many_batches(store, world_size):
+    loaders = [store.loader(rank, world_size) for rank in range(world_size)]
+    assert len({len(loader) for loader in loaders}) == 1
+    batches = [batch for loader in loaders for batch in loader]
+    assert torch.cat([rows for rows, _ in batches]).tolist() == list(range(23))
+    np.testing.assert_array_equal(torch.cat([x for _, x in batches]).numpy(), store.open())
+
+
+def test_keep_drops_rows_and_leaves_one_file(store):
+    before = np.array(store.open())
+    rows = np.setdiff1d(np.arange(23), [0, 5, 22])
+    kept = store.keep(rows)
+    np.testing.assert_array_equal(kept.open(), before[rows])
+    assert len(kept) == 20
+    assert [path.name for path in store.path.parent.iterdir()] == ["features.npy"]
+
+
+def test_keeping_all_rows_does_nothing(store):
+    assert store.keep(np.arange(23)) is store

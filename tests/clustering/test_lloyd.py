@@ -1,0 +1,148 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from sklearn.cluster import KMeans as ScikitKMeans
+from sklearn.datasets import load_digits, load_wine
+
+from whycluster.clustering import FeatureStore, KMeans, features
+from whycluster.clustering.kmeans import starts
+
+
+def stored(path, x):
+    store = FeatureStore.create(path / "features.npy", *x.shape)
+    store.open(writable=True)[:] = x
+    return store
+
+
+def fitted(store, **settings):
+    kmeans = KMeans(store, **settings)
+    pl.Trainer(
+        accelerator="cpu",
+        max_epochs=kmeans.max_iter + 1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    ).fit(kmeans)
+    return kmeans
+
+
+@pytest.mark.parametrize("load", [load_digits, load_wine])
+@pytest.mark.parametrize("batch_rows", [50, 100_000])
+def test_each_restart_takes_the_way_of_scikit_learn(tmp_path, monkeypatch, load, batch_rows):
+    x = load().data.astype(np.float32)
+    monkeypatch.setattr(features, "BATCH_BYTES", 4 * x.shape[1] * batch_rows)
+    ours = fitted(stored(tmp_path, x), n_clusters=8, n_init=3, tol=0, seed=4)
+    centred = x - ours.origin.numpy()
+    theirs = [
+        ScikitKMeans(8, init=start.numpy(), n_init=1, algorithm="lloyd", tol=0, max_iter=300).fit(centred)
+        for start in starts(centred, 8, 3, 4)
+    ]
+    np.testing.assert_allclose(ours.measured, [each.inertia_ for each in theirs], rtol=1e-5)
+    best = min(theirs, key=lambda each: each.inertia_)
+    np.testing.assert_allclose(ours.centroids, best.cluster_centers_ + ours.origin.numpy(), atol=1e-3 * x.std())
+    assert ours.inertia == ours.measured.min()
+
+
+def test_inertia_is_that_of_the_final_centroids(tmp_path):
+    x = load_digits().data.astype(np.float32)
+    ours = fitted(stored(tmp_path, x), n_clusters=10, n_init=2, max_iter=3)
+    squared = torch.cdist(torch.from_numpy(x).double(), ours.centroids).square().min(1).values
+    assert ours.n_iter == 3
+    assert ours.inertia == pytest.approx(squared.sum().item(), rel=1e-5)
+
+
+def test_far_from_the_origin_nothing_cancels(tmp_path):
+    random = np.random.RandomState(0)
+    x = (random.randn(300, 4) * 0.05 + random.randint(0, 3, (300, 1)) + 2000).astype(np.float32)
+    ours = fitted(stored(tmp_path, x), n_clusters=3, n_init=4)
+    theirs = ScikitKMeans(3, n_init=4, random_state=0).fit(x.astype(np.float64))
+    assert ours.inertia == pytest.approx(theirs.inertia_, rel=1e-3)
+
+
+def test_empty_clusters_are_filled(tmp_path):
+    x = np.repeat(np.array([[0.0], [1.0], [50.0], [51.0]], np.float32), 5, 0)
+    kmeans = KMeans(stored(tmp_path, x), n_clusters=4, n_init=1)
+    with torch.no_grad():  # two centroids where nothing is
+        kmeans.candidates[0, :, 0] = torch.tensor([0.5, 50.5, -900.0, -901.0]) - kmeans.origin
+    trainer = pl.Trainer(
+        accelerator="cpu", max_epochs=50, logger=False, enable_checkpointing=False, enable_progress_bar=False
+    )
+    trainer.fit(kmeans)
+    assert sorted(kmeans.centroids[:, 0].tolist()) == pytest.approx([0, 1, 50, 51])
+    assert kmeans.inertia == pytest.approx(0, abs=1e-6)
+
+
+def test_as_many_clusters_as_rows(tmp_path):
+    x = np.arange(6, dtype=np.float32)[:, None]
+    assert fitted(stored(tmp_path, x), n_clusters=6).inertia == pytest.approx(0, abs=1e-9)
+
+
+def test_equal_rows_do_not_hang(tmp_path):
+    assert fitted(stored(tmp_path, np.ones((9, 3), np.float32)), n_clusters=3).inertia == pytest.approx(0, abs=1e-9)
+
+
+def test_same_seed_same_centroids(tmp_path):
+    store = stored(tmp_path, load_wine().data.astype(np.float32))
+    first, second = (fitted(store, n_clusters=5, n_init=2, seed=3).centroids for _ in range(2))
+    assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"n_clusters": 1}, "head.n_clusters=1 should be >= 2"),
+        ({"n_clusters": 10}, "head.n_clusters=10 should be <= the number of images, 9"),
+        ({"n_clusters": 2, "n_init": 0}, "head.n_init=0"),
+        ({"n_clusters": 2, "max_iter": 0}, "head.max_iter=0"),
+        ({"n_clusters": 2, "tol": -1.0}, "head.tol=-1.0"),
+    ],
+)
+def test_impossible_settings_are_named(tmp_path, settings, message):
+    with pytest.raises(ValueError, match=message):
+        KMeans(stored(tmp_path, np.ones((9, 3), np.float32)), **settings)
+
+
+def test_features_that_are_not_finite_are_an_error(tmp_path):
+    x = np.ones((9, 3), np.float32)
+    x[4, 1] = np.nan
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        KMeans(stored(tmp_path, x), n_clusters=2)
+
+
+TWO_PROCESSES = """
+import sys
+from pathlib import Path
+import pytorch_lightning as pl
+from whycluster.clustering import FeatureStore, KMeans, features
+import numpy as np
+
+if __name__ == "__main__":
+    features.BATCH_BYTES = 4 * 64 * 100
+    folder, devices = Path(sys.argv[1]), int(sys.argv[2])
+    kmeans = KMeans(FeatureStore(folder / "features.npy"), n_clusters=int(sys.argv[3]), n_init=3, seed=1)
+    trainer = pl.Trainer(
+        accelerator="cpu", devices=devices, strategy="ddp" if devices > 1 else "auto", max_epochs=301, logger=False,
+        enable_checkpointing=False, enable_progress_bar=False, use_distributed_sampler=False,
+    )
+    trainer.fit(kmeans)
+    np.save(folder / f"centroids_{devices}_{trainer.global_rank}.npy", kmeans.centroids)
+"""
+
+
+@pytest.mark.parametrize("n_clusters", [10, 150])  # 150: on the way some clusters run empty and are re-seeded
+def test_two_processes_find_the_centroids_of_one(tmp_path, n_clusters):
+    x = load_digits().data.astype(np.float32)[:901]  # does not divide by two
+    stored(tmp_path, x if n_clusters == 10 else np.round(x[:, :3] / 6).repeat(3, 1))
+    (tmp_path / "fit.py").write_text(TWO_PROCESSES.replace("* 64 *", f"* {64 if n_clusters == 10 else 9} *"))
+    for devices in (1, 2):
+        command = [sys.executable, "fit.py", str(tmp_path), str(devices), str(n_clusters)]
+        subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=120)
+    one, first, second = (np.load(tmp_path / f"centroids_{name}.npy") for name in ("1_0", "2_0", "2_1"))
+    np.testing.assert_array_equal(first, second)
+    np.testing.assert_allclose(first, one, atol=1e-5)
