@@ -1,6 +1,3 @@
-import os
-from pathlib import Path
-
 import pytest
 import torch
 from torch import nn
@@ -28,15 +25,6 @@ def seed():
     torch.manual_seed(0)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Networks this small gain nothing from more, and threads that wait for each other cost seconds."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture
 def tiny():
     return Tiny().eval()
@@ -50,11 +38,3 @@ def preprocessing():
 @pytest.fixture
 def images():
     return torch.randint(0, 256, (3, 3, 10, 10), dtype=torch.uint8)
-
-
-@pytest.fixture
-def assets():
-    folder = os.environ.get("WHYCLUSTER_ASSETS")
-    if not folder:
-        pytest.skip("WHYCLUSTER_ASSETS is not set: no real weights to try")
-    return Path(folder)

@@ -1,6 +1,3 @@
-import os
-from pathlib import Path
-
 import numpy as np
 import pytest
 from PIL import Image
@@ -19,9 +16,5 @@ def picture(pixels):
 
 
 @pytest.fixture
-def photos():
-    """The photos of `WHYCLUSTER_ASSETS`; nothing of them is in this project."""
-    assets = os.environ.get("WHYCLUSTER_ASSETS")
-    if not assets:
-        pytest.skip("WHYCLUSTER_ASSETS is not set: no photos to try")
-    return Path(assets) / "photos"
+def photos(assets):
+    return assets / "photos"

@@ -110,3 +110,12 @@ def test_sentences_for_no_folder(tmp_path):
 
 def test_empty_folder_has_no_files(tmp_path):
     assert list_files(tmp_path) == ([], {})
+
+
+def test_a_name_that_is_no_text_is_skipped_with_its_bytes(tmp_path):
+    (tmp_path / "good.png").touch()
+    with open(os.fsencode(tmp_path) + b"/b\xe4d.png", "wb"):
+        pass
+    listing = list_files(tmp_path)
+    assert listing.paths == ["good.png"]
+    assert listing.skipped == {"b\\xe4d.png": "the name is not UTF-8; rename it"}

@@ -1,6 +1,6 @@
 """Networks and snapshots that the tests of this folder share."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -44,15 +44,6 @@ def randomize(network: nn.Module, seed: int = 0) -> nn.Module:
         if getattr(module, "bias", None) is not None:
             nn.init.normal_(module.bias, 0, 0.1)
     return network
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """For layers this small, threads that wait for a busy core cost five times what they save."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -18,6 +18,9 @@ class Listing(NamedTuple):
     skipped: dict[str, str]
 
 
+NOT_TEXT = "the name is not UTF-8; rename it"
+
+
 class _Found(NamedTuple):
     """Entries of the folders seen so far, by what they are; all relative to the root."""
 
@@ -57,13 +60,20 @@ def list_files(root: Path) -> Listing:
     return Listing(sorted(found.files), found.skipped)
 
 
+def _is_text(name: str) -> bool:
+    """Whether a name can be written into tables: Python keeps bytes that are no UTF-8 as surrogates."""
+    return name.isascii() or name.encode(errors="replace").decode() == name
+
+
 def _sort_entries(entries: Iterable["os.DirEntry[str]"], folder: str, found: _Found) -> None:
     """Puts each entry of a folder where it belongs, in an order that does not depend on the file system."""
     for entry in sorted(entries, key=lambda entry: entry.name, reverse=True):
         if entry.name.startswith("."):
             continue
         name = f"{folder}/{entry.name}" if folder else entry.name
-        if entry.is_symlink():
+        if not _is_text(name):
+            found.skipped[name.encode(errors="surrogateescape").decode(errors="backslashreplace")] = NOT_TEXT
+        elif entry.is_symlink():
             # What leads nowhere, to itself, or where one may not look counts as a file: reading it will say so.
             (found.links if os.path.isdir(entry.path) else found.files).append(name)
         elif entry.is_dir():

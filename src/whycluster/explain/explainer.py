@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from whycluster.data import read_image
+from whycluster.data import UnreadableImageError, read_image
+from whycluster.data.decoding import to_rgb
 from whycluster.explain.model import Assignment, ClusterModel
 from whycluster.explain.targets import Target, parse_target
 from whycluster.heads.kmeans import Rule
@@ -108,7 +109,7 @@ class Explainer:
             target: `assigned`, `runner_up`, a cluster number, or a pair `c:k` (why `c` and not `k`).
 
         Raises:
-            ValueError: for a target that does not exist, or no images.
+            ValueError: for a target that does not exist, no images, or a tensor of another shape or range.
             UnreadableImageError: for a path that holds no image.
         """
         targets = parse_target(target, self.model.n_clusters)
@@ -153,10 +154,29 @@ class Explainer:
         if isinstance(images, Tensor):
             if images.ndim != 4 or images.shape[1] != 3:
                 raise ValueError(f"images of shape {tuple(images.shape)} should have the shape (N, 3, H, W).")
+            if images.dtype != torch.uint8 and not (images.is_floating_point() and _within_0_and_1(images)):
+                raise ValueError(
+                    f"images of type {images.dtype} from {images.min():g} to {images.max():g} should be uint8, "
+                    "or floats from 0 to 1; the model normalises them itself."
+                )
             return images.to(device)
-        loaded = [image if isinstance(image, Image.Image) else read_image(Path(image)) for image in images]
         prepare = self.model.backbone.preprocessing
-        return torch.stack([prepare(image.convert("RGB")) for image in loaded]).to(device)
+        return torch.stack([prepare(_opened(image)) for image in images]).to(device)
+
+
+def _within_0_and_1(images: Tensor) -> bool:
+    low, high = images.aminmax()
+    return bool(low >= 0) and bool(high <= 1)
+
+
+def _opened(image: str | Path | Image.Image) -> Image.Image:
+    """An image in RGB, turned upright as one from a file is."""
+    if isinstance(image, Image.Image):
+        return to_rgb(image)
+    try:
+        return read_image(Path(image))
+    except UnreadableImageError as error:
+        raise UnreadableImageError(f"{str(image)!r}: {error}") from error
 
 
 def _joined(parts: Sequence[Explanation]) -> Explanation:

@@ -42,6 +42,9 @@ class ClusterModel(nn.Module):
         source: the collection that the centroids were fitted on (see `open_collection`).
         seed: that they were fitted with.
         versions: of the software that made the model; `None`: what is running.
+
+    Raises:
+        ValueError: if the head takes other features than the backbone gives.
     """
 
     def __init__(
@@ -53,6 +56,10 @@ class ClusterModel(nn.Module):
         versions: dict[str, str] | None = None,
     ) -> None:
         super().__init__()
+        if head.centroids.shape[1] != backbone.n_features:
+            raise ValueError(
+                f"the backbone gives {backbone.n_features} features, and the centroids have {head.centroids.shape[1]}."
+            )
         self.backbone = backbone
         self.head = head
         self.source = source
@@ -71,10 +78,11 @@ class ClusterModel(nn.Module):
 
     def assign(self, features: Tensor) -> Assignment:
         """Where images with these features `(N, D)` belong."""
-        nearest = self.head(features).topk(2, dim=1)
-        cluster, runner_up = nearest.indices.unbind(1)
-        probability = self.head.probability(features).gather(1, cluster[:, None])[:, 0]
-        return Assignment(cluster, nearest.values[:, 0], probability, runner_up)
+        discriminants = self.head(features)
+        discriminant, cluster = discriminants.max(1, keepdim=True)  # of equal ones the first; `topk` would take any
+        runner_up = discriminants.scatter(1, cluster, -torch.inf).argmax(1)
+        probability = self.head.probability(features).gather(1, cluster)
+        return Assignment(cluster[:, 0], discriminant[:, 0], probability[:, 0], runner_up)
 
     def save(self, path: str | Path) -> None:
         """Writes the model to a file, whole or not at all."""
@@ -101,8 +109,8 @@ class ClusterModel(nn.Module):
         Raises:
             ValueError: if there is none, or the file is damaged or no model of this program.
         """
-        content = _read(Path(path).expanduser())
         try:
+            content = _read(Path(path).expanduser())
             return cls(
                 restore_backbone(content["backbone"], content["network"]),
                 NeuralizedKMeans(content["head"]["centroids"], content["head"]["beta"]),
@@ -110,7 +118,7 @@ class ClusterModel(nn.Module):
                 content["seed"],
                 content["versions"],
             )
-        except (KeyError, TypeError, RuntimeError) as error:
+        except (AttributeError, KeyError, TypeError, RuntimeError) as error:
             raise ValueError(f"the checkpoint {str(path)!r} is incomplete or damaged ({error!r:.200}).") from error
 
 

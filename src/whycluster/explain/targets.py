@@ -62,4 +62,4 @@ def parse_target(text: str | int, n_clusters: int) -> list[Target]:
             raise ValueError(f"target={name!r}: there is no cluster {number}; the model has 0 to {n_clusters - 1}.")
     if cluster == against:
         raise ValueError(f"target={name!r} asks for a cluster against itself; give two different ones.")
-    return [Target(name, cluster, against)]
+    return [Target(f"{cluster}" if against is None else f"{cluster}:{against}", cluster, against)]

@@ -24,7 +24,11 @@ def export_clusters(folder: Path, collection: Collection, clusters: Iterable[tup
         collection: the images.
         clusters: number of an image and its cluster, for each image to lay out.
         export: `links` or `copies`; images that are no files are written as PNG. `none` does nothing.
+
+    Raises:
+        ValueError: for another choice.
     """
+    check_export(export)
     if export == "none":
         return
     shutil.rmtree(folder, ignore_errors=True)

@@ -1,5 +1,7 @@
 """Relevance as pictures: red supports, blue speaks against, white is neither."""
 
+from bisect import bisect
+
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import gaussian_filter
@@ -84,9 +86,8 @@ def _fitting(line: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, widt
     """The line, its middle left out if it is wider than `width` pixels."""
     if font.getlength(line) <= width:
         return line
-    half = len(line) // 2
-    while half > 1 and font.getlength(line[:half] + "…" + line[-half:]) > width:
-        half -= 1
+    halves = range(1, len(line) // 2 + 1)
+    half = bisect(halves, float(width), key=lambda half: font.getlength(line[:half] + "…" + line[-half:])) or 1
     return line[:half] + "…" + line[-half:]
 
 

@@ -2,6 +2,7 @@
 
 import heapq
 import math
+import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -34,11 +35,16 @@ def write_embedding(
     thumbnails = np.stack([np.asarray(image.resize((side, side))) for image in images])  # (N, side, side, 3)
     writer.add_embedding(
         torch.from_numpy(features),
-        metadata=[[cell.replace("\t", " ").replace("\n", " ") for cell in row] for row in rows],
+        metadata=[[_one_line(cell) for cell in row] for row in rows],
         metadata_header=header,
         label_img=torch.from_numpy(thumbnails).permute(0, 3, 1, 2).float() / 255,
         tag="features",
     )
+
+
+def _one_line(cell: str) -> str:
+    """A cell that breaks no table of tabs, with names of files whose bytes are no UTF-8 made printable."""
+    return re.sub(r"[\t\r\n]", " ", cell).encode(errors="backslashreplace").decode()
 
 
 def write_gallery(writer: SummaryWriter, cluster: int, tiles: Sequence[Image.Image]) -> None:
@@ -69,7 +75,7 @@ class ExplanationGallery:
     def offer(self, cluster: int, discriminant: float, path: str, photo: Tensor, heatmap: np.ndarray) -> None:
         """Shows an image to the gallery, which may keep it."""
         best = self._best.setdefault(cluster, [])
-        if len(best) == GALLERY and discriminant <= best[0][0]:
+        if len(best) == GALLERY and (discriminant, path) <= best[0][:2]:
             return
         pixels = photo.permute(1, 2, 0).cpu().numpy()
         panels = [enlarged(panel) for panel in (pixels, colours(heatmap, colour_scale(heatmap)))]
@@ -81,7 +87,8 @@ class ExplanationGallery:
 
     def kept(self) -> Mapping[int, list[tuple[float, str, Image.Image]]]:
         """What was kept of each cluster, deepest first."""
-        return {cluster: sorted(best, key=lambda item: -item[0]) for cluster, best in sorted(self._best.items())}
+        clusters = sorted(self._best.items())
+        return {cluster: sorted(best, key=lambda item: item[:2], reverse=True) for cluster, best in clusters}
 
     def merge(self, others: Sequence[Mapping[int, list[tuple[float, str, Image.Image]]]]) -> None:
         """Takes in what the galleries of other processes kept."""
@@ -93,4 +100,4 @@ class ExplanationGallery:
     def write(self, writer: SummaryWriter) -> None:
         """A gallery a cluster."""
         for cluster, items in self.kept().items():
-            write_gallery(writer, cluster, [picture for _, _, picture in items[: COLUMNS * 2]])
+            write_gallery(writer, cluster, [picture for _, _, picture in items])

@@ -1,0 +1,23 @@
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread():
+    # Threads that wait for each other's cores make small layers several times slower.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def assets():
+    """The folder of trained weights and photographs that some tests need, and that is no part of this project."""
+    place = os.environ.get("WHYCLUSTER_ASSETS")
+    if not place:
+        pytest.skip("WHYCLUSTER_ASSETS does not name the folder with trained weights and photographs")
+    return Path(place)

@@ -1,0 +1,77 @@
+import csv
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from whycluster import ClusterModel, Explainer
+from whycluster.data import Digits
+
+
+def table(path):
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_what_it_was_trained_on_is_explained(trained, run, tmp_path):
+    folder = run("explain", tmp_path / "why", f"checkpoint={trained}", "limit=20", "batch_size=7")
+    names = [f"{number:04d}" for number in range(20)]
+    assert sorted(path.name for path in (folder / "heatmaps").iterdir()) == [f"{name}.png" for name in names]
+    assert table(folder / "assignments.csv") == [
+        {**theirs, "discriminant": ours["discriminant"], "probability": ours["probability"]}
+        for ours, theirs in zip(
+            table(folder / "assignments.csv"), table(trained / "assignments.csv")[:20], strict=True
+        )
+    ]
+    expected = Explainer(ClusterModel.load(trained)).explain([Digits().load(number) for number in range(20)])
+    for name, heatmap in zip(names, expected.heatmap, strict=True):
+        stored = np.load(folder / "relevance" / f"{name}.npy")
+        assert stored.dtype == np.float32
+        np.testing.assert_allclose(stored, heatmap, atol=1e-4 * heatmap.abs().max())
+
+
+@pytest.mark.parametrize("target", ["assigned", "runner_up", "all", "2", "2:0"])
+@pytest.mark.parametrize("composite", ["epsilon_gamma_box", "epsilon_alpha2_beta1"])
+def test_receipts_balance(trained, run, tmp_path, target, composite):
+    options = (f"checkpoint={trained}", "limit=9", f"target='{target}'", f"composite={composite}")
+    receipts = table(run("explain", tmp_path / "why", *options) / "receipts.csv")
+    assert len(receipts) == (9 * 6 if target == "all" else 9)
+    for row in receipts:
+        discriminant, pixels, absorbed = (float(row[key]) for key in ("discriminant", "pixels", "absorbed"))
+        assert pixels + absorbed == pytest.approx(discriminant, rel=1e-3)
+
+
+def test_images_the_model_never_saw_and_cannot_read(trained, run, photos, tmp_path):
+    folder = run("explain", tmp_path / "why", f"checkpoint={trained / 'model.ckpt'}", f"images={photos}")
+    assert len(table(folder / "assignments.csv")) == 12
+    assert [row["path"] for row in table(folder / "skipped.csv")] == ["dark/empty.png", "light/=text.png"]
+    assert Image.open(folder / "heatmaps" / "dark" / "0.png.png").width > 3 * 224
+
+
+def test_one_file(trained, run, photos, tmp_path):
+    folder = run("explain", tmp_path / "why", f"checkpoint={trained}", f"images={photos / 'light' / '1.png'}")
+    assert [row["path"] for row in table(folder / "assignments.csv")] == ["1.png"]
+
+
+def test_nothing_readable_is_an_error(trained, run, photos, tmp_path):
+    with pytest.raises(ValueError, match="none of the 1 files can be read as an image; 'empty.png': the file is empty"):
+        run("explain", tmp_path / "why", f"checkpoint={trained}", f"images={photos / 'dark' / 'empty.png'}")
+
+
+def test_results_are_not_replaced_unless_asked(trained, run, tmp_path):
+    options = (f"checkpoint={trained}", "limit=3")
+    folder = run("explain", tmp_path / "why", *options)
+    with pytest.raises(ValueError, match=r"already holds assignments.csv.*overwrite=true"):
+        run("explain", folder, *options)
+    run("explain", folder, options[0], "limit=2", "overwrite=true")
+    assert len(list((folder / "heatmaps").iterdir())) == 2
+
+
+def test_the_newest_finished_run_is_explained(trained, run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="no finished train run"):
+        run("explain", tmp_path / "why")
+    (tmp_path / "outputs/train/old").mkdir(parents=True)
+    (tmp_path / "outputs/train/old/model.ckpt").write_bytes((trained / "model.ckpt").read_bytes())
+    (tmp_path / "outputs/train/unfinished").mkdir()
+    assert len(table(run("explain", tmp_path / "why", "limit=2") / "assignments.csv")) == 2

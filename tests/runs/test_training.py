@@ -1,0 +1,135 @@
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+
+from whycluster import ClusterModel
+from whycluster.data import Digits
+
+ROOT = Path(__file__).parents[2]
+
+
+def table(path):
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_run_folder_holds_what_it_should(trained):
+    assert {path.name for path in trained.iterdir()} == {
+        "assignments.csv",
+        "features.npy",
+        "metrics.json",
+        "model.ckpt",
+        "skipped.csv",
+        "tensorboard",
+    }
+
+
+def test_assignments_are_the_nearest_centroids_of_the_features(trained):
+    rows = table(trained / "assignments.csv")
+    features = torch.from_numpy(np.load(trained / "features.npy")).double()
+    head = ClusterModel.load(trained).head
+    squared = ((features[:, None] - head.centroids) ** 2).sum(2)
+    nearest = squared.sort(1)
+    assert [int(row["cluster"]) for row in rows] == nearest.indices[:, 0].tolist()
+    assert [int(row["runner_up"]) for row in rows] == nearest.indices[:, 1].tolist()
+    discriminants = nearest.values[:, 1] - nearest.values[:, 0]
+    np.testing.assert_allclose([float(row["discriminant"]) for row in rows], discriminants, rtol=1e-5)
+    probabilities = (-squared / discriminants.mean()).softmax(1).max(1).values  # beta is one over the mean
+    np.testing.assert_allclose([float(row["probability"]) for row in rows], probabilities, rtol=1e-5)
+    assert [row["path"] for row in rows] == Digits(150).paths
+    assert [row["label"] for row in rows] == Digits(150).labels
+
+
+def test_metrics_follow_from_the_tables(trained):
+    rows, metrics = table(trained / "assignments.csv"), json.loads((trained / "metrics.json").read_text())
+    clusters, labels = [row["cluster"] for row in rows], [row["label"] for row in rows]
+    assert metrics["nmi"] == pytest.approx(normalized_mutual_info_score(labels, clusters))
+    assert metrics["ari"] == pytest.approx(adjusted_rand_score(labels, clusters))
+    assert metrics["disagreements"] == 0
+    assert metrics["n_images"] == len(rows) == sum(metrics["cluster_sizes"])
+    assert 0 < metrics["raw_pixels"]["nmi"] < 1
+
+
+def test_the_same_seed_gives_the_same_bytes(trained, run, small, tmp_path):
+    again = run("train", tmp_path / "again", *small)
+    for name in ("model.ckpt", "assignments.csv", "features.npy"):
+        assert (again / name).read_bytes() == (trained / name).read_bytes()
+
+
+def test_all_digits_are_clustered_better_than_their_pixels(run, tmp_path):
+    metrics = json.loads((run("train", tmp_path / "run") / "metrics.json").read_text())
+    assert metrics["raw_pixels"]["nmi"] < 0.8 < 0.9 < metrics["nmi"]
+    assert metrics["disagreements"] == 0
+
+
+def test_a_folder_with_broken_files(run, photos, tmp_path):
+    folder = run("train", tmp_path / "run", "data=folder", f"data.root={photos}", "head.n_clusters=2", "export=links")
+    rows = table(folder / "assignments.csv")
+    assert len(rows) == 12
+    assert json.loads((folder / "metrics.json").read_text())["nmi"] == pytest.approx(1)
+    assert table(folder / "skipped.csv") == [
+        {"path": "dark/empty.png", "reason": "the file is empty"},
+        {"path": "light/=text.png", "reason": "not an image, or in a format that is not known"},
+    ]
+    for row in rows:
+        link = folder / "clusters" / row["cluster"] / row["path"]
+        assert link.is_symlink()
+        assert link.resolve() == (photos / row["path"]).resolve()
+
+
+def test_no_readable_image_is_an_error(run, tmp_path):
+    (tmp_path / "bad").mkdir()
+    for number in range(3):
+        (tmp_path / "bad" / f"{number}.jpg").write_text("text")
+    with pytest.raises(ValueError, match=r"none of the 3 files can be read as an image; '0.jpg': not an image"):
+        run("train", tmp_path / "run", "data=folder", f"data.root={tmp_path / 'bad'}", "head.n_clusters=2")
+    assert not (tmp_path / "run" / "model.ckpt").exists()
+
+
+def test_more_clusters_than_readable_images_is_an_error(run, photos, tmp_path):
+    with pytest.raises(ValueError, match="head.n_clusters=13 should be <= the number of readable images, 12"):
+        run("train", tmp_path / "run", "data=folder", f"data.root={photos}", "head.n_clusters=13")
+
+
+def test_results_are_not_replaced_unless_asked(run, small, tmp_path):
+    folder = run("train", tmp_path / "run", *small)
+    with pytest.raises(ValueError, match=r"already holds model.ckpt.*overwrite=true"):
+        run("train", folder, *small)
+    run("train", folder, "data.limit=90", *small[1:], "overwrite=true")
+    assert len(table(folder / "assignments.csv")) == 90
+
+
+def test_a_given_beta_is_kept(run, tmp_path):
+    folder = run("train", tmp_path / "run", "data.limit=60", "head.n_clusters=3", "head.n_init=1", "head.beta=0.25")
+    assert float(ClusterModel.load(folder).head.beta) == 0.25
+
+
+def test_two_processes_write_what_one_writes(trained, small, tmp_path):
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    overrides = (*small, "trainer.accelerator=cpu", "trainer.devices=2", "trainer.strategy=ddp", "hydra.run.dir=run")
+    subprocess.run(
+        [sys.executable, ROOT / "train.py", *overrides], cwd=tmp_path, env=environment, check=True, timeout=200
+    )
+    one, two = (np.load(folder / "features.npy") for folder in (trained, tmp_path / "run"))
+    np.testing.assert_allclose(two, one, atol=1e-4)  # other batches, other rounding
+    mine, other = (table(folder / "assignments.csv") for folder in (trained, tmp_path / "run"))
+    assert [(row["path"], row["cluster"]) for row in mine] == [(row["path"], row["cluster"]) for row in other]
+    subprocess.run(
+        [sys.executable, ROOT / "explain.py", "checkpoint=run", "limit=9", *overrides[3:6], "hydra.run.dir=why"],
+        cwd=tmp_path,
+        env=environment,
+        check=True,
+        timeout=200,
+    )
+    explained = table(tmp_path / "why" / "assignments.csv")
+    assert [row["path"] for row in explained] == [row["path"] for row in mine[:9]]
+    assert len(list((tmp_path / "why" / "heatmaps").iterdir())) == 9
+    assert not list((tmp_path / "why").glob(".*.part"))

@@ -1,0 +1,52 @@
+from pathlib import Path
+
+import hydra
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+
+CONF = Path(__file__).parents[1] / "conf"
+GROUPS = {path.name: sorted(file.stem for file in path.iterdir()) for path in CONF.iterdir() if path.is_dir()}
+
+
+def composed(command, *overrides):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose(command, [*overrides, "folder=run", "logger.save_dir=run"])
+
+
+@pytest.mark.parametrize("command", [path.stem for path in CONF.glob("*.yaml")])
+def test_commands(command):
+    assert callable(hydra.utils.instantiate(composed(command)))
+
+
+@pytest.mark.parametrize("name", GROUPS["backbone"])
+def test_backbones(name, monkeypatch):
+    for draw in ("kaiming_normal_", "kaiming_uniform_", "normal_", "uniform_", "trunc_normal_"):
+        monkeypatch.setattr(torch.nn.init, draw, lambda tensor, *_, **__: torch.nn.init.zeros_(tensor))  # a VGG's are slow
+    wanted = [f"backbone={name}"] + (["backbone.name=resnet18"] if name == "torchvision" else [])
+    config = composed("train", *wanted, "backbone.weights=null").backbone
+    with pytest.warns(UserWarning, match="random weights"):
+        backbone = hydra.utils.instantiate(config)
+    assert backbone.n_features > 0
+
+
+@pytest.mark.parametrize("name", GROUPS["data"])
+def test_data(name, tmp_path):
+    (tmp_path / "image.png").touch()
+    root = [f"data.root='{tmp_path}'"] if name == "folder" else []
+    assert hydra.utils.instantiate(composed("train", f"data={name}", *root).data).paths
+
+
+@pytest.mark.parametrize(("group", "name"), [(group, name) for group in ("head", "trainer") for name in GROUPS[group]])
+def test_the_rest(group, name):
+    assert hydra.utils.instantiate(composed("train", f"{group}={name}")[group])
+
+
+@pytest.mark.parametrize("name", GROUPS["logger"])
+def test_loggers(name, tmp_path):
+    make = hydra.utils.instantiate(composed("train", f"logger={name}").logger)
+    assert Path(make(save_dir=str(tmp_path)).log_dir) == tmp_path / "tensorboard"
+
+
+def test_no_group_is_forgotten():
+    assert set(GROUPS) == {"backbone", "data", "head", "logger", "trainer"}
