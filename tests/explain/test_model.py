@@ -72,7 +72,6 @@ def test_a_loaded_model_is_the_saved_one_bit_for_bit(model, images, file):
     assert loaded.backbone.origin == model.backbone.origin
     assert loaded.backbone.preprocessing == model.backbone.preprocessing
     assert (loaded.source, loaded.seed, loaded.versions) == (model.source, 7, {"whycluster": "0.0.1"})
-    assert not loaded.training or not loaded.backbone.training
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -123,7 +122,7 @@ def test_the_file_holds_plain_values_and_tensors(file):
 
 def test_versions_are_of_what_runs(model):
     versions = ClusterModel(model.backbone, model.head).versions
-    assert versions["torch"] == torch.__version__
+    assert torch.__version__.startswith(versions["torch"])
     assert set(versions) == {"python", "whycluster", "torch", "torchvision", "scikit-learn", "numpy", "pillow"}
 
 
@@ -219,7 +218,9 @@ class Evil:
         return Path.touch, (self.trace,)
 
 
-@pytest.mark.parametrize("write", [torch.save, lambda content, path: path.write_bytes(pickle.dumps(content))])
+@pytest.mark.parametrize(
+    "write", [torch.save, lambda content, path: path.write_bytes(pickle.dumps(content, protocol=2))]
+)
 def test_code_in_a_file_is_not_executed(tmp_path, write):
     trace, path = tmp_path / "executed", tmp_path / "model.ckpt"
     write({"format": "whycluster model", "format_version": FORMAT_VERSION, "head": Evil(trace)}, path)

@@ -19,9 +19,7 @@ def test_what_it_was_trained_on_is_explained(trained, run, tmp_path):
     assert sorted(path.name for path in (folder / "heatmaps").iterdir()) == [f"{name}.png" for name in names]
     assert table(folder / "assignments.csv") == [
         {**theirs, "discriminant": ours["discriminant"], "probability": ours["probability"]}
-        for ours, theirs in zip(
-            table(folder / "assignments.csv"), table(trained / "assignments.csv")[:20], strict=True
-        )
+        for ours, theirs in zip(table(folder / "assignments.csv"), table(trained / "assignments.csv")[:20], strict=True)
     ]
     expected = Explainer(ClusterModel.load(trained)).explain([Digits().load(number) for number in range(20)])
     for name, heatmap in zip(names, expected.heatmap, strict=True):
@@ -54,7 +52,9 @@ def test_one_file(trained, run, photos, tmp_path):
 
 
 def test_nothing_readable_is_an_error(trained, run, photos, tmp_path):
-    with pytest.raises(ValueError, match="none of the 1 files can be read as an image; 'empty.png': the file is empty"):
+    with pytest.raises(
+        ValueError, match=r"none of the 1 files can be read as an image; 'empty\.png': the file is empty"
+    ):
         run("explain", tmp_path / "why", f"checkpoint={trained}", f"images={photos / 'dark' / 'empty.png'}")
 
 

@@ -95,7 +95,7 @@ def test_no_readable_image_is_an_error(run, tmp_path):
 
 
 def test_more_clusters_than_readable_images_is_an_error(run, photos, tmp_path):
-    with pytest.raises(ValueError, match="head.n_clusters=13 should be <= the number of readable images, 12"):
+    with pytest.raises(ValueError, match=r"head\.n_clusters=13 should be <= the number of readable images, 12"):
         run("train", tmp_path / "run", "data=folder", f"data.root={photos}", "head.n_clusters=13")
 
 

@@ -1,14 +1,9 @@
-"""From a network to the operations that LRP walks: traced, batch norms folded, the network itself left alone."""
+"""From a traced network to the operations that LRP walks, batch norms folded into the layers before them."""
 
 import copy
-import inspect
-import operator
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from types import FunctionType
 from typing import Any, cast
 
 import torch
@@ -27,6 +22,7 @@ from whycluster.lrp.operations import (
     Operation,
     Reshape,
 )
+from whycluster.lrp.tracing import trace_graph
 
 TORCH = str(Path(torch.__file__).parent)
 
@@ -81,7 +77,7 @@ def trace(network: nn.Module) -> list[Step]:
     Raises:
         ValueError: if the network cannot be traced, or has an operation that relevance cannot pass.
     """
-    graph = _trace_graph(network)
+    graph = trace_graph(network)
     modules = dict(network.named_modules())
     steps: list[Step] = []
     place: dict[fx.Node, int] = {}
@@ -95,63 +91,6 @@ def trace(network: nn.Module) -> list[Step]:
         else:
             place[node] = _append(steps, node, modules, place)
     raise ValueError("the network returns nothing that could be explained.")
-
-
-class _Tracer(fx.Tracer):
-    """Traces what modules compute without running the hooks that others have set on them."""
-
-    def call_module(
-        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
-        return super().call_module(m, m.forward, args, kwargs)
-
-
-def _trace_graph(network: nn.Module) -> fx.Graph:
-    tracer = _Tracer()
-    tracer.record_stack_traces = True
-    try:
-        with _evaluating(network):
-            graph = tracer.trace(network)
-    except (fx.proxy.TraceError, TypeError, RuntimeError) as error:
-        raise ValueError(
-            f"{type(network).__name__} cannot be traced by torch.fx, "
-            f"because what it computes depends on values: {error}"
-        ) from error
-    _read_what_was_written(graph, network)
-    for node in reversed(graph.nodes):
-        if not node.users and node.op not in ("placeholder", "output"):
-            graph.erase_node(node)  # what nobody reads needs no rule
-    return graph
-
-
-def _read_what_was_written(graph: fx.Graph, network: nn.Module) -> None:
-    """Where a node works in place, whoever reads its input later reads its output: here nothing is in place."""
-    for node in graph.nodes:
-        if _is_in_place(node, network):
-            node.all_input_nodes[0].replace_all_uses_with(node, delete_user_cb=partial(operator.lt, node))
-
-
-def _is_in_place(node: fx.Node, network: nn.Module) -> bool:
-    if node.op == "call_module":
-        return bool(getattr(network.get_submodule(str(node.target)), "inplace", False))
-    if node.op == "call_method":
-        return str(node.target).endswith("_")
-    if isinstance(node.target, FunctionType):  # functions of torch that are not written in Python know no `inplace`
-        return bool(inspect.signature(node.target).bind(*node.args, **node.kwargs).arguments.get("inplace"))
-    return False
-
-
-@contextmanager
-def _evaluating(network: nn.Module) -> Iterator[None]:
-    """The network in evaluation mode, and afterwards each of its modules in the mode it was in."""
-    modes = [(module, module.training) for module in network.modules()]
-    try:
-        for module, _ in modes:
-            module.training = False
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def _ending_at(steps: list[Step], last: int | None) -> list[Step]:

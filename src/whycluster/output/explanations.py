@@ -1,7 +1,6 @@
 """Explanations as files: a heatmap and an array for each image, tables, and a gallery for TensorBoard."""
 
 import hashlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -96,9 +95,9 @@ def part_of(folder: Path, table: str, rank: int) -> Path:
 def file_name(path: str) -> str:
     """The path of an image as the beginning of a file's name; names too long to add to are cut and made unique."""
     *folders, name = path.split("/")
-    stored = os.fsencode(name)
-    if len(stored) > LONGEST_NAME:
-        name = f"{stored[: LONGEST_NAME - 13].decode(errors='ignore')}-{hashlib.sha256(stored).hexdigest()[:12]}"
+    if len(name.encode()) > LONGEST_NAME:
+        digest = hashlib.sha256(name.encode()).hexdigest()[:12]
+        name = f"{name.encode()[: LONGEST_NAME - 13].decode(errors='ignore')}-{digest}"
     return "/".join([*folders, name])
 
 

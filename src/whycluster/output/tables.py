@@ -11,7 +11,6 @@ RECEIPTS = ("path", "target", "discriminant", "features", "pixels", "absorbed")
 SKIPPED = ("path", "reason")
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what makes a spreadsheet execute a cell
-UNPRINTABLE = "backslashreplace"  # for names of files whose bytes are no UTF-8
 
 Cell = str | int | float
 Row = tuple[Cell, ...]
@@ -19,7 +18,7 @@ Row = tuple[Cell, ...]
 
 def write_table(path: Path, columns: tuple[str, ...], rows: Iterable[Row]) -> None:
     """Writes a table, whole or not at all."""
-    with written_whole(path) as beside, open(beside, "w", newline="", encoding="utf-8", errors=UNPRINTABLE) as file:
+    with written_whole(path) as beside, open(beside, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(columns)
         writer.writerows(plain(row) for row in rows)
@@ -39,7 +38,7 @@ class GrowingTable:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file = open(path, "w", newline="", encoding="utf-8", errors=UNPRINTABLE)  # noqa: SIM115  # stays open from batch to batch
+        self._file = open(path, "w", newline="", encoding="utf-8")  # noqa: SIM115  # stays open from batch to batch
         self._writer = csv.writer(self._file)
 
     def append(self, row: Row) -> None:
@@ -52,7 +51,7 @@ class GrowingTable:
 def join_parts(path: Path, columns: tuple[str, ...], parts: Iterable[Path]) -> None:
     """Makes one table of the parts that several processes wrote, in this order, and removes them."""
     parts = list(parts)
-    with written_whole(path) as beside, open(beside, "w", newline="", encoding="utf-8", errors=UNPRINTABLE) as file:
+    with written_whole(path) as beside, open(beside, "w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerow(columns)
         for part in parts:
             with open(part, newline="", encoding="utf-8") as rows:

@@ -35,16 +35,11 @@ def write_embedding(
     thumbnails = np.stack([np.asarray(image.resize((side, side))) for image in images])  # (N, side, side, 3)
     writer.add_embedding(
         torch.from_numpy(features),
-        metadata=[[_one_line(cell) for cell in row] for row in rows],
+        metadata=[[re.sub(r"[\t\r\n]", " ", cell) for cell in row] for row in rows],
         metadata_header=header,
         label_img=torch.from_numpy(thumbnails).permute(0, 3, 1, 2).float() / 255,
         tag="features",
     )
-
-
-def _one_line(cell: str) -> str:
-    """A cell that breaks no table of tabs, with names of files whose bytes are no UTF-8 made printable."""
-    return re.sub(r"[\t\r\n]", " ", cell).encode(errors="backslashreplace").decode()
 
 
 def write_gallery(writer: SummaryWriter, cluster: int, tiles: Sequence[Image.Image]) -> None:

@@ -1,0 +1,62 @@
+import json
+import os
+
+import pytest
+
+from whycluster.files import write_json, written_whole
+
+
+def test_a_file_appears_when_it_is_complete(tmp_path):
+    path = tmp_path / "folder" / "sub" / "table.csv"
+    with written_whole(path) as beside:
+        beside.write_text("half")
+        assert not path.exists()
+        assert beside.parent == path.parent
+        assert beside.name.startswith(".")
+    assert path.read_text() == "half"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_file_is_replaced_at_the_end_only(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text("old")
+    with written_whole(path) as beside:
+        beside.write_text("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("begun", [True, False])
+def test_a_failure_leaves_what_was_there(tmp_path, error, begun):
+    path = tmp_path / "table.csv"
+    path.write_text("old")
+    with pytest.raises(error), written_whole(path) as beside:
+        if begun:
+            beside.write_text("half")
+        raise error
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("name", ["é" * 127, "n" * 255, "a b\n'\".csv", "日本語.npy"])
+def test_any_name_that_a_file_system_takes(tmp_path, name):
+    with written_whole(tmp_path / name) as beside:
+        beside.write_text("whole")
+    assert os.listdir(tmp_path) == [name]
+
+
+def test_json_is_readable_for_people_and_programs(tmp_path):
+    values = {"nmi": 0.5, "paths": ["Käse.png"], "beta": None}
+    write_json(tmp_path / "metrics.json", values)
+    text = (tmp_path / "metrics.json").read_text(encoding="utf-8")
+    assert json.loads(text) == values
+    assert '\n  "nmi": 0.5,\n' in text
+    assert "Käse" in text
+    assert text.endswith("}\n")
+
+
+def test_json_that_cannot_be_written_leaves_nothing(tmp_path):
+    with pytest.raises(TypeError):
+        write_json(tmp_path / "metrics.json", {"value": object()})
+    assert not list(tmp_path.iterdir())
