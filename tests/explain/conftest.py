@@ -1,3 +1,5 @@
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -20,10 +22,15 @@ def images():
     return torch.from_numpy((255 * pixels).round().astype(np.uint8))
 
 
+@pytest.fixture(scope="session")
+def glyphnet():
+    return build_backbone("glyphnet", "DEFAULT", pool="flatten")
+
+
 @pytest.fixture
-def model(images):
+def model(glyphnet, images):
     """`glyphnet` and four centroids, each near an image."""
-    backbone = build_backbone("glyphnet", "DEFAULT", pool="flatten")
+    backbone = copy.deepcopy(glyphnet)
     with torch.no_grad():
         features = backbone(images[:4])
     noise = torch.rand(features.shape, generator=torch.Generator().manual_seed(0)) * features.std()

@@ -13,6 +13,7 @@ from whycluster.explain import ClusterModel, Explainer, parse_target
 from whycluster.heads import NeuralizedKMeans
 from whycluster.lrp import EpsilonPlus
 from whycluster.lrp.composites import COMPOSITES
+from whycluster.lrp.operations import LinearMap
 
 EPSILON, GAMMA = 1e-6, 0.25
 
@@ -162,6 +163,24 @@ def test_explain_all_is_one_cluster_after_another(model, images):
     assert len(every) == 4
     for cluster, explanation in enumerate(every):
         same(explanation, explainer.explain(images, cluster), rtol=0, atol=0)
+
+
+def test_for_all_clusters_each_layer_is_run_only_once(model, images):
+    explainer, runs = Explainer(model), []
+    for step in explainer.lrp.steps:
+        if isinstance(step.operation, LinearMap):
+            step.operation.forward = counted(step.operation.forward, runs, step.name)
+    explainer.explain_all(images)
+    assert len(runs) == 6
+    assert len(set(runs)) == 6
+
+
+def counted(function, runs, name):
+    def run(*inputs):
+        runs.append(name)
+        return function(*inputs)
+
+    return run
 
 
 def test_all_ways_to_give_an_image_agree(model, images, photos):

@@ -45,7 +45,7 @@ def test_targets_as_users_write_them(text, targets):
         (1.0, "unknown"),
         ("Assigned", "unknown"),
         ("²", "unknown"),
-        ("١", "unknown"),  # a digit to `int`
+        ("\N{ARABIC-INDIC DIGIT ONE}", "unknown"),  # a digit to `int`
         (None, "unknown"),
         (True, "unknown"),
     ],

@@ -1,3 +1,5 @@
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -18,10 +20,15 @@ def pictures():
     return [Image.fromarray(image.round().astype(np.uint8)) for image in pixels]
 
 
+@pytest.fixture(scope="session")
+def glyphnet():
+    return build_backbone("glyphnet", "DEFAULT", pool="flatten")
+
+
 @pytest.fixture
-def model(pictures):
+def model(glyphnet, pictures):
     """`glyphnet` and three centroids, the features of three of the pictures."""
-    backbone = build_backbone("glyphnet", "DEFAULT", pool="flatten")
+    backbone = copy.deepcopy(glyphnet)
     images = torch.stack([backbone.preprocessing(picture) for picture in pictures[:3]])
     return ClusterModel(backbone, NeuralizedKMeans(backbone(images), beta=0.02))
 

@@ -119,7 +119,7 @@ def ink(picture, lines):
     return (head != PAPER).any(-1)
 
 
-@pytest.mark.parametrize("length", [90, 300, 4000])
+@pytest.mark.parametrize("length", [120, 300, 4000])
 def test_a_caption_longer_than_the_sheet_is_cut_in_its_middle(length, monkeypatch):
     drawn = []
     draw = ImageFont.FreeTypeFont.getmask2

@@ -1,42 +1,37 @@
 """A train run: images `->` features `->` clusters `->` a model file, tables, figures and TensorBoard."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytorch_lightning as pl
-import torch
-from PIL import Image
 from pytorch_lightning.loggers import TensorBoardLogger
 from sklearn.cluster import KMeans as ScikitKMeans
 
 from whycluster.backbones import Backbone
 from whycluster.clustering import FeatureExtractor, FeatureStore, FeatureWriter
 from whycluster.clustering.metrics import SILHOUETTE_ROWS, label_agreement, silhouette
-from whycluster.data import Collection, PreparedImages, UnreadableImageError, has_labels
+from whycluster.data import Collection, PreparedImages, has_labels
 from whycluster.explain import ClusterModel
 from whycluster.explain.model import FILE_NAME
 from whycluster.files import write_json
+from whycluster.output.clusters import EMBEDDED, show_clusters, show_embedding
 from whycluster.output.console import say
 from whycluster.output.export import check_export, export_clusters
-from whycluster.output.heatmaps import enlarged, side_by_side
-from whycluster.output.tables import ASSIGNMENTS, write_skipped, write_table
-from whycluster.output.tensorboard import GALLERY, write_cluster_sizes, write_embedding, write_gallery
+from whycluster.output.tables import ASSIGNMENTS, Row, write_skipped, write_table
 from whycluster.runs.fitting import Fitted, KMeansHead, disagreements
 from whycluster.runs.folders import claim
 from whycluster.runs.ranks import gathered
 from whycluster.runs.settings import decoding_workers, whole_number
 
 RESULTS = (FILE_NAME, "assignments.csv", "metrics.json", "skipped.csv", "features.npy", "clusters", "tensorboard")
-EMBEDDED = 2000  # images in TensorBoard's projector: it shows no more with grace
 
 
 class Assigned(NamedTuple):
     """Where every readable image belongs; arrays `(N,)` in the order of the feature file."""
 
-    rows: np.ndarray  # number in the collection
     cluster: np.ndarray
     discriminant: np.ndarray
     probability: np.ndarray
@@ -95,8 +90,8 @@ def train(
     clustered = time.monotonic()
 
     model = ClusterModel(backbone.cpu(), fitted.head, data.source, seed)
-    assigned, wrong = _assign(model, features, rows)
-    metrics = _metrics(data, features, head, fitted, assigned, seed)
+    assigned, wrong = _assign(model, features)
+    metrics = _metrics(data, rows, features, head, fitted, assigned.cluster, seed)
     metrics |= {
         "disagreements": wrong,
         "n_skipped": len(skipped),
@@ -104,10 +99,11 @@ def train(
         "seconds_clustering": round(clustered - extracted, 3),
         "images_per_second": round(len(data.paths) / (extracted - started), 2),
     }
-    write_table(run / "assignments.csv", ASSIGNMENTS, zip(*_columns(data, assigned), strict=True))
+    write_table(run / "assignments.csv", ASSIGNMENTS, _table(data, rows, assigned))
     write_skipped(run / "skipped.csv", skipped)
-    export_clusters(run / "clusters", data, zip(assigned.rows, assigned.cluster, strict=True), export)
-    _show(board, data, features, assigned, metrics, backbone, head, seed)
+    export_clusters(run / "clusters", data, zip(rows.tolist(), assigned.cluster.tolist(), strict=True), export)
+    settings = {"backbone": backbone.origin, "head": head.settings(), "data": data.source, "seed": seed}
+    _show(board, PreparedImages(data, backbone.preprocessing, rows.tolist()), features, assigned, metrics, settings)
     write_json(run / "metrics.json", metrics)
     model.save(run / FILE_NAME)  # last: a run folder with a model is a finished one
     _report(run, metrics)
@@ -145,7 +141,7 @@ def _extract(
     return FeatureStore(writer.path), rows, data.skipped | {data.paths[i]: reason for i, reason in unread.items()}
 
 
-def _assign(model: ClusterModel, features: FeatureStore, rows: np.ndarray) -> tuple[Assigned, int]:
+def _assign(model: ClusterModel, features: FeatureStore) -> tuple[Assigned, int]:
     """Where each row belongs, and on how many rows the neuralized head and k-means disagree."""
     parts, wrong = [], 0
     for batch in features.batches():
@@ -154,29 +150,35 @@ def _assign(model: ClusterModel, features: FeatureStore, rows: np.ndarray) -> tu
         distance = (batch - own).square().sum(1)
         parts.append([column.numpy() for column in (*assignment, distance)])
         wrong += disagreements(model.head, batch)
-    return Assigned(rows, *(np.concatenate(column) for column in zip(*parts, strict=True))), wrong
+    return Assigned(*(np.concatenate(column) for column in zip(*parts, strict=True))), wrong
 
 
 def _metrics(
-    data: Collection, features: FeatureStore, head: KMeansHead, fitted: Fitted, assigned: Assigned, seed: int
+    data: Collection,
+    rows: np.ndarray,
+    features: FeatureStore,
+    head: KMeansHead,
+    fitted: Fitted,
+    clusters: np.ndarray,
+    seed: int,
 ) -> dict[str, Any]:
     """How good the clustering is."""
-    sample = _sample(len(assigned.rows), SILHOUETTE_ROWS, seed)
+    sample = _sample(len(rows), SILHOUETTE_ROWS, seed)
     metrics: dict[str, Any] = {
-        "n_images": len(assigned.rows),
+        "n_images": len(rows),
         "n_clusters": head.n_clusters,
-        "cluster_sizes": np.bincount(assigned.cluster, minlength=head.n_clusters).tolist(),
+        "cluster_sizes": np.bincount(clusters, minlength=head.n_clusters).tolist(),
         "beta": float(fitted.head.beta),
         "n_iter": fitted.n_iter,
         "inertia": fitted.inertia,
-        "silhouette": silhouette(features.rows(sample), assigned.cluster[sample]),
+        "silhouette": silhouette(features.rows(sample), clusters[sample]),
     }
-    labels = [data.labels[row] for row in assigned.rows]
+    labels = [data.labels[row] for row in rows]
     if has_labels(labels):
-        metrics |= label_agreement(assigned.cluster, labels)
+        metrics |= label_agreement(clusters, labels)
         raw = data.raw_features()
         if raw is not None:
-            plain = ScikitKMeans(head.n_clusters, n_init=head.n_init, random_state=seed).fit_predict(raw[assigned.rows])
+            plain = ScikitKMeans(head.n_clusters, n_init=head.n_init, random_state=seed).fit_predict(raw[rows])
             metrics["raw_pixels"] = label_agreement(plain, labels)
     return metrics
 
@@ -187,59 +189,28 @@ def _sample(n_rows: int, size: int, seed: int) -> np.ndarray:
     return np.sort(chosen)
 
 
-def _columns(data: Collection, assigned: Assigned) -> list[list[Any]]:
-    """The columns of `assignments.csv`."""
-    named = [data.paths[row] for row in assigned.rows], [data.labels[row] for row in assigned.rows]
+def _table(data: Collection, rows: np.ndarray, assigned: Assigned) -> Iterator[Row]:
+    """The rows of `assignments.csv`."""
     numbers = (assigned.cluster, assigned.discriminant, assigned.probability, assigned.runner_up)
-    return [named[0], *(column.tolist() for column in numbers), named[1]]
+    for row, *cells in zip(rows, *(column.tolist() for column in numbers), strict=True):
+        yield (data.paths[row], *cells, data.labels[row])
 
 
 def _show(
     board: TensorBoardLogger,
-    data: Collection,
+    images: PreparedImages,
     features: FeatureStore,
     assigned: Assigned,
     metrics: dict[str, Any],
-    backbone: Backbone,
-    head: KMeansHead,
-    seed: int,
+    settings: dict[str, Any],
 ) -> None:
     """TensorBoard: sizes, central images, the embedding, and hyper-parameters with the metrics."""
-    write_cluster_sizes(board.experiment, metrics["cluster_sizes"])
-    for cluster in range(head.n_clusters):
-        members = np.flatnonzero(assigned.cluster == cluster)
-        central = members[np.argsort(assigned.distance[members], kind="stable")][:GALLERY]
-        tiles = [
-            side_by_side([enlarged(_photo(data, backbone, assigned.rows[row]))], data.paths[assigned.rows[row]])
-            for row in central
-        ]
-        write_gallery(board.experiment, cluster, tiles)
-    sample = _sample(len(assigned.rows), EMBEDDED, seed)
-    rows = assigned.rows[sample]
-    table = [
-        [data.paths[row], str(assigned.cluster[at]), data.labels[row]] for at, row in zip(sample, rows, strict=True)
-    ]
-    photos = [Image.fromarray(_photo(data, backbone, row)) for row in rows]
-    write_embedding(board.experiment, features.rows(sample), photos, table, ["path", "cluster", "label"])
-    settings = {
-        "backbone": {key: backbone.origin[key] for key in ("name", "weights", "layer", "pool")},
-        "head": head.settings(),
-        "data": data.source,
-        "seed": seed,
-    }
+    show_clusters(board.experiment, images, assigned.cluster, assigned.distance, metrics["n_clusters"])
+    sample = _sample(len(assigned.cluster), EMBEDDED, settings["seed"])
+    show_embedding(board.experiment, images, assigned.cluster, sample, features.rows(sample))
     figures = {f"metrics/{name}": value for name, value in metrics.items() if isinstance(value, int | float)}
     board.log_hyperparams(settings, figures)
     board.experiment.flush()
-
-
-def _photo(data: Collection, backbone: Backbone, row: int) -> np.ndarray:
-    """An image as the network saw it, `(H, W, 3)` uint8; grey if it cannot be read any more."""
-    try:
-        pixels: np.ndarray = backbone.preprocessing(data.load(row)).permute(1, 2, 0).numpy()
-        return pixels
-    except UnreadableImageError:
-        side = backbone.preprocessing.crop
-        return torch.full((side, side, 3), 128, dtype=torch.uint8).numpy()
 
 
 def _report(run: Path, metrics: dict[str, Any]) -> None:

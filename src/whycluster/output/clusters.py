@@ -1,0 +1,65 @@
+"""What TensorBoard shows of a clustering: sizes, the most central images of each cluster, an embedding of all."""
+
+import numpy as np
+from PIL import Image
+from sklearn.decomposition import PCA
+from torch.utils.tensorboard import SummaryWriter
+
+from whycluster.data import PreparedImages
+from whycluster.output.heatmaps import enlarged, side_by_side
+from whycluster.output.tensorboard import GALLERY, write_cluster_sizes, write_embedding, write_gallery
+
+EMBEDDED = 2000  # images in the projector: it shows no more with grace
+COMPONENTS = 200  # and computes with no more dimensions
+
+
+def show_clusters(
+    writer: SummaryWriter, images: PreparedImages, clusters: np.ndarray, distances: np.ndarray, n_clusters: int
+) -> None:
+    """Shows the size and the most central images of each cluster.
+
+    Args:
+        writer: where to.
+        images: those that were clustered, `N`.
+        clusters: of each, `(N,)`.
+        distances: of each to its centroid, `(N,)`.
+        n_clusters: `K`.
+    """
+    write_cluster_sizes(writer, np.bincount(clusters, minlength=n_clusters).tolist())
+    for cluster in range(n_clusters):
+        members = np.flatnonzero(clusters == cluster)
+        central = members[np.argsort(distances[members], kind="stable")][:GALLERY]
+        tiles = [
+            side_by_side([enlarged(photo(images, at))], images.collection.paths[images.rows[at]]) for at in central
+        ]
+        write_gallery(writer, cluster, tiles)
+
+
+def show_embedding(
+    writer: SummaryWriter, images: PreparedImages, clusters: np.ndarray, sample: np.ndarray, features: np.ndarray
+) -> None:
+    """Shows a sample of the images in the projector; of wide features their leading principal components.
+
+    Args:
+        writer: where to.
+        images: those that were clustered, `N`.
+        clusters: of each, `(N,)`.
+        sample: which of them to show, `(n,)`.
+        features: of these, `(n, D)`.
+    """
+    if features.shape[1] > COMPONENTS < len(features):
+        features = PCA(COMPONENTS, svd_solver="randomized", random_state=0).fit_transform(features)
+    collection = images.collection
+    rows = [(images.rows[at], clusters[at]) for at in sample]
+    table = [[collection.paths[row], str(cluster), collection.labels[row]] for row, cluster in rows]
+    pictures = [Image.fromarray(photo(images, at)) for at in sample]
+    write_embedding(writer, features, pictures, table, ["path", "cluster", "label"])
+
+
+def photo(images: PreparedImages, at: int) -> np.ndarray:
+    """An image as the network saw it, `(H, W, 3)` uint8; a grey pixel if it cannot be read any more."""
+    _, image = images[at]
+    if isinstance(image, str):
+        return np.full((1, 1, 3), 128, np.uint8)
+    pixels: np.ndarray = image.permute(1, 2, 0).numpy()
+    return pixels

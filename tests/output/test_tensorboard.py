@@ -1,0 +1,174 @@
+import gc
+import io
+import weakref
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.utils.tensorboard import SummaryWriter
+
+from whycluster.output import tensorboard
+from whycluster.output.tensorboard import (
+    GALLERY,
+    ExplanationGallery,
+    in_rows,
+    write_cluster_sizes,
+    write_embedding,
+    write_gallery,
+)
+
+PHOTO = torch.randint(0, 256, (3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+HEATMAP = np.random.RandomState(0).randn(8, 8)
+
+
+def read(folder):
+    return EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 0, "tensors": 0}).Reload()
+
+
+def image(events, tag):
+    (event,) = events.Images(tag)
+    return Image.open(io.BytesIO(event.encoded_image_string))
+
+
+def test_cluster_sizes(board):
+    with SummaryWriter(board) as writer:
+        write_cluster_sizes(writer, [3, 0, 12])
+    events = read(board)
+    assert [(event.step, event.value) for event in events.Scalars("clusters/size")] == [(0, 3), (1, 0), (2, 12)]
+    (text,) = events.Tensors("clusters/sizes/text_summary")
+    table = text.tensor_proto.string_val[0].decode().splitlines()
+    assert table == ["| cluster | images |", "| ---: | ---: |", "| 0 | 3 |", "| 1 | 0 |", "| 2 | 12 |"]
+
+
+def test_a_gallery_has_rows(board):
+    tiles = [Image.new("RGB", (10, 20), (number * 30, 0, 0)) for number in range(7)]
+    tiles.append(Image.new("RGB", (12, 8), "blue"))
+    with SummaryWriter(board) as writer:
+        write_gallery(writer, 4, tiles)
+        write_gallery(writer, 5, [])
+    events = read(board)
+    assert events.Tags()["images"] == ["cluster 4"]
+    sheet = np.asarray(image(events, "cluster 4"))
+    assert sheet.shape == (2 * 20, 6 * 12, 3)
+    for number in range(7):
+        assert sheet[number // 6 * 20, number % 6 * 12].tolist() == [number * 30, 0, 0]
+    assert sheet[20, 12].tolist() == [0, 0, 255]
+    assert sheet[30, 12].tolist() == [255, 255, 255]
+
+
+@pytest.mark.parametrize(("n_tiles", "size"), [(1, (5, 7)), (3, (15, 7)), (4, (20, 7)), (5, (20, 14))])
+def test_a_sheet_is_no_larger_than_its_pictures(n_tiles, size):
+    assert in_rows([Image.new("RGB", (5, 7))] * n_tiles, columns=4).size == size
+
+
+@pytest.mark.parametrize(("n_points", "side"), [(1, 64), (5, 64), (16, 64), (17, 51), (100, 25)])
+def test_the_embedding_has_a_thumbnail_and_a_row_for_each_point(board, monkeypatch, n_points, side):
+    assert tensorboard.SPRITE_SIDE == 8192
+    monkeypatch.setattr(tensorboard, "SPRITE_SIDE", 256)  # so many images that they fill 8192 pixels take half a minute
+    photos = [Image.new("RGB", (80, 80), (200, 100, number % 5)) for number in range(5)]
+    features = np.arange(n_points * 2, dtype=np.float32).reshape(n_points, 2)
+    rows = [[f"{number}.png", str(number % 3), ""] for number in range(n_points)]
+    with SummaryWriter(board) as writer:
+        write_embedding(writer, features, [photos[n % 5] for n in range(n_points)], rows, ["path", "cluster", "label"])
+    (sprite,) = board.rglob("sprite.png")
+    per_row = int(np.ceil(np.sqrt(n_points)))
+    with Image.open(sprite) as picture:
+        assert picture.size == (per_row * side, per_row * side)
+        assert max(picture.size) <= 256
+        last = n_points - 1
+        at = (last % per_row * side + side // 2, last // per_row * side + side // 2)
+        expected = (200, 100, last % 5)
+        assert np.abs(np.subtract(picture.getpixel(at), expected)).max() <= 1
+    lines = (board / "00000" / "features" / "metadata.tsv").read_text().splitlines()
+    assert lines == ["path\tcluster\tlabel", *("\t".join(row) for row in rows)]
+    vectors = np.loadtxt(board / "00000" / "features" / "tensors.tsv", delimiter="\t", ndmin=2)
+    assert np.array_equal(vectors, features)
+    assert f"single_image_dim: {side}" in (board / "projector_config.pbtxt").read_text()
+
+
+@pytest.mark.parametrize("name", ["a\tb", "a\nb", "a\r\nb", "\ra", "日本\t"])
+def test_labels_do_not_break_the_rows(board, name):
+    photo = Image.new("RGB", (4, 4))
+    with SummaryWriter(board) as writer:
+        write_embedding(writer, np.zeros((2, 3)), [photo] * 2, [[name, name], ["b", ""]], ["path", "label"])
+    text = (board / "00000" / "features" / "metadata.tsv").read_bytes().decode("utf-8")
+    lines = text.removesuffix("\n").split("\n")
+    assert [len(line.split("\t")) for line in lines] == [2, 2, 2]
+    assert "\r" not in text
+
+
+def offers(n, seed=0):
+    """Cluster, discriminant and path of images, with ties among the discriminants."""
+    random = np.random.RandomState(seed)
+    return [(int(random.randint(3)), float(random.randint(25)), f"{number:04d}.png") for number in range(n)]
+
+
+def filled(offered):
+    gallery = ExplanationGallery()
+    for cluster, discriminant, path in offered:
+        gallery.offer(cluster, discriminant, path, PHOTO, HEATMAP)
+    return gallery
+
+
+def names(gallery):
+    return {cluster: [item[:2] for item in items] for cluster, items in gallery.kept().items()}
+
+
+def test_the_deepest_images_are_kept():
+    offered = offers(150)
+    expected = {
+        cluster: sorted(((value, path) for k, value, path in offered if k == cluster), reverse=True)[:GALLERY]
+        for cluster in range(3)
+    }
+    assert names(filled(offered)) == expected
+    assert list(filled(offered).kept()) == [0, 1, 2]
+
+
+def test_memory_does_not_grow_with_the_images():
+    gallery, seen = ExplanationGallery(), []
+    for number in range(60):
+        gallery.offer(0, number, f"{number}.png", PHOTO, HEATMAP)
+        seen += [weakref.ref(picture) for _, _, picture in gallery.kept()[0]]
+    gc.collect()
+    assert len({id(picture()) for picture in seen if picture()}) == GALLERY
+
+
+@pytest.mark.parametrize("cuts", [[0], [75], [10, 20, 140], [150], [1, 1]])
+def test_galleries_of_several_processes_are_as_one(cuts):
+    offered = offers(150)
+    shares = [offered[start:stop] for start, stop in zip([0, *cuts], [*cuts, len(offered)], strict=True)]
+    first, *others = [filled(share) for share in shares]
+    first.merge([other.kept() for other in others])
+    assert names(first) == names(filled(offered))
+    first.offer(0, 1000.0, "deepest.png", PHOTO, HEATMAP)
+    assert names(first)[0][0] == (1000.0, "deepest.png")
+    assert len(names(first)[0]) == GALLERY
+
+
+def test_a_written_gallery(board):
+    gallery = filled([(2, -1.0, "a.png"), *((0, float(n), f"{n}.png") for n in range(20))])
+    with SummaryWriter(board) as writer:
+        gallery.write(writer)
+    events = read(board)
+    assert events.Tags()["images"] == ["cluster 0", "cluster 2"]
+    (_, _, tile), *_ = gallery.kept()[2]
+    assert image(events, "cluster 2").size == tile.size
+    sheet = image(events, "cluster 0")
+    assert sheet.size == (6 * tile.width, 2 * tile.height)
+    deepest = sheet.crop((0, 0, tile.width, tile.height))
+    assert np.array_equal(deepest, gallery.kept()[0][0][2])
+
+
+def test_a_tile_is_the_photo_and_its_heatmap():
+    ((_, _, tile),) = filled([(0, 1.0, "a.png")]).kept()[0]
+    panel = np.asarray(tile)[-224 - 6 : -6, 6 : 6 + 224]
+    assert np.array_equal(panel[::28, ::28], PHOTO.permute(1, 2, 0))
+    assert tile.width == 2 * 224 + 3 * 6
+
+
+def test_an_empty_gallery_writes_nothing(board):
+    with SummaryWriter(board) as writer:
+        ExplanationGallery().write(writer)
+    assert read(board).Tags()["images"] == []
