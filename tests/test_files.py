@@ -60,3 +60,8 @@ def test_json_that_cannot_be_written_leaves_nothing(tmp_path):
     with pytest.raises(TypeError):
         write_json(tmp_path / "metrics.json", {"value": object()})
     assert not list(tmp_path.iterdir())
+
+
+def test_json_has_no_nan(tmp_path):
+    write_json(tmp_path / "a.json", {"a": float("nan"), "b": 1.5, "c": [1]})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"a": None, "b": 1.5, "c": [1]}

@@ -1,6 +1,7 @@
 """Files that are written whole or not at all, so that no reader ever sees half of one."""
 
 import json
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,6 +30,9 @@ def written_whole(path: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Writes values as indented JSON."""
+    """Writes values as indented JSON; numbers at the top that are not finite become `null`, as JSON has no NaN."""
+    plain = {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in values.items()
+    }
     with written_whole(path) as beside:
-        beside.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        beside.write_text(json.dumps(plain, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")

@@ -1,9 +1,11 @@
+import copy
+
 import pytest
 import torch
 from torch import nn
 from torchvision.models import get_model
 
-from whycluster.backbones import Backbone, Preprocessing
+from whycluster.backbones import Backbone, Preprocessing, build_backbone
 from whycluster.backbones.backbone import POOLS, CutNetwork, default_layer, layer_names
 from whycluster.backbones.glyphnet import GlyphNet
 
@@ -157,3 +159,12 @@ def test_averaged_features_are_what_the_classifier_reads(name, classifier):
         network(images)
         handle.remove()
         torch.testing.assert_close(backbone(images), read[-1])
+
+
+def test_a_copy_stays_in_evaluation_mode():
+    # torchvision's feature extractors do not: copied, their batch norms go back to learning.
+    backbone = build_backbone("glyphnet", "DEFAULT", pool="flatten")
+    copied = copy.deepcopy(backbone)
+    images = torch.rand(4, 3, 32, 32)
+    assert not any(module.training for module in copied.modules())
+    assert torch.equal(copied(images), backbone(images))

@@ -1,5 +1,3 @@
-import copy
-
 import numpy as np
 import pytest
 import torch
@@ -22,15 +20,10 @@ def images():
     return torch.from_numpy((255 * pixels).round().astype(np.uint8))
 
 
-@pytest.fixture(scope="session")
-def glyphnet():
-    return build_backbone("glyphnet", "DEFAULT", pool="flatten")
-
-
 @pytest.fixture
-def model(glyphnet, images):
+def model(images):
     """`glyphnet` and four centroids, each near an image."""
-    backbone = copy.deepcopy(glyphnet)
+    backbone = build_backbone("glyphnet", "DEFAULT", pool="flatten")
     with torch.no_grad():
         features = backbone(images[:4])
     noise = torch.rand(features.shape, generator=torch.Generator().manual_seed(0)) * features.std()

@@ -1,5 +1,3 @@
-import copy
-
 import numpy as np
 import pytest
 import torch
@@ -20,15 +18,10 @@ def pictures():
     return [Image.fromarray(image.round().astype(np.uint8)) for image in pixels]
 
 
-@pytest.fixture(scope="session")
-def glyphnet():
-    return build_backbone("glyphnet", "DEFAULT", pool="flatten")
-
-
 @pytest.fixture
-def model(glyphnet, pictures):
+def model(pictures):
     """`glyphnet` and three centroids, the features of three of the pictures."""
-    backbone = copy.deepcopy(glyphnet)
+    backbone = build_backbone("glyphnet", "DEFAULT", pool="flatten")
     images = torch.stack([backbone.preprocessing(picture) for picture in pictures[:3]])
     return ClusterModel(backbone, NeuralizedKMeans(backbone(images), beta=0.02))
 

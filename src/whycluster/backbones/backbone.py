@@ -4,7 +4,7 @@ import difflib
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
@@ -36,7 +36,9 @@ class CutNetwork(nn.Module):
         if layer not in names:
             near = ", ".join(difflib.get_close_matches(layer, names, n=4, cutoff=0))
             raise ValueError(f"backbone.layer={layer!r} is no layer of this network; the nearest are {near}.")
-        self.network = create_feature_extractor(network.eval(), [layer], suppress_diff_warning=True)
+        extractor = create_feature_extractor(network.eval(), [layer], suppress_diff_warning=True)
+        # torchvision's own class loses its modes when it is copied: batch norms would start to learn.
+        self.network = fx.GraphModule(extractor, extractor.graph).eval()
         self.layer = layer
         self.pool = pool
         self.has_places = True  # until a first look at the network's output says otherwise

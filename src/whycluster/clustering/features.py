@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from whycluster.data import share_of_rank
 
-BATCH_BYTES = 32 * 2**20  # of features read at once: enough for the matrix products, little enough for any machine
+BATCH_BYTES = 32 * 2**20  # held at once: enough for the matrix products, little enough for any machine
 
 
 class FeatureStore:
@@ -52,20 +52,21 @@ class FeatureStore:
             return self
         kept = FeatureStore.create(self.path.with_suffix(".part"), len(rows), self.n_features)
         target = kept.open(writable=True)
-        for start in range(0, len(rows), self.batch_rows):
-            target[start : start + self.batch_rows] = self.rows(rows[start : start + self.batch_rows])
+        step = self.batch_rows()
+        for start in range(0, len(rows), step):
+            target[start : start + step] = self.rows(rows[start : start + step])
         os.replace(kept.path, self.path)
         return FeatureStore(self.path)
 
-    @property
-    def batch_rows(self) -> int:
-        """How many rows are read at once."""
-        return max(1, BATCH_BYTES // (4 * self.n_features))
+    def batch_rows(self, width: int = 1) -> int:
+        """How many rows are read at once, where `width` numbers are computed from each."""
+        return max(1, BATCH_BYTES // (4 * max(self.n_features, width)))
 
-    def batches(self) -> Iterator[Tensor]:
-        """All rows in order, batch by batch, in memory."""
-        for start in range(0, self.n_rows, self.batch_rows):
-            yield torch.from_numpy(np.array(self.open()[start : start + self.batch_rows]))
+    def batches(self, width: int = 1) -> Iterator[Tensor]:
+        """All rows in order, batch by batch, in memory; `width` as in `batch_rows`."""
+        step = self.batch_rows(width)
+        for start in range(0, self.n_rows, step):
+            yield torch.from_numpy(np.array(self.open()[start : start + step]))
 
     def mean(self) -> Tensor:
         """The mean row, `(D,)` float64."""
@@ -79,10 +80,10 @@ class FeatureStore:
         squares = sum(float((batch.double() - mean).square().sum()) for batch in self.batches())
         return squares / max(1, self.n_rows * self.n_features)
 
-    def loader(self, rank: int = 0, world_size: int = 1) -> DataLoader[tuple[Tensor, Tensor]]:
+    def loader(self, width: int = 1, rank: int = 0, world_size: int = 1) -> DataLoader[tuple[Tensor, Tensor]]:
         """Batches `(row numbers, rows)` of the share of one process; all processes get equally many batches."""
         longest = math.ceil(self.n_rows / world_size)
-        parts = math.ceil(longest / self.batch_rows)
+        parts = math.ceil(longest / self.batch_rows(width))
         share = share_of_rank(range(self.n_rows), rank, world_size)
         return DataLoader(_Slices(self, [share_of_rank(share, part, parts) for part in range(parts)]), batch_size=None)
 

@@ -88,7 +88,10 @@ class KMeans(pl.LightningModule):
         """None: centroids follow from sums."""
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
-        return self.features.loader(self.trainer.global_rank, self.trainer.world_size)
+        products = (
+            self.candidates.shape[0] * self.candidates.shape[1]
+        )  # of each row, with the centroids of all restarts
+        return self.features.loader(products, self.trainer.global_rank, self.trainer.world_size)
 
     @torch.no_grad()
     def on_train_epoch_start(self) -> None:

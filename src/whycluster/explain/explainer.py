@@ -144,6 +144,8 @@ class Explainer:
     def _batches(
         self, images: Tensor | Sequence[str | Path | Image.Image], targets: Sequence[Target]
     ) -> list[list[Explanation]]:
+        if isinstance(images, str | Path | Image.Image):
+            raise ValueError("one image is given where a list is wanted; write explain([image]).")
         if not len(images):
             raise ValueError("there are no images to explain.")
         starts = range(0, len(images), BATCH_SIZE)

@@ -15,6 +15,7 @@ from whycluster.heads import NeuralizedKMeans
 FORMAT = "whycluster model"
 FORMAT_VERSION = 1
 FILE_NAME = "model.ckpt"
+HEAD = "kmeans"
 
 
 class Assignment(NamedTuple):
@@ -91,7 +92,7 @@ class ClusterModel(nn.Module):
             "format_version": FORMAT_VERSION,
             "backbone": self.backbone.origin,
             "network": {key: tensor.cpu() for key, tensor in self.backbone.network.state_dict().items()},
-            "head": {"kind": "kmeans", "centroids": self.head.centroids.cpu(), "beta": float(self.head.beta)},
+            "head": {"kind": HEAD, "centroids": self.head.centroids.cpu(), "beta": float(self.head.beta)},
             "source": self.source,
             "seed": self.seed,
             "versions": self.versions,
@@ -111,6 +112,10 @@ class ClusterModel(nn.Module):
         """
         try:
             content = _read(Path(path).expanduser())
+            if content["head"]["kind"] != HEAD:
+                raise ValueError(
+                    f"{str(path)!r} has a head of kind {content['head']['kind']!r}; this version reads {HEAD}."
+                )
             return cls(
                 restore_backbone(content["backbone"], content["network"]),
                 NeuralizedKMeans(content["head"]["centroids"], content["head"]["beta"]),

@@ -67,6 +67,10 @@ class ExplanationWriter(BasePredictionWriter):
         self._assignments.close()
         self._receipts.close()
 
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        for table in ("assignments", "receipts"):  # half a table is none
+            part_of(self.folder, table, trainer.global_rank).unlink(missing_ok=True)
+
     def _assignment(self, explanation: Explanation, place: int, index: int) -> Row:
         cluster, discriminant, probability, runner_up = (column[place].item() for column in explanation.assignment)
         path, label = self.collection.paths[index], self.collection.labels[index]

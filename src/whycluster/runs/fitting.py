@@ -68,7 +68,7 @@ class KMeansHead:
 
 def heuristic_beta(head: NeuralizedKMeans, features: FeatureStore) -> float:
     """`1 / E[f_c]` over the features (Kauffmann et al., section III-B); 1 where no two clusters differ."""
-    total = sum(float(head(batch).amax(1).sum()) for batch in features.batches())
+    total = sum(float(head(batch).amax(1).sum()) for batch in features.batches(head.n_clusters))
     return len(features) / total if total > 0 else 1.0
 
 

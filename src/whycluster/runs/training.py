@@ -144,7 +144,7 @@ def _extract(
 def _assign(model: ClusterModel, features: FeatureStore) -> tuple[Assigned, int]:
     """Where each row belongs, and on how many rows the neuralized head and k-means disagree."""
     parts, wrong = [], 0
-    for batch in features.batches():
+    for batch in features.batches(model.n_clusters):
         assignment = model.assign(batch)
         own = model.head.centroids[assignment.cluster]
         distance = (batch - own).square().sum(1)
