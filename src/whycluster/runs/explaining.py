@@ -8,7 +8,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 
 from whycluster.data import Collection, Folder, PreparedImages, open_collection
 from whycluster.explain import ClusterModel, Explainer, ExplanationModule, parse_target
-from whycluster.output.console import say
+from whycluster.output.console import say, short
 from whycluster.output.explanations import ExplanationWriter, part_of
 from whycluster.output.tables import ASSIGNMENTS, RECEIPTS, join_parts, write_skipped
 from whycluster.runs.folders import claim, find_checkpoint
@@ -116,5 +116,5 @@ def _first(n_images: int, limit: int | None) -> Sequence[int]:
 def _report(run: Path, explained: int, skipped: int) -> None:
     """What a person wants to know at the end."""
     say(f"{explained} images explained{f'; {skipped} skipped, see skipped.csv' if skipped else ''}")
-    say(f"heatmaps: {run / 'heatmaps'}")
-    say(f"galleries: tensorboard --logdir {run}")
+    say(f"heatmaps: {short(run / 'heatmaps')}")
+    say(f"galleries: tensorboard --logdir {short(run)}")

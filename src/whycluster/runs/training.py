@@ -18,7 +18,7 @@ from whycluster.explain import ClusterModel
 from whycluster.explain.model import FILE_NAME
 from whycluster.files import write_json
 from whycluster.output.clusters import EMBEDDED, show_clusters, show_embedding
-from whycluster.output.console import say
+from whycluster.output.console import say, short
 from whycluster.output.export import check_export, export_clusters
 from whycluster.output.tables import ASSIGNMENTS, Row, write_skipped, write_table
 from whycluster.runs.fitting import Fitted, KMeansHead, disagreements
@@ -219,6 +219,6 @@ def _report(run: Path, metrics: dict[str, Any]) -> None:
     baseline = f" (raw pixels: {metrics['raw_pixels']['nmi']:.2f})" if "raw_pixels" in metrics else ""
     skipped = f"; {metrics['n_skipped']} skipped, see skipped.csv" if metrics["n_skipped"] else ""
     say(f"{metrics['n_images']} images in {metrics['n_clusters']} clusters{agreement}{baseline}{skipped}")
-    say(f"model and tables: {run}")
-    say(f"look at the clusters: tensorboard --logdir {run}")
-    say(f"explain them: python explain.py checkpoint={run}")
+    say(f"model and tables: {short(run)}")
+    say(f"look at the clusters: tensorboard --logdir {short(run)}")
+    say(f"explain them: python explain.py checkpoint={short(run)}")
