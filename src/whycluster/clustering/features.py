@@ -12,7 +12,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from whycluster.data import share_of_rank
 
-BATCH_BYTES = 32 * 2**20  # held at once: enough for the matrix products, little enough for any machine
+# Held at once: enough for the matrix products, and little enough that memory is reused; larger blocks would come fresh
+# from the system each time, page by page.
+BATCH_BYTES = 16 * 2**20
 
 
 class FeatureStore:

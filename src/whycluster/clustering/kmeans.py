@@ -52,7 +52,7 @@ def assign(x: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
     norms = centroids.square().sum(-1)  # (..., K)
     products = torch.addmm(norms.flatten(), x, centroids.flatten(0, -2).T, alpha=-2)  # all restarts in one product
     lowest = products.view(len(x), *norms.shape).movedim(0, -2).min(-1)  # over (..., N, K)
-    return lowest.indices, (lowest.values + x.square().sum(1)).clamp(min=0)
+    return lowest.indices, (lowest.values + torch.linalg.vector_norm(x, dim=1).square()).clamp(min=0)
 
 
 def accumulate(x: Tensor, centroids: Tensor) -> tuple[Sums, Tensor]:

@@ -103,7 +103,7 @@ class KMeans(pl.LightningModule):
     @torch.no_grad()
     def training_step(self, batch: tuple[Tensor, Tensor]) -> None:
         rows, x = batch
-        sums, distances = accumulate(x - self.origin, self.moving)
+        sums, distances = accumulate(x.sub_(self.origin), self.moving)  # the batch is ours alone
         self.sums = self.sums + sums
         self._remember_far(rows, distances)
 
