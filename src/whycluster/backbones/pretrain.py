@@ -8,7 +8,6 @@ seed and a thread count.
 
 import argparse
 import io
-import os
 import string
 import sys
 import time
@@ -22,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from whycluster.backbones.glyphnet import IMAGE_SIZE, MEAN, STD, WEIGHTS, GlyphNet
+from whycluster.files import written_whole
 
 # A letter's place here is its class.
 LETTERS = string.ascii_letters
@@ -197,9 +197,8 @@ def save_weights(net: GlyphNet, path: Path) -> None:
     """Writes a `state_dict` so that the file is at every moment either the old or the new one."""
     buffer = io.BytesIO()  # a named file would leave its temporary name inside the archive
     torch.save(net.state_dict(), buffer)
-    beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    beside.write_bytes(buffer.getvalue())
-    os.replace(beside, path)
+    with written_whole(path) as beside:
+        beside.write_bytes(buffer.getvalue())
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

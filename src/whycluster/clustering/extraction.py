@@ -57,12 +57,14 @@ class FeatureWriter(BasePredictionWriter):
 
     Attributes:
         skipped: number `->` reason, of this process.
+        written: images of this process that have features.
     """
 
     def __init__(self, path: Path, n_rows: int, n_features: int) -> None:
         super().__init__(write_interval="batch")
         self.path, self.n_rows, self.n_features = path, n_rows, n_features
         self.skipped: dict[int, str] = {}
+        self.written = 0
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.is_global_zero:
@@ -82,4 +84,5 @@ class FeatureWriter(BasePredictionWriter):
     ) -> None:
         if len(prediction.indices):
             self._features[prediction.indices.numpy()] = prediction.features.float().cpu().numpy()
+        self.written += len(prediction.indices)
         self.skipped |= prediction.skipped

@@ -97,8 +97,9 @@ class KMeans(pl.LightningModule):
     def on_train_epoch_start(self) -> None:
         self.moving = self.candidates[self.active.to(self.device)]  # (A, K, D)
         self.sums = Sums.nothing(self.moving)
-        self.far_distances = self.moving.new_zeros(len(self.active), 0)
-        self.far_rows = self.far_distances.long()
+        # (A, K) in every process, whatever its share of the rows; below zero stands for no row
+        self.far_distances = self.moving.new_full(self.moving.shape[:2], -1)
+        self.far_rows = torch.zeros_like(self.far_distances, dtype=torch.long)
 
     @torch.no_grad()
     def training_step(self, batch: tuple[Tensor, Tensor]) -> None:
@@ -111,7 +112,7 @@ class KMeans(pl.LightningModule):
         """Keeps the rows farthest from their centroids, as many as clusters could be empty, for `reseed`."""
         distances = torch.cat((self.far_distances, distances), 1)
         rows = torch.cat((self.far_rows, rows.expand(len(self.active), -1)), 1)
-        top = distances.topk(min(self.moving.shape[1], distances.shape[1]), dim=1)
+        top = distances.topk(self.moving.shape[1], dim=1)
         self.far_distances, self.far_rows = top.values, rows.gather(1, top.indices)
 
     @torch.no_grad()
@@ -142,9 +143,10 @@ class KMeans(pl.LightningModule):
 
     def _reseeded(self, total: Sums) -> Sums:
         """The sums with a row for every empty cluster, the same rows in every process."""
-        order = self._gathered(self.far_distances).argsort(dim=1, descending=True, stable=True)
+        far = self._gathered(self.far_distances).sort(dim=1, descending=True, stable=True)
+        rows = self._gathered(self.far_rows).gather(1, far.indices)
         parts = []
-        for restart, farthest in enumerate(self._gathered(self.far_rows).gather(1, order)):
+        for restart, farthest in enumerate(rows[at][far.values[at] >= 0] for at in range(len(rows))):
             one = Sums(*(part[restart : restart + 1] for part in total))
             if (one.counts == 0).any():
                 x = torch.from_numpy(self.features.rows(farthest.cpu().numpy())).to(self.device) - self.origin

@@ -1,7 +1,6 @@
 """Collections of images: the digits that ship with scikit-learn, and folders of one's own."""
 
 import os
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -51,9 +50,14 @@ class Digits:
 
     Args:
         limit: take the first so many only.
+
+    Raises:
+        ValueError: if `limit` is no number above 0.
     """
 
     def __init__(self, limit: int | None = None) -> None:
+        if limit is not None and (not isinstance(limit, int) or limit < 1):
+            raise ValueError(f"data.limit={limit} should be a whole number >= 1, or null for all digits.")
         digits = load_digits()
         self._pixels: np.ndarray = digits.images[:limit]  # (N, 8, 8), from 0 to 16
         self.labels = [str(label) for label in digits.target[:limit]]
@@ -83,7 +87,7 @@ class Folder:
     """
 
     def __init__(self, root: str | Path) -> None:
-        given = Path(root).expanduser()
+        given = Path(str(root)).expanduser()  # a folder named 2024 arrives as a number
         if os.path.isfile(given):
             self.root, listing = given.parent, Listing([given.name], {})
         else:
@@ -126,4 +130,4 @@ def _listed(skipped: dict[str, str]) -> str:
 
 def has_labels(labels: list[str]) -> bool:
     """Whether labels say something: at least two of them, on every image."""
-    return "" not in labels and len(Counter(labels)) > 1
+    return "" not in labels and len(set(labels)) > 1

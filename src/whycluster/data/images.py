@@ -74,10 +74,26 @@ def collate(items: list[Item]) -> Batch:
 
 def image_loader(
     images: PreparedImages, batch_size: int, num_workers: int, rank: int = 0, world_size: int = 1
-) -> DataLoader[Item]:
+) -> DataLoader[Batch]:
     """Batches in order, decoded by `num_workers` processes; of several ranks, each takes its own share."""
-    share = PreparedImages(images.collection, images.prepare, share_of_rank(images.rows, rank, world_size))
-    return DataLoader(share, batch_size=batch_size, num_workers=num_workers, collate_fn=collate)
+    share = share_of_rank(images.rows, rank, world_size)
+    # A rank without images gets one empty batch: it still has to take part in what all ranks do together.
+    slices = [share[start : start + batch_size] for start in range(0, len(share), batch_size)] or [share]
+    return DataLoader(_Batches(images, slices), batch_size=None, num_workers=num_workers)
+
+
+class _Batches(Dataset[Batch]):
+    """The images of some rows, a batch an item."""
+
+    def __init__(self, images: PreparedImages, slices: list[Sequence[int]]) -> None:
+        self.parts = [PreparedImages(images.collection, images.prepare, rows) for rows in slices]
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    def __getitem__(self, item: int) -> Batch:
+        part = self.parts[item]
+        return collate([part[place] for place in range(len(part))])
 
 
 def share_of_rank(rows: Sequence[int], rank: int, world_size: int) -> Sequence[int]:

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from sklearn.cluster import BisectingKMeans
 from torch import Tensor
 
 from whycluster.heads.kmeans import NeuralizedKMeans
@@ -31,6 +32,8 @@ def neuralize(model: Any, beta: float = 1.0) -> NeuralizedKMeans:
         return NeuralizedKMeans(torch.as_tensor(model), beta)
     if hasattr(model, "fit") and not hasattr(model, "cluster_centers_"):
         raise ValueError(f"this {type(model).__name__} has no cluster_centers_; fit it first, and let it be a k-means.")
+    if isinstance(model, BisectingKMeans):
+        raise ValueError("a BisectingKMeans decides along a tree, not by the nearest centroid; fit a KMeans.")
     if not hasattr(model, "cluster_centers_"):
         raise ValueError(f"cannot neuralize a {type(model).__name__}; give a fitted KMeans or (K, D) centroids.")
     return NeuralizedKMeans(torch.as_tensor(model.cluster_centers_), beta)

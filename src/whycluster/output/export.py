@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from whycluster.data import Collection
+from whycluster.data import Collection, UnreadableImageError
 
 CHOICES = ("none", "links", "copies")
 
@@ -16,7 +16,9 @@ def check_export(export: str) -> None:
         raise ValueError(f"export={export!r} is unknown; choose from {', '.join(CHOICES)}.")
 
 
-def export_clusters(folder: Path, collection: Collection, clusters: Iterable[tuple[int, int]], export: str) -> None:
+def export_clusters(
+    folder: Path, collection: Collection, clusters: Iterable[tuple[int, int]], export: str
+) -> dict[str, str]:
     """Lays each image into `folder/<cluster>/<its path>`; what was there is replaced.
 
     Args:
@@ -25,20 +27,31 @@ def export_clusters(folder: Path, collection: Collection, clusters: Iterable[tup
         clusters: number of an image and its cluster, for each image to lay out.
         export: `links` or `copies`; images that are no files are written as PNG. `none` does nothing.
 
+    Returns:
+        Path `->` reason, of the images that could not be laid out.
+
     Raises:
         ValueError: for another choice.
     """
     check_export(export)
+    failed: dict[str, str] = {}
     if export == "none":
-        return
+        return failed
     shutil.rmtree(folder, ignore_errors=True)
     for index, cluster in clusters:
-        place = folder / str(cluster) / collection.paths[index]
-        place.parent.mkdir(parents=True, exist_ok=True)
-        source = collection.file(index)
-        if source is None:
-            collection.load(index).save(place.with_name(f"{place.name}.png"))
-        elif export == "copies":
-            shutil.copy2(source, place)
-        else:
-            os.symlink(source, place)
+        try:
+            _lay_out(folder / str(cluster) / collection.paths[index], collection, index, export)
+        except (OSError, UnreadableImageError) as error:  # the clustering is worth more than a copy that fails
+            failed[collection.paths[index]] = str(error)
+    return failed
+
+
+def _lay_out(place: Path, collection: Collection, index: int, export: str) -> None:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    source = collection.file(index)
+    if source is None:
+        collection.load(index).save(place.with_name(f"{place.name}.png"))
+    elif export == "copies":
+        shutil.copy2(source, place)
+    else:
+        os.symlink(source, place)

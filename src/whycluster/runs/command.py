@@ -7,18 +7,21 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from hydra.errors import ConfigCompositionException, OverrideParseException
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 # Remarks of libraries that a user of these commands can do nothing about.
 NOISE = (
     r".*`LightningModule.configure_optimizers` returned `None`.*",
     r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*",
     r".*does not have many workers which may be a bottleneck.*",
-    r".*The number of training batches \(\d+\) is smaller than the logging interval.*",
-    r".*Checkpoint directory .* exists and is not empty.*",
-    r".*'pin_memory' argument is set as true but no accelerator is found.*",
 )
+
+
+# What is raised where a request cannot be met.
+REQUESTS = (ValueError, OSError, OmegaConfBaseException, ConfigCompositionException, MisconfigurationException)
 
 
 @contextmanager
@@ -47,8 +50,12 @@ def _sentence(error: Exception) -> str | None:
     for cause in _causes(error):
         if isinstance(cause, MissingMandatoryValue):
             return f"{cause.full_key} is missing; give it as {cause.full_key}=..."
-        if isinstance(cause, (ValueError, OSError, OmegaConfBaseException, ConfigCompositionException)):
+        if isinstance(cause, REQUESTS):
             return _one_line(cause)
+        if isinstance(cause, TypeError) and "unexpected keyword argument" in str(cause):
+            return f"a setting does not exist: {_one_line(cause)}"
+        if isinstance(cause, torch.OutOfMemoryError):
+            return "the device has not enough memory; lower batch_size."
         if isinstance(cause, OverrideParseException):
             return (
                 f"the override {cause.override!r} cannot be read; write name=value, with quotes around odd characters."

@@ -11,9 +11,9 @@ from whycluster.explain import ClusterModel, Explainer, ExplanationModule, parse
 from whycluster.output.console import say, short
 from whycluster.output.explanations import ExplanationWriter, part_of
 from whycluster.output.tables import ASSIGNMENTS, RECEIPTS, join_parts, write_skipped
-from whycluster.runs.folders import claim, find_checkpoint
+from whycluster.runs.folders import check_free, clear, find_checkpoint
 from whycluster.runs.ranks import gathered
-from whycluster.runs.settings import decoding_workers, whole_number
+from whycluster.runs.settings import decoding_workers, full_precision, whole_number
 
 RESULTS = ("assignments.csv", "receipts.csv", "skipped.csv", "heatmaps", "relevance", "tensorboard")
 
@@ -27,7 +27,7 @@ def explain(
     target: str | int = "assigned",
     composite: str = "epsilon_gamma_box",
     head_rule: str = "auto",
-    beta: float | str = "auto",
+    beta: float | str | None = "auto",
     limit: int | None = None,
     batch_size: int = 16,
     num_workers: int | None = None,
@@ -63,11 +63,12 @@ def explain(
     explainer = Explainer(model, composite, head_rule, _number(beta))  # type: ignore[arg-type]  # it checks the rule
     collection = _collection(model, images)
     prepared = PreparedImages(collection, model.backbone.preprocessing, _first(len(collection.paths), limit))
-    claim(run, RESULTS, overwrite)
-
-    writer = ExplanationWriter(run, collection, targets)
-    explaining = trainer(logger=False, callbacks=[writer])
+    check_free(run, RESULTS, overwrite)
+    full_precision()
     workers = decoding_workers(num_workers, len(prepared), batch_size)
+    writer = ExplanationWriter(run, collection, targets)
+    explaining = trainer(logger=False, callbacks=[writer], precision="32-true")  # or receipts would not balance
+    clear(run, RESULTS)
     module = ExplanationModule(explainer, targets, prepared, batch_size, workers)
     explaining.predict(module, return_predictions=False)
 
@@ -91,9 +92,9 @@ def explain(
     return sum(written)
 
 
-def _number(beta: float | str) -> float | None:
+def _number(beta: float | str | None) -> float | None:
     """`None` for `auto`."""
-    if beta == "auto":
+    if beta is None or beta == "auto":
         return None
     try:
         return float(beta)
@@ -106,7 +107,10 @@ def _collection(model: ClusterModel, images: str | None) -> Collection:
         return Folder(images)
     if model.source is None:
         raise ValueError("this model does not say what it was trained on; give images=/path/to/photos.")
-    return open_collection(model.source)
+    try:
+        return open_collection(model.source)
+    except ValueError as error:
+        raise ValueError(f"of what the model was trained on, {error} Give images=/path/to/photos.") from error
 
 
 def _first(n_images: int, limit: int | None) -> Sequence[int]:

@@ -46,6 +46,8 @@ class KMeansHead:
     def __post_init__(self) -> None:
         for name, least in (("n_clusters", 2), ("n_init", 1), ("max_iter", 1)):
             whole_number(f"head.{name}", getattr(self, name), least)
+        if not (isinstance(self.tol, int | float) and self.tol >= 0):
+            raise ValueError(f"head.tol={self.tol} should be a number >= 0.")
         if self.beta is not None and not (isinstance(self.beta, int | float) and 0 <= self.beta < math.inf):
             raise ValueError(f"head.beta={self.beta} should be a number >= 0, or null.")
 
@@ -57,6 +59,8 @@ class KMeansHead:
         """
         lloyd = KMeans(features, self.n_clusters, self.n_init, self.max_iter, self.tol, seed)
         trainer.fit(lloyd)
+        if not math.isfinite(lloyd.inertia):
+            raise ValueError("the trainer stopped before k-means had ended; leave out what limits its steps or time.")
         head = NeuralizedKMeans(lloyd.centroids.cpu())
         beta = heuristic_beta(head, features) if self.beta is None else self.beta
         return Fitted(NeuralizedKMeans(head.centroids, beta), lloyd.inertia, lloyd.n_iter)

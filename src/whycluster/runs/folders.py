@@ -21,7 +21,7 @@ def find_checkpoint(checkpoint: str) -> Path:
         ValueError: if there is none.
     """
     if checkpoint != "latest":
-        return Path(checkpoint).expanduser()
+        return Path(str(checkpoint)).expanduser()  # a folder named 2024 arrives as a number
     finished = list(TRAIN_RUNS.glob(f"**/{FILE_NAME}"))
     if not finished:
         raise ValueError(
@@ -31,29 +31,29 @@ def find_checkpoint(checkpoint: str) -> Path:
     return max(finished, key=lambda path: path.stat().st_mtime_ns)
 
 
-def claim(folder: Path, results: Sequence[str], overwrite: bool) -> None:
-    """Makes sure that a run may write to a folder; old results go if `overwrite` says so.
+def check_free(folder: Path, results: Sequence[str], overwrite: bool) -> None:
+    """Makes sure that a run may write to a folder.
 
     Args:
         folder: the run folder.
         results: names of what the run writes there.
-        overwrite: whether old results may go.
+        overwrite: whether old results may be replaced.
 
     Raises:
-        ValueError: if there are old results that may not go.
+        ValueError: if there are old results that may not be replaced.
     """
     found = [name for name in results if (folder / name).exists()]
     if found and not overwrite:
         raise ValueError(
             f"the run folder {str(folder)!r} already holds {found[0]}; choose another hydra.run.dir, or overwrite=true."
         )
-    _clear(folder, found)
 
 
 @rank_zero_only
-def _clear(folder: Path, names: Sequence[str]) -> None:
-    for name in names:
+def clear(folder: Path, results: Sequence[str]) -> None:
+    """Removes old results, once new ones are sure to come."""
+    for name in results:
         if (folder / name).is_dir():
             shutil.rmtree(folder / name)
         else:
-            (folder / name).unlink()
+            (folder / name).unlink(missing_ok=True)

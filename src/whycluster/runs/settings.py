@@ -3,6 +3,9 @@
 import os
 from typing import Any
 
+import pytorch_lightning as pl
+import torch
+
 MOST_WORKERS = 8  # more rarely decode faster than one machine's devices compute
 
 
@@ -17,6 +20,18 @@ def whole_number(name: str, value: Any, least: int) -> int:
     return value
 
 
+def make_trainer(accelerator: str = "auto", **settings: Any) -> pl.Trainer:
+    """A Lightning trainer; `auto` is a CUDA device or the CPU, as others lack the double precision that is needed here."""
+    if accelerator == "auto":
+        accelerator = "cuda" if torch.cuda.is_available() else "cpu"
+    return pl.Trainer(accelerator=accelerator, **settings)
+
+
+def full_precision() -> None:
+    """Convolutions on the GPU in float32 proper: in TF32 they would differ from the CPU's in the fourth digit."""
+    torch.backends.cudnn.allow_tf32 = False
+
+
 def decoding_workers(wanted: int | None, n_images: int, batch_size: int) -> int:
     """`wanted`, or, where the user leaves it open, one for every second core; none where a batch or two is all.
 
@@ -25,4 +40,8 @@ def decoding_workers(wanted: int | None, n_images: int, batch_size: int) -> int:
     """
     if wanted is not None:
         return whole_number("num_workers", wanted, 0)
-    return 0 if n_images <= 2 * batch_size else min(MOST_WORKERS, (os.cpu_count() or 1) // 2)
+    return (
+        0
+        if n_images <= 2 * batch_size
+        else min(MOST_WORKERS, len(os.sched_getaffinity(0)) // 2 if hasattr(os, "sched_getaffinity") else 1)
+    )

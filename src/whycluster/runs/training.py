@@ -1,5 +1,6 @@
 """A train run: images `->` features `->` clusters `->` a model file, tables, figures and TensorBoard."""
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,11 +23,12 @@ from whycluster.output.console import say, short
 from whycluster.output.export import check_export, export_clusters
 from whycluster.output.tables import ASSIGNMENTS, Row, write_skipped, write_table
 from whycluster.runs.fitting import Fitted, KMeansHead, disagreements
-from whycluster.runs.folders import claim
+from whycluster.runs.folders import check_free, clear
 from whycluster.runs.ranks import gathered
-from whycluster.runs.settings import decoding_workers, whole_number
+from whycluster.runs.settings import decoding_workers, full_precision, whole_number
 
-RESULTS = (FILE_NAME, "assignments.csv", "metrics.json", "skipped.csv", "features.npy", "clusters", "tensorboard")
+FEATURES = "features.npy"
+RESULTS = (FILE_NAME, "assignments.csv", "metrics.json", "skipped.csv", FEATURES, "clusters", "tensorboard")
 
 
 class Assigned(NamedTuple):
@@ -75,15 +77,19 @@ def train(
     """
     run = Path(folder)
     check_export(export)
+    whole_number("seed", seed, 0)
     whole_number("batch_size", batch_size, 1)
-    claim(run, RESULTS, overwrite)
     _check_size(head.n_clusters, len(data.paths))
+    check_free(run, RESULTS, overwrite)
+    full_precision()
     started = time.monotonic()
     features, rows, skipped = _extract(data, backbone, trainer, run, batch_size, num_workers)
     extracted = time.monotonic()
     _check_size(head.n_clusters, len(rows))
+    clear(run, RESULTS)  # not before: whatever is wrong with the request has shown by now
     board = logger()
-    fitting = trainer(logger=board, callbacks=[], max_epochs=head.max_iter + 1)  # one more, to measure the result
+    # One epoch more than iterations, to measure the result; in full precision, whatever the network ran in.
+    fitting = trainer(logger=board, callbacks=[], max_epochs=head.max_iter + 1, precision="32-true")
     fitted = head.fit(features, fitting, seed)
     if not fitting.is_global_zero:
         return {}
@@ -101,12 +107,13 @@ def train(
     }
     write_table(run / "assignments.csv", ASSIGNMENTS, _table(data, rows, assigned))
     write_skipped(run / "skipped.csv", skipped)
-    export_clusters(run / "clusters", data, zip(rows.tolist(), assigned.cluster.tolist(), strict=True), export)
+    lost = export_clusters(run / "clusters", data, zip(rows.tolist(), assigned.cluster.tolist(), strict=True), export)
     settings = {"backbone": backbone.origin, "head": head.settings(), "data": data.source, "seed": seed}
     _show(board, PreparedImages(data, backbone.preprocessing, rows.tolist()), features, assigned, metrics, settings)
     write_json(run / "metrics.json", metrics)
+    os.replace(features.path, run / FEATURES)
     model.save(run / FILE_NAME)  # last: a run folder with a model is a finished one
-    _report(run, metrics)
+    _report(run, metrics, lost)
     return metrics
 
 
@@ -127,10 +134,13 @@ def _extract(
     """Features of the images that can be read, the numbers of these, and why the others cannot."""
     images = PreparedImages(data, backbone.preprocessing)
     workers = decoding_workers(num_workers, len(images), batch_size)
-    writer = FeatureWriter(run / "features.npy", len(images), backbone.n_features)
+    writer = FeatureWriter(run / f".{FEATURES}", len(images), backbone.n_features)  # hidden until the run is done
     extraction = trainer(logger=False, callbacks=[writer])
     extraction.predict(FeatureExtractor(backbone, images, batch_size, workers), return_predictions=False)
-    unread = {index: reason for part in gathered(extraction, writer.skipped) for index, reason in part.items()}
+    shares = gathered(extraction, (writer.written, writer.skipped))
+    unread = {index: reason for _, part in shares for index, reason in part.items()}
+    if sum(written for written, _ in shares) + len(unread) < len(images):
+        raise ValueError("the trainer stopped before all images were read; leave out what limits its batches.")
     if len(unread) == len(images):
         index, reason = next(iter(unread.items()))
         raise ValueError(f"none of the {len(images)} files can be read as an image; {data.paths[index]!r}: {reason}.")
@@ -213,8 +223,10 @@ def _show(
     board.experiment.flush()
 
 
-def _report(run: Path, metrics: dict[str, Any]) -> None:
+def _report(run: Path, metrics: dict[str, Any], lost: dict[str, str]) -> None:
     """What a person wants to know at the end."""
+    for path, reason in lost.items():
+        say(f"not laid out: {path}: {reason}")
     agreement = f", NMI {metrics['nmi']:.2f} with the labels" if "nmi" in metrics else ""
     baseline = f" (raw pixels: {metrics['raw_pixels']['nmi']:.2f})" if "raw_pixels" in metrics else ""
     skipped = f"; {metrics['n_skipped']} skipped, see skipped.csv" if metrics["n_skipped"] else ""
