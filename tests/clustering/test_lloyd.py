@@ -83,6 +83,14 @@ def test_as_many_clusters_as_rows(tmp_path):
     assert fitted(stored(tmp_path, x), n_clusters=6).inertia == pytest.approx(0, abs=1e-9)
 
 
+def test_fewer_rows_in_a_process_than_clusters(tmp_path):
+    # Of five rows, two of them twice there, two processes see two and three: not enough to fill four clusters alone.
+    stored(tmp_path, np.array([[0.0], [0.0], [1.0], [1.0], [9.0]], np.float32))
+    (tmp_path / "fit.py").write_text(TWO_PROCESSES)
+    subprocess.run([sys.executable, "fit.py", str(tmp_path), "2", "4"], cwd=tmp_path, check=True, timeout=120)
+    assert np.isfinite(np.load(tmp_path / "centroids_2_0.npy")).all()
+
+
 def test_equal_rows_do_not_hang(tmp_path):
     assert fitted(stored(tmp_path, np.ones((9, 3), np.float32)), n_clusters=3).inertia == pytest.approx(0, abs=1e-9)
 

@@ -3,7 +3,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from sklearn.cluster import DBSCAN, KMeans, MiniBatchKMeans
+from sklearn.cluster import BisectingKMeans, KMeans, MiniBatchKMeans
 
 from whycluster.heads import neuralize
 
@@ -49,3 +49,17 @@ def test_centroids_of_whole_numbers() -> None:
 def test_what_cannot_be_neuralized(model: Any, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         neuralize(model)
+
+
+def test_a_bisecting_k_means_is_refused_because_it_decides_along_a_tree():
+    x = np.random.RandomState(0).randn(40, 3)
+    with pytest.raises(ValueError, match="decides along a tree"):
+        neuralize(BisectingKMeans(4, random_state=0).fit(x))
+
+
+def test_arrays_are_taken_as_they_are():
+    x = np.random.RandomState(0).randn(40, 3)
+    fitted = KMeans(4, n_init=1, random_state=0).fit(x)
+    head = neuralize(fitted)
+    assert head(x).argmax(1).tolist() == fitted.predict(x).tolist()
+    assert head.relevance(x).shape == (40, 3)

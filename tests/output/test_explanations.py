@@ -163,10 +163,10 @@ def test_longer_names_are_cut_and_stay_different(name):
 @pytest.mark.parametrize(
     ("target", "question"),
     [
-        ("assigned", "red speaks for cluster {c}, blue against it"),
-        ("runner_up", "explained: cluster {e}, discriminant {d}; red speaks for it, blue against it"),
-        ("1", "explained: cluster 1, discriminant {d}; red speaks for it, blue against it"),
-        ("1:2", "explained: cluster 1 and not 2, discriminant {d}; red speaks for it, blue against it"),
+        ("assigned", "red speaks for cluster {c}, blue against it; "),
+        ("runner_up", "why {e}: discriminant {d}; red speaks for {e}, blue against it; "),
+        ("1", "why 1: discriminant {d}; red speaks for 1, blue against it; "),
+        ("1:2", "why 1 and not 2: discriminant {d}; red speaks for 1, blue against it; "),
     ],
 )
 def test_captions_say_what_is_explained(model, target, question):
@@ -179,4 +179,5 @@ def test_captions_say_what_is_explained(model, target, question):
         f"cluster {cluster}, runner-up {runner_up}, discriminant {discriminant:.4g}, probability {probability:.0%}"
     )
     explained = {"c": cluster, "e": int(explanation.target[1]), "d": f"{float(explanation.discriminant[1]):.4g}"}
-    assert asked == question.format(**explained)
+    share = float(explanation.receipt.pixels[1] / explanation.discriminant[1])
+    assert asked == f"{question.format(**explained)}the pixels hold {share:.0%} of the discriminant"

@@ -134,7 +134,7 @@ def test_a_caption_longer_than_the_sheet_is_cut_in_its_middle(length, monkeypatc
     assert picture.width - 2 * GAP - 24 <= width <= picture.width - 2 * GAP
     assert text.startswith("beginning/")
     assert text.endswith("xx.png")
-    assert "…" in text
+    assert "..." in text
     assert not ink(picture, 1)[:, -GAP // 2 :].any()
 
 

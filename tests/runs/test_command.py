@@ -7,7 +7,7 @@ import pytest
         (["data=folder"], "data.root is missing"),
         (["data=folder", "data.root=nowhere"], "the image folder 'nowhere' does not exist"),
         (["data=folder", "data.root=empty"], "the image folder 'empty' has no files in it"),
-        (["data.limit=5"], "head.n_clusters=10 should be <= the number of readable images, 5"),
+        (["data.limit=5"], "head.n_clusters=10 should be <= the number of files, 5"),
         (["head.n_clusters=many"], "head.n_clusters=many should be a whole number >= 2"),
         (["backbone=nonsense"], "Could not find 'backbone/nonsense'"),
         (["backbone=torchvision", "backbone.name=resnet51"], "the nearest are resnet50"),

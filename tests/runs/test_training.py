@@ -107,6 +107,33 @@ def test_results_are_not_replaced_unless_asked(run, small, tmp_path):
     assert len(table(folder / "assignments.csv")) == 90
 
 
+def test_a_request_that_fails_costs_no_old_results(trained, run, small, tmp_path):
+    folder = run("train", tmp_path / "run", *small)
+    before = (folder / "model.ckpt").read_bytes()
+    with pytest.raises(ValueError, match="number of files, 4"):
+        run("train", folder, "data.limit=4", *small[1:], "overwrite=true")
+    assert (folder / "model.ckpt").read_bytes() == before
+
+
+def test_a_trainer_that_stops_early_makes_no_model(run, small, tmp_path):
+    with pytest.raises(ValueError, match="stopped before all images were read"):
+        run("train", tmp_path / "run", *small, "+trainer.limit_predict_batches=1")
+    assert not (tmp_path / "run" / "model.ckpt").exists()
+
+
+def test_k_means_runs_in_full_precision_whatever_the_network_does(trained, run, small, tmp_path):
+    folder = run("train", tmp_path / "run", *small, "+trainer.precision=bf16-mixed")
+    features = torch.from_numpy(np.load(folder / "features.npy")).double()
+    squared = torch.cdist(features, ClusterModel.load(folder).head.centroids).square().min(1).values
+    assert json.loads((folder / "metrics.json").read_text())["inertia"] == pytest.approx(squared.sum().item(), rel=1e-5)
+
+
+def test_a_network_that_cannot_be_explained_says_so_at_once(run, photos, tmp_path):
+    options = ("backbone=torchvision", "backbone.name=resnet18", "backbone.weights=null", "head.n_clusters=2")
+    with pytest.warns(UserWarning, match=r"not explained yet: LRP does not know how relevance passes 'add'"):
+        run("train", tmp_path / "run", "data=folder", f"data.root={photos}", *options)
+
+
 def test_a_given_beta_is_kept(run, tmp_path):
     folder = run("train", tmp_path / "run", "data.limit=60", "head.n_clusters=3", "head.n_init=1", "head.beta=0.25")
     assert float(ClusterModel.load(folder).head.beta) == 0.25
@@ -129,6 +156,9 @@ def test_two_processes_write_what_one_writes(trained, small, tmp_path):
         check=True,
         timeout=200,
     )
+    one = ("checkpoint=run", "limit=1", *overrides[3:6], "hydra.run.dir=one")  # the second process has nothing to do
+    subprocess.run([sys.executable, ROOT / "explain.py", *one], cwd=tmp_path, env=environment, check=True, timeout=200)
+    assert len(table(tmp_path / "one" / "assignments.csv")) == 1
     explained = table(tmp_path / "why" / "assignments.csv")
     assert [row["path"] for row in explained] == [row["path"] for row in mine[:9]]
     assert len(list((tmp_path / "why" / "heatmaps").iterdir())) == 9

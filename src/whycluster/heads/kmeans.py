@@ -182,13 +182,14 @@ class NeuralizedKMeans(nn.Module):
             raise ValueError(f"rule={rule!r} is unknown; choose 'midpoint' or 'zero'.")
         if beta is not None and not beta >= 0:
             raise ValueError(f"beta={beta} should be >= 0.")
+        x = self._checked(x)
         distances = self.distances(x)
         chosen = distances.argmin(1) if target is None else self._clusters("target", target, x)
         h = distances - distances.gather(1, chosen[:, None])
         h = h.masked_fill(self._silent(chosen, against, x), torch.inf)
         f, p = take_most(h, float(self.beta) if beta is None else beta)
         q = p * _ratio(f, h)
-        relevance, to_bias = self._distribute(self._checked(x), chosen, q, rule)
+        relevance, to_bias = self._distribute(x, chosen, q, rule)
         to_stabilizer = (f * p - q * h.masked_fill(q == 0, 0)).sum(1)
         return HeadAttribution(relevance, f[:, 0], to_bias + to_stabilizer)
 
@@ -224,6 +225,7 @@ class NeuralizedKMeans(nn.Module):
         return clusters
 
     def _checked(self, x: Tensor) -> Tensor:
+        x = torch.as_tensor(x, device=self.centroids.device)  # an array does as well
         if x.ndim != 2 or x.shape[1] != self.centroids.shape[1]:
             raise ValueError(
                 f"features of shape {tuple(x.shape)} do not fit this model, which takes (N, {self.centroids.shape[1]})."

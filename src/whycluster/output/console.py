@@ -1,5 +1,6 @@
 """What a run says to the person in front of it."""
 
+import re
 from pathlib import Path
 
 from rich.console import Console
@@ -16,3 +17,14 @@ def short(path: Path) -> Path:
     """The path as seen from the current folder, if it lies below it."""
     here = Path.cwd()
     return path.relative_to(here) if path.is_relative_to(here) else path
+
+
+def override(name: str, value: object) -> str:
+    """A setting to paste into a shell: odd characters need quotes for Hydra, and those need quotes for the shell.
+
+    Example:
+        >>> print(override("checkpoint", "outputs/train/a"), override("checkpoint", "my run"))
+        checkpoint=outputs/train/a "checkpoint='my run'"
+    """
+    text = str(value)
+    return f"{name}={text}" if re.fullmatch(r"[\w./:-]+", text, re.ASCII) else f"\"{name}='{text}'\""

@@ -31,6 +31,7 @@ class ExplanationWriter(BasePredictionWriter):
         skipped: number `->` reason, of this process.
         gallery: the deepest images of each cluster, of this process.
         written: images explained by this process.
+        weak: heatmaps of this process whose pixels hold less than half of the discriminant.
     """
 
     def __init__(self, folder: Path, collection: Collection, targets: Sequence[Target]) -> None:
@@ -39,6 +40,7 @@ class ExplanationWriter(BasePredictionWriter):
         self.skipped: dict[int, str] = {}
         self.gallery = ExplanationGallery()
         self.written = 0
+        self.weak = 0
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._assignments = GrowingTable(part_of(self.folder, "assignments", trainer.global_rank))
@@ -87,6 +89,7 @@ class ExplanationWriter(BasePredictionWriter):
             picture.save(beside, format="PNG", compress_level=3)
         with written_whole(self.folder / "relevance" / subfolder / f"{name}.npy") as beside, open(beside, "wb") as file:
             np.save(file, heatmap)
+        self.weak += share_at_pixels(explanation, place) < 0.5
         explained = int(explanation.target[place])
         self.gallery.offer(explained, float(explanation.discriminant[place]), path, photo, heatmap)
 
@@ -105,20 +108,23 @@ def file_name(path: str) -> str:
     return "/".join([*folders, name])
 
 
+def share_at_pixels(explanation: Explanation, place: int) -> float:
+    """How much of the discriminant arrived at the pixels of an image; 1 where there was none."""
+    discriminant, pixels = (float(explanation.receipt[column][place]) for column in (0, 2))
+    return pixels / discriminant if discriminant else 1.0
+
+
 def caption(path: str, target: Target, explanation: Explanation, place: int) -> str:
     """What a heatmap says above itself: the image, where it belongs, and what is explained."""
     cluster, discriminant, probability, runner_up = (column[place].item() for column in explanation.assignment)
     where = f"cluster {cluster}, runner-up {runner_up}, discriminant {discriminant:.4g}, probability {probability:.0%}"
     explained = int(explanation.target[place])
-    if target.name == "assigned":
-        question = f"red speaks for cluster {cluster}, blue against it"
-    else:
+    question = f"red speaks for cluster {explained}, blue against it"
+    if target.name != "assigned":
         against = "" if target.against is None else f" and not {target.against}"
         value = float(explanation.discriminant[place])
-        question = (
-            f"explained: cluster {explained}{against}, discriminant {value:.4g}; red speaks for it, blue against it"
-        )
-    return f"{path}\n{where}\n{question}"
+        question = f"why {explained}{against}: discriminant {value:.4g}; red speaks for {explained}, blue against it"
+    return f"{path}\n{where}\n{question}; the pixels hold {share_at_pixels(explanation, place):.0%} of the discriminant"
 
 
 def _on_cpu(explanation: Explanation) -> Explanation:

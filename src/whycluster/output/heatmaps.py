@@ -1,5 +1,6 @@
 """Relevance as pictures: red supports, blue speaks against, white is neither."""
 
+import unicodedata
 from bisect import bisect
 
 import numpy as np
@@ -70,7 +71,7 @@ def side_by_side(panels: list[Image.Image], caption: str = "") -> Image.Image:
     """
     font = ImageFont.load_default(FONT_SIZE)
     width = sum(panel.width for panel in panels) + GAP * (len(panels) + 1)
-    lines = [_fitting(line, font, width - 2 * GAP) for line in caption.splitlines()]
+    lines = [_fitting(_plain(line), font, width - 2 * GAP) for line in caption.splitlines()]
     head = GAP + len(lines) * (FONT_SIZE + 5)
     sheet = Image.new("RGB", (width, head + panels[0].height + GAP), PAPER)
     for number, line in enumerate(lines):
@@ -82,13 +83,19 @@ def side_by_side(panels: list[Image.Image], caption: str = "") -> Image.Image:
     return sheet
 
 
+def _plain(line: str) -> str:
+    """The line in the letters that Pillow's own font has: accents fall off, other scripts become question marks."""
+    letters = (letter for letter in unicodedata.normalize("NFKD", line) if not unicodedata.combining(letter))
+    return "".join(letters).encode("ascii", "replace").decode()
+
+
 def _fitting(line: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
     """The line, its middle left out if it is wider than `width` pixels."""
     if font.getlength(line) <= width:
         return line
     halves = range(1, len(line) // 2 + 1)
-    half = bisect(halves, float(width), key=lambda half: font.getlength(line[:half] + "…" + line[-half:])) or 1
-    return line[:half] + "…" + line[-half:]
+    half = bisect(halves, float(width), key=lambda half: font.getlength(line[:half] + "..." + line[-half:])) or 1
+    return line[:half] + "..." + line[-half:]
 
 
 def heatmap_picture(photo: np.ndarray, relevance: np.ndarray, caption: str) -> Image.Image:

@@ -6,17 +6,19 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 import torch
 from hydra.errors import ConfigCompositionException, OverrideParseException
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 # Remarks of libraries that a user of these commands can do nothing about.
 NOISE = (
     r".*`LightningModule.configure_optimizers` returned `None`.*",
     r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*",
     r".*does not have many workers which may be a bottleneck.*",
+    r".*Couldn't infer the batch indices fetched from your dataloader.*",
 )
 
 
@@ -33,16 +35,27 @@ def plain_errors() -> Iterator[None]:
     """
     for message in NOISE:
         warnings.filterwarnings("ignore", message=message)
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"  # the line of code helps no user
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and leaves the telling to us
     try:
         yield
+    except KeyboardInterrupt:
+        _stop("interrupted; what is in the run folder is not complete.", 130)
+    except SystemExit as stop:  # Lightning turns an interrupt into an exit without a word
+        if isinstance(stop.__context__, KeyboardInterrupt) and not stop.__suppress_context__:
+            _stop("interrupted; what is in the run folder is not complete.", 130)
+        raise
     except Exception as error:
         sentence = _sentence(error)
         if sentence is None or os.environ.get("WHYCLUSTER_TRACEBACK"):
             raise
-        print(f"error: {sentence}", file=sys.stderr)
-        sys.exit(1)
+        _stop(f"error: {sentence}", 1)
+
+
+def _stop(line: str, status: int) -> NoReturn:
+    print(line, file=sys.stderr)
+    raise SystemExit(status) from None
 
 
 def _sentence(error: Exception) -> str | None:
@@ -71,6 +84,8 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _one_line(error: BaseException) -> str:
-    message = str(error).partition("Config search path:")[0]  # of no help to a user
+    message = str(error)
+    for misleading in ("Config search path:", "To append to your config"):  # what is appended is not known either
+        message = message.partition(misleading)[0]
     lines = [line.strip() for line in message.splitlines()]
     return " ".join(line for line in lines if line) or type(error).__name__

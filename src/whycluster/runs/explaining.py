@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from shlex import quote
 
 import pytorch_lightning as pl
 from pytorch_lightning.loggers import TensorBoardLogger
@@ -58,7 +59,8 @@ def explain(
     """
     run = Path(folder)
     whole_number("batch_size", batch_size, 1)
-    model = ClusterModel.load(find_checkpoint(checkpoint))
+    file = find_checkpoint(checkpoint)
+    model = ClusterModel.load(file)
     targets = parse_target(target, model.n_clusters)
     explainer = Explainer(model, composite, head_rule, _number(beta))  # type: ignore[arg-type]  # it checks the rule
     collection = _collection(model, images)
@@ -69,13 +71,15 @@ def explain(
     writer = ExplanationWriter(run, collection, targets)
     explaining = trainer(logger=False, callbacks=[writer], precision="32-true")  # or receipts would not balance
     clear(run, RESULTS)
+    if explaining.is_global_zero:
+        say(f"explaining {len(prepared)} images with {short(file.absolute())}")
     module = ExplanationModule(explainer, targets, prepared, batch_size, workers)
     explaining.predict(module, return_predictions=False)
 
-    kept = gathered(explaining, (writer.written, writer.skipped, writer.gallery.kept()))
+    kept = gathered(explaining, (writer.written, writer.weak, writer.skipped, writer.gallery.kept()))
     if not explaining.is_global_zero:
         return 0
-    written, unread, galleries = (list(column) for column in zip(*kept, strict=True))
+    written, weak, unread, galleries = (list(column) for column in zip(*kept, strict=True))
     skipped = {collection.paths[index]: reason for part in unread for index, reason in part.items()}
     for table, columns in (("assignments", ASSIGNMENTS), ("receipts", RECEIPTS)):
         parts = [part_of(run, table, rank) for rank in range(explaining.world_size)]
@@ -88,7 +92,7 @@ def explain(
     board = logger()
     writer.gallery.write(board.experiment)
     board.experiment.flush()
-    _report(run, sum(written), len(skipped) + len(collection.skipped))
+    _report(run, sum(written), sum(weak), len(targets), len(skipped) + len(collection.skipped))
     return sum(written)
 
 
@@ -117,8 +121,13 @@ def _first(n_images: int, limit: int | None) -> Sequence[int]:
     return range(n_images if limit is None else min(whole_number("limit", limit, 1), n_images))
 
 
-def _report(run: Path, explained: int, skipped: int) -> None:
+def _report(run: Path, explained: int, weak: int, n_targets: int, skipped: int) -> None:
     """What a person wants to know at the end."""
     say(f"{explained} images explained{f'; {skipped} skipped, see skipped.csv' if skipped else ''}")
+    if weak:
+        say(
+            f"in {weak} of {explained * n_targets} heatmaps the pixels hold less than half of the discriminant; "
+            "biases absorbed the rest, see receipts.csv"
+        )
     say(f"heatmaps: {short(run / 'heatmaps')}")
-    say(f"galleries: tensorboard --logdir {short(run)}")
+    say(f"galleries: tensorboard --logdir {quote(str(short(run)))}")

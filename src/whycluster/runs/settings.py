@@ -21,7 +21,7 @@ def whole_number(name: str, value: Any, least: int) -> int:
 
 
 def make_trainer(accelerator: str = "auto", **settings: Any) -> pl.Trainer:
-    """A Lightning trainer; `auto` is a CUDA device or the CPU, as others lack the double precision that is needed here."""
+    """A Lightning trainer; `auto` is CUDA or the CPU, as other devices lack the double precision needed here."""
     if accelerator == "auto":
         accelerator = "cuda" if torch.cuda.is_available() else "cpu"
     return pl.Trainer(accelerator=accelerator, **settings)
@@ -40,8 +40,5 @@ def decoding_workers(wanted: int | None, n_images: int, batch_size: int) -> int:
     """
     if wanted is not None:
         return whole_number("num_workers", wanted, 0)
-    return (
-        0
-        if n_images <= 2 * batch_size
-        else min(MOST_WORKERS, len(os.sched_getaffinity(0)) // 2 if hasattr(os, "sched_getaffinity") else 1)
-    )
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return 0 if n_images <= 2 * batch_size else min(MOST_WORKERS, cores // 2)

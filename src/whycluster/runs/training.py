@@ -2,8 +2,10 @@
 
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from shlex import quote
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,8 +20,9 @@ from whycluster.data import Collection, PreparedImages, has_labels
 from whycluster.explain import ClusterModel
 from whycluster.explain.model import FILE_NAME
 from whycluster.files import write_json
+from whycluster.lrp import LRP, EpsilonPlus
 from whycluster.output.clusters import EMBEDDED, show_clusters, show_embedding
-from whycluster.output.console import say, short
+from whycluster.output.console import override, say, short
 from whycluster.output.export import check_export, export_clusters
 from whycluster.output.tables import ASSIGNMENTS, Row, write_skipped, write_table
 from whycluster.runs.fitting import Fitted, KMeansHead, disagreements
@@ -79,13 +82,16 @@ def train(
     check_export(export)
     whole_number("seed", seed, 0)
     whole_number("batch_size", batch_size, 1)
-    _check_size(head.n_clusters, len(data.paths))
+    _check_size(head.n_clusters, len(data.paths), "files")
     check_free(run, RESULTS, overwrite)
     full_precision()
+    obstacle = _cannot_be_explained(backbone)
+    if obstacle:
+        warnings.warn(f"this network can be clustered, but not explained yet: {obstacle}", stacklevel=1)
     started = time.monotonic()
     features, rows, skipped = _extract(data, backbone, trainer, run, batch_size, num_workers)
     extracted = time.monotonic()
-    _check_size(head.n_clusters, len(rows))
+    _check_size(head.n_clusters, len(rows), "readable images")
     clear(run, RESULTS)  # not before: whatever is wrong with the request has shown by now
     board = logger()
     # One epoch more than iterations, to measure the result; in full precision, whatever the network ran in.
@@ -113,14 +119,23 @@ def train(
     write_json(run / "metrics.json", metrics)
     os.replace(features.path, run / FEATURES)
     model.save(run / FILE_NAME)  # last: a run folder with a model is a finished one
-    _report(run, metrics, lost)
+    _report(run, metrics, lost, explainable=not obstacle)
     return metrics
 
 
-def _check_size(n_clusters: int, n_images: int) -> None:
+def _check_size(n_clusters: int, n_images: int, what: str) -> None:
     """More clusters than images is an error before the work as well as after it."""
     if n_images < n_clusters:
-        raise ValueError(f"head.n_clusters={n_clusters} should be <= the number of readable images, {n_images}.")
+        raise ValueError(f"head.n_clusters={n_clusters} should be <= the number of {what}, {n_images}.")
+
+
+def _cannot_be_explained(backbone: Backbone) -> str:
+    """Why relevance cannot pass this network; empty if it can."""
+    try:
+        LRP(backbone.network, EpsilonPlus())
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def _extract(
@@ -223,7 +238,7 @@ def _show(
     board.experiment.flush()
 
 
-def _report(run: Path, metrics: dict[str, Any], lost: dict[str, str]) -> None:
+def _report(run: Path, metrics: dict[str, Any], lost: dict[str, str], explainable: bool) -> None:
     """What a person wants to know at the end."""
     for path, reason in lost.items():
         say(f"not laid out: {path}: {reason}")
@@ -232,5 +247,6 @@ def _report(run: Path, metrics: dict[str, Any], lost: dict[str, str]) -> None:
     skipped = f"; {metrics['n_skipped']} skipped, see skipped.csv" if metrics["n_skipped"] else ""
     say(f"{metrics['n_images']} images in {metrics['n_clusters']} clusters{agreement}{baseline}{skipped}")
     say(f"model and tables: {short(run)}")
-    say(f"look at the clusters: tensorboard --logdir {short(run)}")
-    say(f"explain them: python explain.py checkpoint={short(run)}")
+    say(f"look at the clusters: tensorboard --logdir {quote(str(short(run)))}")
+    if explainable:
+        say(f"explain them: python explain.py {override('checkpoint', short(run))}")
