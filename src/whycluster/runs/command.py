@@ -63,6 +63,8 @@ def _sentence(error: Exception) -> str | None:
     for cause in _causes(error):
         if isinstance(cause, MissingMandatoryValue):
             return f"{cause.full_key} is missing; give it as {cause.full_key}=..."
+        if isinstance(cause, ConfigCompositionException) and "Could not override" in str(cause):
+            return f"{_one_line(cause)} There is no such setting; --help lists those there are."
         if isinstance(cause, REQUESTS):
             return _one_line(cause)
         if isinstance(cause, TypeError) and "unexpected keyword argument" in str(cause):
