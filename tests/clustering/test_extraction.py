@@ -5,7 +5,8 @@ import torch
 from PIL import Image
 
 from whycluster.backbones import build_backbone
-from whycluster.clustering import FeatureExtractor, FeatureStore, FeatureWriter
+from whycluster.clustering.extraction import FeatureExtractor, FeatureWriter
+from whycluster.clustering.features import FeatureStore
 from whycluster.data import Folder, PreparedImages, read_image
 
 

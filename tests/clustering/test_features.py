@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from whycluster.clustering import FeatureStore, features
+from whycluster.clustering import features
+from whycluster.clustering.features import FeatureStore
 
 
 @pytest.fixture

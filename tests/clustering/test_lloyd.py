@@ -8,8 +8,10 @@ import torch
 from sklearn.cluster import KMeans as ScikitKMeans
 from sklearn.datasets import load_digits, load_wine
 
-from whycluster.clustering import FeatureStore, KMeans, features
+from whycluster.clustering import features
+from whycluster.clustering.features import FeatureStore
 from whycluster.clustering.kmeans import starts
+from whycluster.clustering.lloyd import KMeans
 
 
 def stored(path, x):
@@ -127,7 +129,9 @@ TWO_PROCESSES = """
 import sys
 from pathlib import Path
 import pytorch_lightning as pl
-from whycluster.clustering import FeatureStore, KMeans, features
+from whycluster.clustering import features
+from whycluster.clustering.features import FeatureStore
+from whycluster.clustering.lloyd import KMeans
 import numpy as np
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@ import pytorch_lightning as pl
 import torch
 
 from whycluster.data import Folder, PreparedImages
-from whycluster.explain import Explainer, ExplanationModule, parse_target
+from whycluster.explain import Explainer, parse_target
+from whycluster.explain.predict import ExplanationModule
 
 
 def predict(model, photos, target, batch_size, rows=None, num_workers=0):

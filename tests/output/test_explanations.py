@@ -7,7 +7,8 @@ import torch
 from PIL import Image
 
 from whycluster.data import Folder, PreparedImages
-from whycluster.explain import Explainer, ExplanationModule, parse_target
+from whycluster.explain import Explainer, parse_target
+from whycluster.explain.predict import ExplanationModule
 from whycluster.output.explanations import ExplanationWriter, caption, file_name, part_of
 from whycluster.output.heatmaps import heatmap_picture
 from whycluster.output.tables import ASSIGNMENTS, RECEIPTS, join_parts

@@ -10,7 +10,8 @@ from pytorch_lightning.callbacks import BasePredictionWriter
 from torch import Tensor
 
 from whycluster.data import Batch, Collection
-from whycluster.explain import Explained, Explanation, Target
+from whycluster.explain import Explanation, Target
+from whycluster.explain.predict import Explained
 from whycluster.files import written_whole
 from whycluster.output.heatmaps import heatmap_picture
 from whycluster.output.tables import GrowingTable, Row

@@ -8,7 +8,8 @@ import pytorch_lightning as pl
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from whycluster.data import Collection, Folder, PreparedImages, open_collection
-from whycluster.explain import ClusterModel, Explainer, ExplanationModule, parse_target
+from whycluster.explain import ClusterModel, Explainer, parse_target
+from whycluster.explain.predict import ExplanationModule
 from whycluster.output.console import say, short
 from whycluster.output.explanations import ExplanationWriter, part_of
 from whycluster.output.tables import ASSIGNMENTS, RECEIPTS, join_parts, write_skipped

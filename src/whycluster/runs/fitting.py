@@ -8,8 +8,9 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from whycluster.clustering import FeatureStore, KMeans
+from whycluster.clustering.features import FeatureStore
 from whycluster.clustering.kmeans import assign
+from whycluster.clustering.lloyd import KMeans
 from whycluster.heads import NeuralizedKMeans
 from whycluster.runs.settings import whole_number
 

@@ -14,7 +14,8 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from sklearn.cluster import KMeans as ScikitKMeans
 
 from whycluster.backbones import Backbone
-from whycluster.clustering import FeatureExtractor, FeatureStore, FeatureWriter
+from whycluster.clustering.extraction import FeatureExtractor, FeatureWriter
+from whycluster.clustering.features import FeatureStore
 from whycluster.clustering.metrics import SILHOUETTE_ROWS, label_agreement, silhouette
 from whycluster.data import Collection, PreparedImages, has_labels
 from whycluster.explain import ClusterModel
