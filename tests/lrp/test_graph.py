@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from whycluster.lrp import LRP, EpsilonGammaBox, EpsilonPlus
 from whycluster.lrp.graph import trace
-from whycluster.lrp.operations import AveragePool, Convolution, Linear, LinearMap
+from whycluster.lrp.linear_maps import AveragePool, Convolution, Linear, LinearMap
 
 Forward = Callable[[nn.Module, Tensor], Tensor]
 
@@ -22,6 +22,7 @@ class Network(nn.Module):
         self.compute = compute
         self.conv, self.again = nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 3, 3, padding=1)
         self.norm, self.relu, self.linear = nn.BatchNorm2d(3), nn.ReLU(inplace=True), nn.Linear(4, 4)
+        self.layer = nn.LayerNorm(3)
         self.register_buffer("mean", torch.ones(3, 1, 1))
         nn.init.normal_(self.norm.running_mean)
         nn.init.uniform_(self.norm.running_var, 0.5, 2)
@@ -44,6 +45,19 @@ def in_place_under_a_second_name(net: nn.Module, x: Tensor) -> Tensor:
     return torch.cat([x, before, y], 1)
 
 
+def residual_in_place(net: nn.Module, x: Tensor) -> Tensor:
+    h = net.conv(x)
+    h += x
+    return net.again(h)
+
+
+def shuffled(net: nn.Module, x: Tensor) -> Tensor:
+    left, right = net.again(net.conv(x)).chunk(2, dim=3)
+    both = torch.cat([left, net.conv(right)], 1)
+    n, c, h, w = both.size()
+    return both.view(n, 2, c // 2, h, w).transpose(1, 2).contiguous().view(n, c, h, w)
+
+
 WAYS_OF_WRITING = {
     "relu_ as method": lambda net, x: net.again(net.conv(x).relu_()),
     "relu by position in place": lambda net, x: net.again(F.relu(net.conv(x), True)),
@@ -63,6 +77,29 @@ WAYS_OF_WRITING = {
     "batch norm": lambda net, x: net.again(net.norm(net.conv(x))),
     "batch norm twice": lambda net, x: net.norm(net.norm(net.conv(x))),
     "a layer twice, normalised once": lambda net, x: net.norm(net.conv(net.conv(x))),
+    "norm of the image": lambda net, x: net.norm(x),
+    "norm after relu": lambda net, x: net.norm(net.conv(x).relu()),
+    "norm of a shared convolution": lambda net, x: (lambda h: torch.cat([h, net.norm(h)], 1))(net.conv(x)),
+    "residual": lambda net, x: net.again(net.conv(x).relu()) + x,
+    "residual in place": residual_in_place,
+    "residual by function": lambda net, x: torch.add(net.conv(x), x),
+    "residual of one place": lambda net, x: net.conv(x) + net.again(x).mean((2, 3), keepdim=True),
+    "difference": lambda net, x: x - net.conv(x),
+    "a constant added": lambda net, x: net.conv((x + 0.5).sub(net.mean)),
+    "from a constant": lambda net, x: net.conv(1 - x),
+    "normalised inside": lambda net, x: net.conv((x - net.mean) / 2) * 3,
+    "squeezed and excited": lambda net, x: (lambda h: torch.sigmoid(net.again(h.mean((2, 3), True))) * h)(net.conv(x)),
+    "gated by hand": lambda net, x: net.again(net.conv(x) * torch.tanh(F.softplus(net.conv(x)))),
+    "gate of a constant": lambda net, x: net.mean * net.conv(x),
+    "smooth": lambda net, x: net.again(F.silu(net.conv(F.gelu(net.conv(x))))),
+    "channels last and back": lambda net, x: net.linear(net.conv(x).permute(0, 2, 3, 1).transpose(1, 3)),
+    "layer norm": lambda net, x: net.again(F.layer_norm(net.conv(x), (4, 4), eps=1e-3)),
+    "layer norm of channels": lambda net, x: net.layer(net.conv(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2),
+    "shuffled": shuffled,
+    "cut and padded": lambda net, x: F.pad(net.conv(x)[:, 1:, ::2], (0, 0, 1, 1)) + net.again(x)[:, 1:],
+    "padded by ones": lambda net, x: net.conv(F.pad(x, (1, 1, 1, 1), value=1.0)),
+    "pooled as large as it is": lambda net, x: F.avg_pool2d(net.conv(x), x.size()[2:]).view(x.size(0), -1),
+    "viewed flat": lambda net, x: net.conv(x).relu().view(x.shape[0], -1),
     "what nobody reads": lambda net, x: (net.conv(x), torch.fft.fft(net.again(x)))[0],
 }
 
@@ -125,29 +162,35 @@ def two_inputs() -> nn.Module:
     return Two()
 
 
-UNKNOWN = r"LRP does not know how relevance passes '{}' at node '{}'.*cut the backbone at an earlier layer"
+UNKNOWN = r"LRP does not know how relevance passes '{}' \(node '{}'.*cut the backbone at an earlier layer"
 DEPENDS = "Network cannot be traced by torch.fx, because what it computes depends on values"
-NORM = "the batch norm '{}' does not follow a convolution of its own"
 ONE = "has to return one tensor that it computed from the images"
 
 ERRORS: dict[str, tuple[Callable[[], nn.Module], str]] = {
-    "function": (lambda: Network(lambda net, x: torch.tanh(net.conv(x))), UNKNOWN.format("tanh", "tanh")),
+    "function": (lambda: Network(lambda net, x: torch.sort(net.conv(x))[0]), UNKNOWN.format("sort", "sort")),
     "method": (lambda: Network(lambda net, x: net.conv(x).cumsum(1)), UNKNOWN.format("cumsum", "cumsum")),
-    "module": (lambda: nn.Sequential(nn.Sequential(nn.Tanh())), UNKNOWN.format("Tanh", r"0\.0")),
-    "buffer": (lambda: Network(lambda net, x: x - net.mean), UNKNOWN.format("mean", "mean")),
-    "only a buffer": (lambda: Network(lambda net, x: net.mean), UNKNOWN.format("mean", "mean")),
-    "tensor as argument": (lambda: Network(lambda net, x: torch.sum(x, net.conv(x))), UNKNOWN.format("sum", "sum_1")),
+    "module": (lambda: nn.Sequential(nn.Sequential(nn.Softmax(1))), UNKNOWN.format("Softmax", r"0\.0")),
+    "only a buffer": (lambda: Network(lambda net, x: net.mean), ONE),
+    "only a gate": (lambda: Network(lambda net, x: net.mean * net.conv(x).sigmoid()), "cannot tell which factor"),
+    "two signals": (lambda: Network(lambda net, x: net.conv(x) * x), r"cannot tell which factor .*node 'mul'"),
+    "a quotient of signals": (lambda: Network(lambda net, x: net.conv(x) / x), "quotients of values by constants"),
+    "a constant by a signal": (lambda: Network(lambda net, x: 1 / net.conv(x)), "quotients of values by constants"),
+    "a sum with alpha": (lambda: Network(lambda net, x: torch.add(net.conv(x), x, alpha=2)), "sums without alpha"),
+    "padding by reflection": (lambda: Network(lambda net, x: F.pad(x, (1, 1), "reflect")), "here it is 'reflect'"),
+    "a layer norm with computed weights": (
+        lambda: Network(lambda net, x: F.layer_norm(x, (4,), net.conv(x).mean((0, 1, 2)))),
+        "weights that the network keeps",
+    ),
+    "all parts at once": (
+        lambda: Network(lambda net, x: torch.cat(net.conv(x).chunk(3, 1))),
+        UNKNOWN.format("cat", "cat"),
+    ),
+    "tensor as argument": (lambda: Network(lambda net, x: torch.sum(x, net.conv(x))), "passes 'sum' of several values"),
     "padding": (lambda: nn.Sequential(nn.Conv2d(1, 1, 3, padding=1, padding_mode="reflect")), "pads by 'reflect'"),
     "two inputs": (two_inputs, "the network takes several inputs"),
-    "norm of the image": (lambda: nn.Sequential(nn.BatchNorm2d(3)), NORM.format("0")),
-    "norm after relu": (lambda: nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU(), nn.BatchNorm2d(3)), NORM.format("2")),
-    "norm of a shared convolution": (
-        lambda: Network(lambda net, x: (lambda h: torch.cat([h, net.norm(h)]))(net.conv(x))),
-        NORM.format("norm"),
-    ),
     "norm without statistics": (
         lambda: nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3, track_running_stats=False)),
-        "the batch norm '1' keeps no running statistics",
+        "the batch norm keeps no running statistics, and LRP needs them \\(node '1'",
     ),
     "if": (lambda: Network(lambda net, x: net.conv(x) if x.sum() > 0 else x), DEPENDS),
     "loop": (lambda: Network(lambda net, x: next(net.conv(x) for _ in range(x.shape[0]))), DEPENDS),
@@ -171,4 +214,4 @@ def test_errors_name_the_place(what: str, left_alone: Callable[[nn.Module], Call
 
 def test_the_line_of_an_unknown_operation_is_the_users() -> None:
     with pytest.raises(ValueError, match=r"test_graph\.py.*line \d+"):
-        LRP(Network(lambda net, x: torch.tanh(x)), EpsilonPlus())
+        LRP(Network(lambda net, x: torch.sort(x)[0]), EpsilonPlus())

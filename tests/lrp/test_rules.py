@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from whycluster.lrp.graph import trace
-from whycluster.lrp.rules import Signal, alpha_beta, box, epsilon, flat, gamma, redistribute, w_square, z_plus, zero
+from whycluster.lrp.rules import alpha_beta, box, epsilon, flat, gamma, norm, w_square, z_plus, zero
+from whycluster.lrp.shares import Signal, redistribute
 
 LOW, HIGH = -2.5, 3.0
 
@@ -121,7 +122,8 @@ def compare(module: nn.Module, shape: tuple[int, ...], rule: str, nonnegative: b
 
     [step] = trace(nn.Sequential(module))
     ours, expected = RULES[rule]
-    relevance, absorbed = redistribute(step.operation, Signal(x, z, nonnegative), ours, r, stabilizer)
+    signal = Signal((x,), z, nonnegative)
+    [relevance], absorbed = redistribute(step.operation, signal, ours(step.operation, signal), r, stabilizer)
 
     for n in range(len(x)):
         one = expected(w, ones, b, x[n].flatten(), r[n].flatten(), stabilizer)
@@ -167,7 +169,8 @@ def test_average_pooling_goes_by_contributions(pool: nn.Module, shape: tuple[int
     r = torch.randn_like(z)
     w = pool(torch.eye(x[0].numel(), dtype=torch.float64).view(-1, *shape)).flatten(1).T
     [step] = trace(nn.Sequential(pool))
-    relevance, absorbed = redistribute(step.operation, Signal(x, z, False), epsilon, r, stabilizer)
+    signal = Signal((x,), z, False)
+    [relevance], absorbed = redistribute(step.operation, signal, norm(step.operation, signal), r, stabilizer)
     for n in range(len(x)):
         expected = share(w * x[n].flatten(), torch.zeros(len(w)), r[n].flatten(), stabilizer)
         torch.testing.assert_close(relevance[n].flatten(), expected[0])
@@ -178,4 +181,4 @@ def test_weighted_rules_refuse_layers_without_weights() -> None:
     [step] = trace(nn.Sequential(nn.AvgPool2d(2)))
     x = torch.rand(1, 1, 2, 2)
     with pytest.raises(ValueError, match="AveragePool has no weights"):
-        redistribute(step.operation, Signal(x, x[..., :1, :1], True), z_plus, x[..., :1, :1], 0)
+        list(z_plus(step.operation, Signal((x,), x[..., :1, :1], True)))

@@ -10,7 +10,9 @@ from whycluster.lrp.composites import (
     Row,
     named_composite,
 )
-from whycluster.lrp.propagation import LRP, Attribution, Receipt, Recording
+from whycluster.lrp.propagation import LRP
+from whycluster.lrp.receipts import Attribution, Receipt
+from whycluster.lrp.recording import Recording
 
 __all__ = [
     "COMPOSITES",

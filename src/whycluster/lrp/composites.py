@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from torch import Tensor
 
-from whycluster.lrp.operations import AveragePool, Convolution, Linear, LinearMap
-from whycluster.lrp.rules import Rule, alpha_beta, box, epsilon, flat, gamma, z_plus
+from whycluster.lrp.linear_maps import Add, AveragePool, BatchNorm, Convolution, LayerNorm, Linear, LinearMap
+from whycluster.lrp.rules import Rule, alpha_beta, box, epsilon, flat, gamma, norm, ratio, z_plus
 
 
 class Row(NamedTuple):
@@ -18,6 +18,8 @@ class Row(NamedTuple):
 
 
 Table = Mapping[type[LinearMap], Row]
+Residual = Literal["ratio", "norm"]
+RESIDUALS: dict[Residual, Rule] = {"ratio": ratio, "norm": norm}
 
 
 class Composite:
@@ -54,6 +56,7 @@ class EpsilonGammaBox(Composite):
         epsilon: the stabiliser of linear layers.
         gamma: how much more counts what has the sign of the output.
         stabilizer: the stabiliser of all other layers.
+        residual: how a residual addition shares out, `ratio` or `norm` (see `rules`).
     """
 
     def __init__(
@@ -63,9 +66,10 @@ class EpsilonGammaBox(Composite):
         epsilon: float = 1e-6,
         gamma: float = 0.25,
         stabilizer: float = 1e-6,
+        residual: Residual = "ratio",
     ) -> None:
         super().__init__(
-            layers=_table(partial(_gamma, gamma=gamma), epsilon, stabilizer),
+            layers=_table(partial(_gamma, gamma=gamma), epsilon, stabilizer, residual),
             first={Convolution: Row(partial(box, low=low, high=high), stabilizer)},
         )
 
@@ -73,34 +77,45 @@ class EpsilonGammaBox(Composite):
 class EpsilonPlus(Composite):
     """`z_plus` for convolutions, `epsilon` for linear layers."""
 
-    def __init__(self, epsilon: float = 1e-6, stabilizer: float = 1e-6) -> None:
-        super().__init__(layers=_table(z_plus, epsilon, stabilizer))
+    def __init__(self, epsilon: float = 1e-6, stabilizer: float = 1e-6, residual: Residual = "ratio") -> None:
+        super().__init__(layers=_table(z_plus, epsilon, stabilizer, residual))
 
 
 class EpsilonPlusFlat(Composite):
     """`flat` for the first layer, `z_plus` for the other convolutions, `epsilon` for linear layers."""
 
-    def __init__(self, epsilon: float = 1e-6, stabilizer: float = 1e-6) -> None:
+    def __init__(self, epsilon: float = 1e-6, stabilizer: float = 1e-6, residual: Residual = "ratio") -> None:
         first = Row(flat, stabilizer)
-        super().__init__(layers=_table(z_plus, epsilon, stabilizer), first={Convolution: first, Linear: first})
+        super().__init__(
+            layers=_table(z_plus, epsilon, stabilizer, residual), first={Convolution: first, Linear: first}
+        )
 
 
 class EpsilonAlpha2Beta1(Composite):
     """`alpha_beta` with 2 and 1 for convolutions, `epsilon` for linear layers."""
 
-    def __init__(self, epsilon: float = 1e-6, stabilizer: float = 1e-6) -> None:
-        super().__init__(layers=_table(partial(alpha_beta, alpha=2, beta=1), epsilon, stabilizer))
+    def __init__(self, epsilon: float = 1e-6, stabilizer: float = 1e-6, residual: Residual = "ratio") -> None:
+        super().__init__(layers=_table(partial(alpha_beta, alpha=2, beta=1), epsilon, stabilizer, residual))
 
 
 _gamma = gamma  # the rule, where `gamma` is a parameter
 
 
-def _table(convolution: Rule, linear_epsilon: float, stabilizer: float) -> Table:
-    """What all composites agree on; average pooling goes by its contributions (zennit calls this rule Norm)."""
+def _table(convolution: Rule, linear_epsilon: float, stabilizer: float, residual: Residual) -> Table:
+    """What all composites agree on.
+
+    Raises:
+        ValueError: for an unknown residual rule.
+    """
+    if residual not in RESIDUALS:
+        raise ValueError(f"residual={residual!r} is unknown; choose from {', '.join(RESIDUALS)}.")
     return {
         Convolution: Row(convolution, stabilizer),
         Linear: Row(epsilon, linear_epsilon),
-        AveragePool: Row(epsilon, stabilizer),
+        BatchNorm: Row(epsilon, stabilizer),  # one that is not folded
+        LayerNorm: Row(epsilon, stabilizer),
+        AveragePool: Row(norm, stabilizer),
+        Add: Row(RESIDUALS[residual], stabilizer),
     }
 
 
@@ -112,19 +127,20 @@ COMPOSITES: dict[str, Callable[..., Composite]] = {
 }
 
 
-def named_composite(name: str, low: float | Tensor, high: float | Tensor) -> Composite:
+def named_composite(name: str, low: float | Tensor, high: float | Tensor, residual: Residual = "ratio") -> Composite:
     """A composite by its name, with zennit's default parameters.
 
     Args:
         name: one of `COMPOSITES`.
         low: the lowest value an input can have; only the box rule asks for it.
         high: the highest.
+        residual: `ratio` or `norm`.
 
     Raises:
-        ValueError: for an unknown name.
+        ValueError: for an unknown name or residual rule.
     """
     if name not in COMPOSITES:
         raise ValueError(f"composite={name!r} is unknown; choose from {', '.join(COMPOSITES)}.")
     if name == "epsilon_gamma_box":
-        return EpsilonGammaBox(low, high)
-    return COMPOSITES[name]()
+        return EpsilonGammaBox(low, high, residual=residual)
+    return COMPOSITES[name](residual=residual)

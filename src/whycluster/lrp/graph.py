@@ -1,30 +1,23 @@
 """From a traced network to the operations that LRP walks, batch norms folded into the layers before them."""
 
-import copy
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+import operator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn import functional as F
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from whycluster.lrp.operations import (
-    Activation,
-    AveragePool,
-    Concatenate,
-    Convolution,
-    Linear,
-    LinearMap,
-    MaxPool,
-    Operation,
-    Reshape,
-)
+from whycluster.lrp.folding import fold
+from whycluster.lrp.linear_maps import BatchNorm, Convolution, Linear, LinearMap
+from whycluster.lrp.nodes import OPERATIONS, PARTS, SUMS, Call, UnknownOperationError, call_of, is_about_shape, part
+from whycluster.lrp.operations import Operation, Plain
 from whycluster.lrp.tracing import trace_graph
 
-TORCH = str(Path(torch.__file__).parent)
+# Where a line of code is not the user's: torch, this package, and what torch.fx writes itself.
+NOT_THE_USERS = (str(Path(torch.__file__).parent), str(Path(__file__).parent), "<eval_with_key>")
+IMAGE = -1
+CURE = "cut the backbone at an earlier layer, or write the step with operations that LRP knows"
 
 
 @dataclass(frozen=True)
@@ -34,35 +27,22 @@ class Step:
     Attributes:
         name: of the module (`features.0`) or of the traced node.
         operation: what it computes.
-        inputs: the steps whose outputs it reads; -1 is the image.
-        first: whether no linear map stands between the image and it.
+        inputs: the steps whose outputs it reads; `IMAGE` is the image.
+        first: whether no layer with weights stands between the image and it.
         nonnegative: whether its inputs are known to have no negative entry.
+        norm: the batch norm that is folded into it, if any.
+        reached: whether relevance can reach it; gates and sizes are computed, and nothing more.
+        kept: whether its output is kept for the walk back, rather than computed again.
     """
 
     name: str
     operation: Operation
     inputs: tuple[int, ...]
-    first: bool
-    nonnegative: bool
-
-
-@dataclass(frozen=True)
-class Call:
-    """A node of the traced graph with what it calls.
-
-    Attributes:
-        key: the module's type, the function, or the method's name.
-        module: the module called, if it is one.
-        function: the call as a function of its first tensor, free of hooks and never in place.
-        args: the node's own arguments.
-        kwargs: its keyword arguments.
-    """
-
-    key: Any
-    module: nn.Module | None
-    function: Callable[[Tensor], Tensor]
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
+    first: bool = False
+    nonnegative: bool = False
+    norm: str | None = None
+    reached: bool = True
+    kept: bool = True
 
 
 def trace(network: nn.Module) -> list[Step]:
@@ -77,49 +57,130 @@ def trace(network: nn.Module) -> list[Step]:
     Raises:
         ValueError: if the network cannot be traced, or has an operation that relevance cannot pass.
     """
-    graph = trace_graph(network)
-    modules = dict(network.named_modules())
-    steps: list[Step] = []
-    place: dict[fx.Node, int] = {}
-    for node in graph.nodes:
+    building = _Building(dict(network.named_modules()))
+    for node in trace_graph(network).nodes:
         if node.op == "placeholder":
-            if -1 in place.values():
+            if IMAGE in building.place.values():
                 raise ValueError("the network takes several inputs; LRP explains networks of one tensor of images.")
-            place[node] = -1
+            building.place[node] = IMAGE
+        elif node.op == "get_attr":
+            building.add_constant(node, _attribute(network, str(node.target)))
         elif node.op == "output":
-            return _ending_at(steps, place.get(node.args[0]))
+            return _ending_at(building.steps, building.place.get(node.args[0]))
         else:
-            place[node] = _append(steps, node, modules, place)
+            building.add(node)
     raise ValueError("the network returns nothing that could be explained.")
 
 
-def _ending_at(steps: list[Step], last: int | None) -> list[Step]:
-    if last is None or last < 0:
-        raise ValueError("the network has to return one tensor that it computed from the images.")
-    return steps[: last + 1]
+@dataclass
+class _Building:
+    """Steps as they come.
+
+    Attributes:
+        modules: of the network, by name.
+        steps: so far.
+        place: of each node that has one.
+        gates: whether the output of each step is a gate.
+        nonnegative: whether it cannot be negative.
+        constants: tensors that the network keeps, by the nodes that read them.
+        wholes: calls that hand out several tensors.
+    """
+
+    modules: dict[str, nn.Module]
+    steps: list[Step] = field(default_factory=list)
+    place: dict[fx.Node, int] = field(default_factory=dict)
+    gates: dict[int, bool] = field(default_factory=lambda: {IMAGE: False})
+    nonnegative: dict[int, bool] = field(default_factory=lambda: {IMAGE: False})
+    constants: dict[fx.Node, Tensor] = field(default_factory=dict)
+    wholes: dict[fx.Node, Call] = field(default_factory=dict)
+
+    def add_constant(self, node: fx.Node, value: Any) -> None:
+        """A tensor that the network keeps."""
+        self.constants[node] = value
+        self.place[node] = self._append(node.name, Plain(lambda: value), ())
+
+    def add(self, node: fx.Node) -> None:
+        """The step of a node; a folded batch norm becomes part of the step before it."""
+        sources: list[fx.Node] = []
+        fx.map_arg((node.args, node.kwargs), sources.append)  # unlike `node.all_input_nodes`, as often as they are read
+        inputs = tuple(self.place[source] for source in sources)
+        call = call_of(node, self.modules, [self.gates[at] for at in inputs], self.constants)
+        try:
+            if call.key in PARTS:
+                self.wholes[node], self.place[node] = call, inputs[0]
+            elif is_about_shape(call) or all(self._is_plain(at) for at in inputs):
+                self.place[node] = self._append(node.name, Plain(call.function), inputs)
+            else:
+                self.place[node] = self._add(node, call, inputs)
+        except UnknownOperationError as error:
+            raise ValueError(f"{error} (node {_name(node)!r}{_line(node)}); {CURE}.") from error
+
+    def _add(self, node: fx.Node, call: Call, inputs: tuple[int, ...]) -> int:
+        """The place of a node through which relevance may pass."""
+        operation = self._operation(call)
+        if isinstance(operation, BatchNorm) and self._fold(node, operation, inputs[0]):
+            return inputs[0]
+        if call.key in SUMS:
+            inputs = tuple(self._term(node, call.argument(at, name, 0)) for at, name in enumerate(("input", "other")))
+        carriers = operation.carriers(len(inputs))
+        if not all(at in carriers or self.gates[source] for at, source in enumerate(inputs)):
+            raise UnknownOperationError(f"LRP does not know how relevance passes {_what(call)!r} of several values")
+        return self._append(_name(node), operation, inputs)
+
+    def _operation(self, call: Call) -> Operation:
+        whole = self.wholes.get(call.args[0]) if call.args and isinstance(call.args[0], fx.Node) else None
+        if whole is not None and call.key is operator.getitem:
+            return part(whole.function, call.args[1])
+        build = None if whole is not None else OPERATIONS.get(call.key)
+        if build is None:
+            raise UnknownOperationError(f"LRP does not know how relevance passes {_what(call)!r}")
+        return build(call)
+
+    def _term(self, node: fx.Node, term: Any) -> int:
+        """The place of a summand, which may be a number."""
+        if isinstance(term, fx.Node):
+            return self.place[term]
+        value = term if isinstance(term, Tensor) else torch.tensor(term)
+        return self._append(f"{node.name}.constant", Plain(lambda: value), ())
+
+    def _fold(self, node: fx.Node, norm: BatchNorm, place: int) -> bool:
+        """Folds a batch norm into the step before it, if that is a layer of its own and stays exact."""
+        step = self.steps[place] if place != IMAGE else None
+        if step is None or not isinstance(step.operation, Convolution | Linear):
+            return False
+        folded = fold(step.operation, norm) if len(node.all_input_nodes[0].users) == 1 else None
+        if folded is None:
+            return False
+        name = _name(node) if step.norm is None else f"{step.norm}, {_name(node)}"
+        self.steps[place] = replace(step, operation=folded, norm=name)
+        return True
+
+    def _append(self, name: str, operation: Operation, inputs: tuple[int, ...]) -> int:
+        carriers = [inputs[at] for at in operation.carriers(len(inputs))]
+        nonnegative = [self.nonnegative[at] for at in inputs]
+        step = Step(
+            name,
+            operation,
+            inputs,
+            first=not any(at != IMAGE and _sees_no_image(self.steps[at]) for at in carriers),
+            nonnegative=all(self.nonnegative[at] for at in carriers),
+        )
+        place = len(self.steps)
+        self.steps.append(step)
+        self.nonnegative[place] = operation.is_nonnegative(nonnegative)
+        self.gates[place] = operation.is_gate([self.gates[at] for at in inputs])
+        return place
+
+    def _is_plain(self, place: int) -> bool:
+        return place != IMAGE and isinstance(self.steps[place].operation, Plain)
 
 
-def _append(steps: list[Step], node: fx.Node, modules: dict[str, nn.Module], place: dict[fx.Node, int]) -> int:
-    """Adds the step of a node and returns its place; a folded batch norm takes the place of its convolution."""
-    call = _call(node, modules)
-    sources: list[fx.Node] = []
-    fx.map_arg((node.args, node.kwargs), sources.append)  # unlike `node.all_input_nodes`, as often as they are read
-    inputs = tuple(place[source] for source in sources)
-    if call.module is not None and isinstance(call.module, _BatchNorm):
-        return _fold(steps, node, call.module, inputs[0])
-    build = OPERATIONS.get(call.key)
-    if build is None or not inputs or (len(inputs) > 1 and build is not _concatenate):
-        raise ValueError(_unknown(node, call))
-    before = [steps[i] if i >= 0 else None for i in inputs]
-    step = Step(
-        name=_name(node),
-        operation=build(call),
-        inputs=inputs,
-        first=not any(step and _sees_no_image(step) for step in before),
-        nonnegative=all(step is not None and _is_nonnegative(step) for step in before),
-    )
-    steps.append(step)
-    return len(steps) - 1
+def _attribute(network: nn.Module, target: str) -> Any:
+    """What a dotted name of the network stands for."""
+    value: Any = network
+    for name in target.split("."):
+        value = getattr(value, name)
+    return value.detach() if isinstance(value, Tensor) else value
 
 
 def _sees_no_image(step: Step) -> bool:
@@ -127,117 +188,39 @@ def _sees_no_image(step: Step) -> bool:
     return weighted or not step.first
 
 
-def _is_nonnegative(step: Step) -> bool:
-    return step.operation.is_nonnegative([step.nonnegative])
+def _ending_at(steps: list[Step], last: int | None) -> list[Step]:
+    """The steps up to the output, each with whether relevance reaches it and whether its output is kept."""
+    readers: list[list[int]] = [[] for _ in steps]
+    reached = {last}
+    for at in reversed(range(0 if last is None else last + 1)):
+        operation, inputs = steps[at].operation, steps[at].inputs
+        if at in reached and not isinstance(operation, Plain):
+            reached.update(inputs[carrier] for carrier in operation.carriers(len(inputs)))
+        for source in inputs:
+            if source != IMAGE:
+                readers[source].append(at)
+    if last is None or last == IMAGE or IMAGE not in reached:
+        raise ValueError("the network has to return one tensor that it computed from the images.")
+    return [
+        replace(
+            step,
+            reached=at in reached,
+            kept=not step.operation.recomputed if at in reached else any(reader in reached for reader in readers[at]),
+        )
+        for at, step in enumerate(steps[: last + 1])
+    ]
 
 
 def _name(node: fx.Node) -> str:
     return str(node.target) if node.op == "call_module" else node.name
 
 
-def _call(node: fx.Node, modules: dict[str, nn.Module]) -> Call:
-    args, kwargs = node.args, dict(node.kwargs)
-    if "inplace" in kwargs:
-        kwargs["inplace"] = False
-    if node.op == "call_module":
-        module = modules[str(node.target)]
-        private: Any = copy.copy(module)  # shares parameters; only the copy stops working in place
-        if hasattr(private, "inplace"):
-            private.inplace = False
-        return Call(type(module), module, private.forward, args, kwargs)
-    key = function = cast(Any, node.target)
-    if node.op == "call_method":
-        key = str(key).removesuffix("_")
-        function = getattr(Tensor, key, None)
-    return Call(key, None, lambda x: function(x, *args[1:], **kwargs), args, kwargs)
+def _what(call: Call) -> str:
+    return getattr(call.key, "__name__", str(call.key))
 
 
-def _unknown(node: fx.Node, call: Call) -> str:
-    what = getattr(call.key, "__name__", str(call.key))
+def _line(node: fx.Node) -> str:
+    """The line of the user's program that made a node."""
     lines = [line.strip() for line in (node.stack_trace or "").splitlines()]
-    places = [line for line in lines if line.startswith("File") and TORCH not in line]
-    where = f" ({places[-1]})" if places else ""
-    return (
-        f"LRP does not know how relevance passes {what!r} at node {_name(node)!r}{where}; "
-        f"cut the backbone at an earlier layer, or write the step with operations that it knows."
-    )
-
-
-def _fold(steps: list[Step], node: fx.Node, norm: _BatchNorm, place: int) -> int:
-    """Folds a batch norm into the layer before it: `w·γ/σ` and `(b - μ)·γ/σ + β`."""
-    layer = steps[place].operation if place >= 0 else None
-    source = node.all_input_nodes[0]
-    if not isinstance(layer, Convolution | Linear) or len(source.users) > 1 or layer.weight is None:
-        raise ValueError(
-            f"the batch norm {_name(node)!r} does not follow a convolution of its own; LRP cannot fold it."
-        )
-    if norm.running_mean is None or norm.running_var is None:
-        raise ValueError(f"the batch norm {_name(node)!r} keeps no running statistics; LRP needs them to fold it.")
-    scale = (norm.running_var + norm.eps).rsqrt()
-    if norm.weight is not None:
-        scale = scale * norm.weight.detach()
-    bias = -norm.running_mean if layer.bias is None else layer.bias - norm.running_mean
-    bias = bias * scale if norm.bias is None else bias * scale + norm.bias.detach()
-    folded = copy.copy(layer)
-    folded.weight, folded.bias = layer.weight * scale.view(-1, *[1] * (layer.weight.ndim - 1)), bias
-    steps[place] = replace(steps[place], operation=folded)
-    return place
-
-
-def _convolution(call: Call) -> Operation:
-    module = call.module
-    assert isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d)  # by the table below
-    if module.padding_mode != "zeros":
-        raise ValueError(f"LRP knows zero padding; a convolution here pads by {module.padding_mode!r}.")
-    # What torch resolved of padding="same" or of numbers: (before, after), last dimension first.
-    flat = module._reversed_padding_repeated_twice
-    padding = list(zip(flat[::2], flat[1::2], strict=True))[::-1]
-    weight, bias = module.weight.detach(), module.bias
-    return Convolution(
-        weight, None if bias is None else bias.detach(), module.stride, padding, module.dilation, module.groups
-    )
-
-
-def _linear(call: Call) -> Operation:
-    module = call.module
-    assert isinstance(module, nn.Linear)
-    return Linear(module.weight.detach(), None if module.bias is None else module.bias.detach())
-
-
-def _concatenate(call: Call) -> Operation:
-    named = call.kwargs.get("dim", call.kwargs.get("axis", 0))
-    return Concatenate(call.args[1] if len(call.args) > 1 else named)
-
-
-def _identity(call: Call) -> Operation:
-    return Reshape(lambda x: x)
-
-
-OPERATIONS: dict[Any, Callable[[Call], Operation]] = {
-    **dict.fromkeys((nn.Conv1d, nn.Conv2d, nn.Conv3d), _convolution),
-    nn.Linear: _linear,
-    **dict.fromkeys((nn.ReLU, F.relu, torch.relu, "relu"), lambda call: Activation(torch.relu, nonnegative=True)),
-    **dict.fromkeys(
-        (
-            *(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d),
-            *(nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d),
-            *(F.max_pool1d, F.max_pool2d, F.max_pool3d),
-            *(F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d),
-        ),
-        lambda call: MaxPool(call.function),
-    ),
-    **dict.fromkeys(
-        (
-            *(nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d),
-            *(nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d),
-            *(F.avg_pool1d, F.avg_pool2d, F.avg_pool3d),
-            *(F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d),
-            *(torch.mean, torch.sum, "mean", "sum"),
-        ),
-        lambda call: AveragePool(call.function),
-    ),
-    **dict.fromkeys((nn.Flatten, torch.flatten, "flatten"), lambda call: Reshape(call.function)),
-    **dict.fromkeys((nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.Identity), _identity),
-    **dict.fromkeys((F.dropout, F.dropout2d, F.dropout3d, "contiguous"), _identity),
-    **dict.fromkeys((torch.cat, torch.concat), _concatenate),
-}
+    places = [line for line in lines if line.startswith("File") and not any(place in line for place in NOT_THE_USERS)]
+    return f", {places[-1]}" if places else ""

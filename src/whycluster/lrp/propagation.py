@@ -1,44 +1,16 @@
-"""The walk: images forward once, relevance backward from the output to the pixels, and a receipt for both."""
+"""Layer-wise relevance propagation through a network, from its output to its images."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from whycluster.lrp.composites import Composite
-from whycluster.lrp.graph import Step, trace
-from whycluster.lrp.operations import LinearMap, Routing
-from whycluster.lrp.rules import Absorbed, Signal, per_image, redistribute
-
-
-@dataclass(frozen=True)
-class Receipt:
-    """Where the relevance of each image went; `entered = arrived + absorbed`, but for rounding.
-
-    Attributes:
-        entered: relevance at the output, `(N,)`.
-        arrived: relevance at the pixels, `(N,)`.
-        layers: name of a layer `->` what it absorbed, in the order of the walk.
-    """
-
-    entered: Tensor
-    arrived: Tensor
-    layers: dict[str, Absorbed]
-
-    @property
-    def absorbed(self) -> Tensor:
-        """What all layers kept, `(N,)`."""
-        return sum((layer.total for layer in self.layers.values()), torch.zeros_like(self.entered))
-
-
-class Attribution(NamedTuple):
-    """Output of the network, relevance of its images (shaped as they are), and the receipt."""
-
-    output: Tensor
-    relevance: Tensor
-    receipt: Receipt
+from whycluster.lrp.description import described
+from whycluster.lrp.graph import trace
+from whycluster.lrp.linear_maps import LinearMap
+from whycluster.lrp.receipts import Attribution
+from whycluster.lrp.recording import Recording, ordinary
 
 
 class LRP:
@@ -89,98 +61,25 @@ class LRP:
             relevance = relevance_of_output(recording.output) if callable(relevance_of_output) else relevance_of_output
             return recording.propagate(relevance, keep=False)
 
-    def record(self, images: Tensor) -> "Recording":
+    def record(self, images: Tensor) -> Recording:
         """Runs the network forward and keeps what the walk back needs, for one target after another."""
         with torch.inference_mode(False), torch.no_grad():
             if self._state() != self._built_from:
                 self._build()
-            return Recording(self.steps, self.composite, _ordinary(images))
+            return Recording(self.steps, self.composite, ordinary(images))
 
     def _build(self) -> None:
         self._built_from = self._state()
         self.steps = trace(self.network)
         for step in self.steps:
-            if isinstance(step.operation, LinearMap):
+            if step.reached and isinstance(step.operation, LinearMap):
                 self.composite.row(step.operation, step.first)  # a missing rule is reported before any image
+
+    def describe(self) -> str:
+        """A table of what happens at each node: operation, rule, and the batch norm folded into it."""
+        return described(self.steps, self.composite)
 
     def _state(self) -> list[tuple[int, int]]:
         """Changes whenever a weight or statistic does: on training, `load_state_dict` and `to`."""
         tensors = [*self.network.parameters(), *self.network.buffers()]
         return [(tensor.data_ptr(), -1 if tensor.is_inference() else tensor._version) for tensor in tensors]
-
-
-class Recording:
-    """A forward pass whose values are kept for the walk back.
-
-    Attributes:
-        output: of the network.
-    """
-
-    def __init__(self, steps: Sequence[Step], composite: Composite, images: Tensor) -> None:
-        self._steps, self._composite = steps, composite
-        self._values: dict[int, Tensor] = {-1: images}
-        last_use = {i: at for at, step in enumerate(steps) for i in step.inputs}
-        for at, step in enumerate(steps):
-            self._values[at] = step.operation.forward(*(self._values[i] for i in step.inputs))
-            for i in set(step.inputs):
-                if last_use[i] == at and i >= 0 and steps[i].operation.recomputed:
-                    del self._values[i]
-        self.output = self._values[len(steps) - 1]
-
-    def propagate(self, relevance: Tensor, keep: bool = True) -> Attribution:
-        """Walks back from the output to the images.
-
-        Args:
-            relevance: shaped as the output.
-            keep: whether another walk may follow; `False` frees each value once it is passed.
-
-        Raises:
-            ValueError: if the relevance is not shaped as the output.
-        """
-        if relevance.shape != self.output.shape:
-            raise ValueError(
-                f"relevance of shape {tuple(relevance.shape)} does not fit the output, {tuple(self.output.shape)}."
-            )
-        with torch.inference_mode(False), torch.no_grad():
-            return self._walk(_ordinary(relevance), keep)
-
-    def _walk(self, entering: Tensor, keep: bool) -> Attribution:
-        arriving = {len(self._steps) - 1: entering}
-        layers: dict[str, Absorbed] = {}
-        for at in reversed(range(len(self._steps))):
-            relevance = arriving.pop(at, None)
-            if relevance is None:  # a branch that the output does not depend on
-                continue
-            step = self._steps[at]
-            for i, passed in zip(step.inputs, self._pass(at, relevance, layers), strict=True):
-                arriving[i] = arriving[i] + passed if i in arriving else passed
-            if not keep:
-                self._values.pop(at, None)
-        receipt = Receipt(per_image(entering), per_image(arriving[-1]), layers)
-        return Attribution(self.output, arriving[-1], receipt)
-
-    def _pass(self, at: int, relevance: Tensor, layers: dict[str, Absorbed]) -> Sequence[Tensor]:
-        """Relevance of each input of a step."""
-        step = self._steps[at]
-        inputs = [self._value(i) for i in step.inputs]
-        if isinstance(step.operation, Routing):
-            return step.operation.route(inputs, relevance)
-        assert isinstance(step.operation, LinearMap)  # there is no third kind
-        rule, stabilizer = self._composite.row(step.operation, step.first)
-        signal = Signal(inputs[0], self._value(at), step.nonnegative)
-        passed, absorbed = redistribute(step.operation, signal, rule, relevance, stabilizer)
-        before = layers.get(step.name)  # of a module that the network calls more than once
-        layers[step.name] = Absorbed(*map(torch.add, before, absorbed)) if before else absorbed
-        return (passed,)
-
-    def _value(self, at: int) -> Tensor:
-        """What a step computed: kept, or computed again from what was."""
-        if at in self._values:
-            return self._values[at]
-        step = self._steps[at]
-        return step.operation.forward(*(self._value(i) for i in step.inputs))
-
-
-def _ordinary(tensor: Tensor) -> Tensor:
-    """A tensor that gradients could be taken of; one made in inference mode could not, and is copied."""
-    return tensor.clone() if tensor.is_inference() else tensor.detach()

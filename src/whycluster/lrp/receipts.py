@@ -1,0 +1,73 @@
+"""Where relevance went: what each layer kept, and what arrived."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Absorbed(NamedTuple):
+    """Relevance that a layer kept, for each image `(N,)`.
+
+    Attributes:
+        bias: by the bias, or another constant.
+        stabilizer: by what was added to small denominators.
+        zero: where the sum was exactly zero, so that nobody could take it.
+    """
+
+    bias: Tensor
+    stabilizer: Tensor
+    zero: Tensor
+
+    @property
+    def total(self) -> Tensor:
+        """`(N,)`."""
+        return self.bias + self.stabilizer + self.zero
+
+    @classmethod
+    def nothing(cls, relevance: Tensor) -> "Absorbed":
+        """Of this relevance `(N, ...)`, nothing."""
+        return cls(*relevance.new_zeros(3, len(relevance)))
+
+    def plus(self, other: "Absorbed") -> "Absorbed":
+        """Both together."""
+        return Absorbed(*map(torch.add, self, other))
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """Where the relevance of each image went; `entered = arrived + absorbed`, but for rounding.
+
+    Attributes:
+        entered: relevance at the output, `(N,)`.
+        arrived: relevance at the pixels, `(N,)`.
+        layers: name of a layer `->` what it absorbed, in the order of the walk.
+    """
+
+    entered: Tensor
+    arrived: Tensor
+    layers: dict[str, Absorbed]
+
+    @property
+    def absorbed(self) -> Tensor:
+        """What all layers kept, `(N,)`."""
+        return sum((layer.total for layer in self.layers.values()), torch.zeros_like(self.entered))
+
+    def is_finite(self) -> bool:
+        """Whether no NaN and no infinity is in it; a single one in any pixel or layer would show."""
+        amounts = [self.entered, self.arrived, *(amount for layer in self.layers.values() for amount in layer)]
+        return bool(torch.cat(amounts).isfinite().all())
+
+
+class Attribution(NamedTuple):
+    """Output of the network, relevance of its images (shaped as they are), and the receipt."""
+
+    output: Tensor
+    relevance: Tensor
+    receipt: Receipt
+
+
+def per_image(relevance: Tensor) -> Tensor:
+    """`(N, ...)` summed to `(N,)`."""
+    return relevance.sum(tuple(range(1, relevance.ndim))) if relevance.ndim > 1 else relevance

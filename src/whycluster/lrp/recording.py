@@ -1,0 +1,168 @@
+"""The walk: images forward once, and relevance backward from the output to the pixels, as often as wanted."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from whycluster.lrp.composites import Composite
+from whycluster.lrp.graph import IMAGE, Step
+from whycluster.lrp.linear_maps import LinearMap
+from whycluster.lrp.operations import Plain, Routing
+from whycluster.lrp.receipts import Absorbed, Attribution, Receipt, per_image
+from whycluster.lrp.shares import Signal, redistribute
+
+
+class Recording:
+    """A forward pass whose values are kept for the walk back.
+
+    Args:
+        steps: of the network.
+        composite: the rules.
+        images: `(N, ...)`.
+        checked: whether to look for a NaN or an infinity at every step, on both ways.
+
+    Attributes:
+        output: of the network.
+    """
+
+    def __init__(self, steps: Sequence[Step], composite: Composite, images: Tensor, checked: bool = False) -> None:
+        self._steps, self._composite, self._checked = steps, composite, checked
+        kind = images.device.type  # the walk back, whenever it comes, multiplies as the forward pass did
+        precision, enabled = torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind)
+        self._autocast = partial(torch.autocast, kind, dtype=precision, enabled=enabled)
+        self._shapes: dict[int, torch.Size] = {}
+        self._totals: dict[int, list[Tensor]] = {}
+        self._values: dict[int, Any] = {IMAGE: _fast(images)}
+        self._run()
+        self.output = self._values[len(steps) - 1]
+
+    def _run(self) -> None:
+        """Forward; of what was computed only what the walk back cannot cheaply compute again is kept."""
+        last_use = {i: at for at, step in enumerate(self._steps) for i in step.inputs}
+        for at, step in enumerate(self._steps):
+            value = self._values[at] = step.operation.forward(*(self._values[i] for i in step.inputs))
+            if isinstance(value, Tensor):
+                self._shapes[at] = value.shape
+                self._look_at(value, f"the output of {step.name!r}")
+            for i in set(step.inputs):
+                if last_use[i] == at and i != IMAGE and not self._steps[i].kept:
+                    del self._values[i]
+
+    def propagate(self, relevance: Tensor, keep: bool = True) -> Attribution:
+        """Walks back from the output to the images.
+
+        Args:
+            relevance: shaped as the output.
+            keep: whether another walk may follow, which shares all denominators with this one; `False` frees each value
+                once it is passed.
+
+        Raises:
+            ValueError: if the relevance is not shaped as the output, or if a NaN or an infinity appears on the way.
+        """
+        if relevance.shape != self.output.shape:
+            raise ValueError(
+                f"relevance of shape {tuple(relevance.shape)} does not fit the output, {tuple(self.output.shape)}."
+            )
+        with torch.inference_mode(False), torch.no_grad(), self._autocast():
+            entering = ordinary(relevance).to(self._values[IMAGE].dtype)
+            attribution = self._walk(entering, keep)
+            if not attribution.receipt.is_finite():
+                self._find_fault(entering)
+            return attribution
+
+    def _walk(self, entering: Tensor, keep: bool) -> Attribution:
+        arriving = {len(self._steps) - 1: entering}
+        layers: dict[str, Absorbed] = {}
+        for at, step in reversed(list(enumerate(self._steps))):
+            relevance = arriving.pop(at, None)
+            if relevance is not None:  # a gate, a size: nothing arrives
+                passed, absorbed = self._pass(at, relevance, keep)
+                for i, part in zip(self._carriers(step), passed, strict=True):
+                    self._look_at(part, f"the relevance that {step.name!r} passes on")
+                    if i != IMAGE and isinstance(self._steps[i].operation, Plain):
+                        absorbed = (absorbed or Absorbed.nothing(relevance)).plus(_by_constant(part))
+                        continue
+                    part = part if part.shape == self._shape(i) else part.sum_to_size(self._shape(i))
+                    arriving[i] = arriving[i] + part if i in arriving else part
+                if absorbed is not None:  # a module that the network calls more than once has one entry
+                    layers[step.name] = layers[step.name].plus(absorbed) if step.name in layers else absorbed
+            if not (keep and step.kept):
+                self._values.pop(at, None)
+        pixels = arriving[IMAGE].contiguous()
+        return Attribution(self.output, pixels, Receipt(per_image(entering), per_image(pixels), layers))
+
+    def _pass(self, at: int, relevance: Tensor, keep: bool) -> tuple[Sequence[Tensor], Absorbed | None]:
+        """Relevance of each carrier of a step, and what the step absorbed if it could."""
+        step = self._steps[at]
+        operation = step.operation
+        if isinstance(operation, Routing):
+            known = operation.reads_values
+            passed = operation.route([self._value(i) if known else self._blank(i) for i in step.inputs], relevance)
+            if operation.adds_constants:
+                lost = per_image(relevance) - sum(map(per_image, passed))
+                return passed, Absorbed.nothing(relevance)._replace(bias=lost)
+            return passed, None
+        assert isinstance(operation, LinearMap)  # nothing arrives at what is plain
+        inputs = [self._value(i) for i in step.inputs]
+        z = self._value(at)
+        rule, stabilizer = self._composite.row(operation, step.first)
+        layer, signal = operation.given(inputs), Signal(operation.operands(inputs, z), z, step.nonnegative)
+        totals = self._totals.setdefault(at, []) if keep else self._totals.pop(at, None)
+        return redistribute(layer, signal, rule(layer, signal), relevance, stabilizer, totals)
+
+    def _carriers(self, step: Step) -> list[int]:
+        return [step.inputs[at] for at in step.operation.carriers(len(step.inputs))]
+
+    def _value(self, at: int) -> Any:
+        """What a step computed: kept, or computed again from what was."""
+        if at not in self._values:
+            step = self._steps[at]
+            self._values[at] = step.operation.forward(*(self._value(i) for i in step.inputs))
+        return self._values[at]
+
+    def _shape(self, at: int) -> torch.Size:
+        return self._values[IMAGE].shape if at == IMAGE else self._shapes[at]
+
+    def _blank(self, at: int) -> Any:
+        """Something of the right shape, where only that matters."""
+        if at != IMAGE and at not in self._shapes:
+            return self._value(at)  # a size
+        return self._values[IMAGE].new_zeros(()).expand(self._shape(at))
+
+    def _look_at(self, tensor: Tensor, what: str) -> None:
+        if self._checked and not tensor.isfinite().all():
+            kind = "NaN" if tensor.isnan().any() else "an infinity"
+            raise ValueError(f"{what} holds {kind}; look at the weights there, or raise the stabilizer of its rule.")
+
+    def _find_fault(self, entering: Tensor) -> None:
+        """Goes both ways again, looking at every step.
+
+        Raises:
+            ValueError: with the name of the first node whose values are not finite.
+        """
+        images = self._values[IMAGE]
+        for tensor, what in ((images, "the batch of images"), (entering, "the relevance given for the output")):
+            if not tensor.isfinite().all():
+                raise ValueError(f"{what} holds values that are not finite.")
+        Recording(self._steps, self._composite, images, checked=True)._walk(entering, keep=False)
+        raise ValueError("relevance is too large: the sum over an image is not finite, although each pixel's is.")
+
+
+def ordinary(tensor: Tensor) -> Tensor:
+    """A tensor that gradients could be taken of; one made in inference mode could not, and is copied."""
+    return tensor.clone() if tensor.is_inference() else tensor.detach()
+
+
+def _fast(images: Tensor) -> Tensor:
+    """In the memory layout that convolutions on the CPU are fastest in."""
+    if images.ndim == 4 and images.device.type == "cpu" and images.dtype != torch.float64:
+        return images.contiguous(memory_format=torch.channels_last)
+    return images
+
+
+def _by_constant(relevance: Tensor) -> Absorbed:
+    """What a constant takes counts as a bias."""
+    return Absorbed.nothing(relevance)._replace(bias=per_image(relevance))
