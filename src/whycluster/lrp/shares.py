@@ -105,11 +105,12 @@ def redistribute(
     absorbed = Absorbed.nothing(relevance)
     for at, share in enumerate(shares):
         taken = relevance if share.where is None else _at_positive(share.where, relevance)
+        # So it is for gamma behind a ReLU, where outputs of other signs have nothing to give.
+        last = share.where is not None and torch.equal(taken, relevance)
+        taken, relevance = (relevance, relevance) if last or share.where is None else (taken, relevance - taken)
         absorbed = absorbed.plus(_hand_on(layer, share, at, taken, stabilizer, totals, passed))
-        if share.where is not None:
-            if torch.equal(taken, relevance):  # so it is for gamma behind a ReLU, where the other signs get nothing
-                break
-            relevance = relevance - taken
+        if last:
+            break
     return [x.new_zeros(x.shape) if r is None else r for r, x in zip(passed, signal.operands, strict=True)], absorbed
 
 

@@ -1,0 +1,112 @@
+"""Every CNN of torchvision: does it trace, fold, balance, and at what cost?
+
+    python tests/benchmarks/architectures.py [names …]
+
+One line a network, with random weights and two random images: by how much folding the batch norms changes the output,
+whether everything is finite, how far the receipt is from balance (both as a share of the largest amount in it), and the
+time as a multiple of one plain input gradient. Ends with status 1 if a network fails.
+"""
+
+import argparse
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torchvision import models
+from torchvision.models import get_model, list_models
+
+from whycluster.lrp import LRP, EpsilonGammaBox
+from whycluster.lrp.receipts import Receipt
+
+NOT_CNNS = ("vit", "swin", "maxvit")
+FOLDED, BALANCE = 1e-5, 1e-3
+
+
+def cnns() -> list[str]:
+    """The names of torchvision's CNNs."""
+    return [name for name in list_models(module=models) if not name.startswith(NOT_CNNS)]
+
+
+def network_of(name: str, seed: int = 0) -> nn.Module:
+    """With random weights, and statistics and scales away from their trivial first values."""
+    torch.manual_seed(seed)
+    slow = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
+    network = get_model(name, weights=None, **slow).eval()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.running_mean, 0, 0.1)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+            nn.init.normal_(module.bias, 0, 0.1)
+    return network
+
+
+def imbalance(receipt: Receipt) -> float:
+    """What is missing of the relevance, as a share of the largest amount in the receipt, for the worst image."""
+    missing = (receipt.entered - receipt.arrived - receipt.absorbed).abs()
+    amounts = [receipt.entered, receipt.arrived, *(part for layer in receipt.layers.values() for part in layer)]
+    return float((missing / torch.stack(amounts).abs().amax(0)).max())
+
+
+def gradient(network: nn.Module, images: Tensor, cotangent: Tensor) -> None:
+    """The peer: one plain input gradient."""
+    leaf = images.clone().requires_grad_()
+    torch.autograd.grad(network(leaf), leaf, cotangent)
+
+
+def seconds(run: Callable[[], object], repetitions: int) -> list[float]:
+    """Of each run."""
+    taken = []
+    for _ in range(repetitions):
+        began = time.perf_counter()
+        run()
+        taken.append(time.perf_counter() - began)
+    return taken
+
+
+def measure(name: str, size: int, repetitions: int) -> tuple[str, bool]:
+    """One line of the table, and whether all is well."""
+    network = network_of(name)
+    size = max(size, 75) if name == "inception_v3" else size
+    images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(1)).clamp(-2, 2)
+    lrp = LRP(network, EpsilonGammaBox(-2.0, 2.0))
+    one = torch.zeros(2, 1000)
+    one[:, 7] = 1
+    with torch.no_grad():
+        output = network(images)
+    attribution = lrp.attribute(images, lambda output: output * one)
+    folded = float((attribution.output - output).abs().max() / output.abs().max())
+    finite = bool(attribution.relevance.isfinite().all()) and attribution.receipt.is_finite()
+    missing = imbalance(attribution.receipt)
+    ours = seconds(lambda: lrp(images, lambda output: output * one), repetitions)
+    theirs = seconds(lambda: gradient(network, images, one), repetitions + 1)[1:]
+    ratio = statistics.median(ours) / statistics.median(theirs)
+    nodes = sum(step.reached for step in lrp.steps)
+    fine = folded <= FOLDED and finite and missing <= BALANCE
+    line = f"{name:20} {nodes:6d} {folded:10.1e} {finite!s:>7} {missing:10.1e} {ratio:7.2f} {'' if fine else '  FAILS'}"
+    return line, fine
+
+
+def main() -> None:
+    """Prints the table."""
+    warnings.simplefilter("ignore")
+    parser = argparse.ArgumentParser()
+    parser.add_argument("names", nargs="*", default=cnns())
+    parser.add_argument("--size", type=int, default=96)
+    parser.add_argument("--repetitions", type=int, default=3)
+    options = parser.parse_args()
+    print(f"{'network':20} {'nodes':>6} {'folded':>10} {'finite':>7} {'balance':>10} {'time':>7}")
+    fine = True
+    for name in options.names:
+        line, well = measure(name, options.size, options.repetitions)
+        print(line, flush=True)
+        fine &= well
+    sys.exit(not fine)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,141 @@
+"""LRP beside zennit 0.5.1 and beside one plain input gradient, in one process.
+
+    python tests/benchmarks/lrp.py [names …] [--batch 8] [--size 224] [--rounds 3] [--autocast] [--channels-last]
+
+Random weights, EpsilonGammaBox; the runs of a round follow each other, so that all meet the same machine, and the
+medians of the rounds are compared. Memory is the peak above what was there before a run: of the process on the CPU
+(Linux only), of torch's allocator on a GPU. zennit is given a network with its batch norms folded already, and the
+residual rule that it has (`norm`) is used on both sides.
+"""
+
+import argparse
+import copy
+import ctypes
+import gc
+import statistics
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+import zennit.composites
+from architectures import gradient, network_of
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+from zennit.torchvision import ResNetCanonizer, VGGCanonizer
+
+from whycluster.lrp import LRP, EpsilonGammaBox
+
+LOW, HIGH = -2.2, 2.7
+CLEAR = Path("/proc/self/clear_refs")
+
+
+def folded(network: nn.Module) -> nn.Module:
+    """A copy without batch norms: zennit's own merging fails with torch of today."""
+    network = copy.deepcopy(network)
+    for parent in list(network.modules()):
+        children = list(parent.named_children())
+        for (first, conv), (second, norm) in zip(children, children[1:], strict=False):
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                setattr(parent, first, fuse_conv_bn_eval(conv, norm))
+                setattr(parent, second, nn.Identity())
+    return network
+
+
+class Peer:
+    """zennit, set up once as ours is."""
+
+    def __init__(self, name: str, network: nn.Module) -> None:
+        self.network = folded(network)
+        canonizer = ResNetCanonizer() if "resne" in name else VGGCanonizer()
+        self.composite = zennit.composites.EpsilonGammaBox(LOW, HIGH, canonizers=[canonizer])
+
+    def __call__(self, images: Tensor, cotangent: Tensor) -> Tensor:
+        leaf = images.clone().requires_grad_()
+        with self.composite.context(self.network) as hooked:
+            output = hooked(leaf)
+            return torch.autograd.grad(output, leaf, output.detach() * cotangent)[0]
+
+
+def measured(run: Callable[[], object], device: torch.device) -> tuple[float, float]:
+    """Seconds, and peak memory in MiB above what was there before."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+    else:
+        ctypes.CDLL(None).malloc_trim(0)  # or what earlier runs freed would hide what this one takes
+        CLEAR.write_text("5")
+        before = status("VmRSS")
+    began = time.perf_counter()
+    result = run()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    taken = time.perf_counter() - began
+    after = torch.cuda.max_memory_allocated() if device.type == "cuda" else status("VmHWM")
+    del result
+    return taken, (after - before) / 2**20
+
+
+def status(key: str) -> int:
+    """Of this process, in bytes."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(key)).split()[1]) * 1024
+
+
+def compare(name: str, options: argparse.Namespace) -> list[str]:
+    """The lines of the table for one network."""
+    device = torch.device(options.device)
+    network = network_of(name).to(device)
+    layout = torch.channels_last if options.channels_last else torch.contiguous_format
+    images = torch.rand(options.batch, 3, options.size, options.size).to(device, memory_format=layout)
+    images = LOW + (HIGH - LOW) * images
+    one = torch.zeros(options.batch, 1000, device=device)
+    one[:, 7] = 1
+    lrp = LRP(network, EpsilonGammaBox(LOW, HIGH, residual="norm"))
+    runs: dict[str, Callable[[], object]] = {
+        "whycluster": lambda: lrp(images, lambda output: output * one),
+        "one gradient": lambda: gradient(network, images, one),
+    }
+    if not options.no_peer:
+        peer = Peer(name, network)
+        runs["zennit 0.5.1"] = lambda: peer(images, one)
+    context = torch.autocast(device.type, torch.bfloat16) if options.autocast else nullcontext()
+    taken: dict[str, list[tuple[float, float]]] = {run: [] for run in runs}
+    with context:
+        for round in range(options.rounds + 1):
+            for run, call in runs.items():
+                figures = measured(call, device)
+                if round:  # the first warms up
+                    taken[run].append(figures)
+    median = {run: [statistics.median(column) for column in zip(*figures, strict=True)] for run, figures in taken.items()}
+    time_of_ours, memory_of_ours = median["whycluster"]
+    return [
+        f"| {name} | {run} | {seconds / options.batch:.3f} s | {time_of_ours / seconds:.2f} | {memory:.0f} MiB | "
+        f"{memory_of_ours / memory:.2f} |"
+        for run, (seconds, memory) in median.items()
+    ]
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("names", nargs="*", default=["vgg16", "resnet50"])
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--autocast", action="store_true", help="multiply in bfloat16")
+    parser.add_argument("--channels-last", action="store_true")
+    parser.add_argument("--no-peer", action="store_true", help="leave zennit out")
+    options = parser.parse_args()
+    print("| network | run | time an image | ours / it | peak memory | ours / it |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for name in options.names:
+        print("\n".join(compare(name, options)), flush=True)
+
+
+if __name__ == "__main__":
+    main()
