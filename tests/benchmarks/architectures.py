@@ -15,34 +15,13 @@ import warnings
 from collections.abc import Callable
 
 import torch
+from networks import cnns, network_of
 from torch import Tensor, nn
-from torchvision import models
-from torchvision.models import get_model, list_models
 
 from whycluster.lrp import LRP, EpsilonGammaBox
 from whycluster.lrp.receipts import Receipt
 
-NOT_CNNS = ("vit", "swin", "maxvit")
 FOLDED, BALANCE = 1e-5, 1e-3
-
-
-def cnns() -> list[str]:
-    """The names of torchvision's CNNs."""
-    return [name for name in list_models(module=models) if not name.startswith(NOT_CNNS)]
-
-
-def network_of(name: str, seed: int = 0) -> nn.Module:
-    """With random weights, and statistics and scales away from their trivial first values."""
-    torch.manual_seed(seed)
-    slow = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
-    network = get_model(name, weights=None, **slow).eval()
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.running_mean, 0, 0.1)
-            nn.init.uniform_(module.running_var, 0.5, 1.5)
-            nn.init.normal_(module.bias, 0, 0.1)
-    return network
 
 
 def imbalance(receipt: Receipt) -> float:

@@ -9,7 +9,6 @@ residual rule that it has (`norm`) is used on both sides.
 """
 
 import argparse
-import copy
 import ctypes
 import gc
 import statistics
@@ -20,9 +19,9 @@ from pathlib import Path
 
 import torch
 import zennit.composites
-from architectures import gradient, network_of
+from architectures import gradient
+from networks import network_of, without_norms
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 from zennit.torchvision import ResNetCanonizer, VGGCanonizer
 
 from whycluster.lrp import LRP, EpsilonGammaBox
@@ -31,23 +30,11 @@ LOW, HIGH = -2.2, 2.7
 CLEAR = Path("/proc/self/clear_refs")
 
 
-def folded(network: nn.Module) -> nn.Module:
-    """A copy without batch norms: zennit's own merging fails with torch of today."""
-    network = copy.deepcopy(network)
-    for parent in list(network.modules()):
-        children = list(parent.named_children())
-        for (first, conv), (second, norm) in zip(children, children[1:], strict=False):
-            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                setattr(parent, first, fuse_conv_bn_eval(conv, norm))
-                setattr(parent, second, nn.Identity())
-    return network
-
-
 class Peer:
     """zennit, set up once as ours is."""
 
     def __init__(self, name: str, network: nn.Module) -> None:
-        self.network = folded(network)
+        self.network = without_norms(network)
         canonizer = ResNetCanonizer() if "resne" in name else VGGCanonizer()
         self.composite = zennit.composites.EpsilonGammaBox(LOW, HIGH, canonizers=[canonizer])
 
@@ -110,7 +97,9 @@ def compare(name: str, options: argparse.Namespace) -> list[str]:
                 figures = measured(call, device)
                 if round:  # the first warms up
                     taken[run].append(figures)
-    median = {run: [statistics.median(column) for column in zip(*figures, strict=True)] for run, figures in taken.items()}
+    median = {
+        run: [statistics.median(column) for column in zip(*figures, strict=True)] for run, figures in taken.items()
+    }
     time_of_ours, memory_of_ours = median["whycluster"]
     return [
         f"| {name} | {run} | {seconds / options.batch:.3f} s | {time_of_ours / seconds:.2f} | {memory:.0f} MiB | "

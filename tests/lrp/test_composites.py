@@ -23,10 +23,10 @@ def chosen(composite: Composite, network: nn.Module) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("name", "rules"),
     [
-        ("epsilon_gamma_box", ["box", "zero", "gamma", "zero"]),
-        ("epsilon_plus", ["z_plus", "zero", "z_plus", "zero"]),
-        ("epsilon_plus_flat", ["flat", "zero", "z_plus", "zero"]),
-        ("epsilon_alpha2_beta1", ["alpha_beta", "zero", "alpha_beta", "zero"]),
+        ("epsilon_gamma_box", ["box", "norm", "gamma", "epsilon"]),
+        ("epsilon_plus", ["z_plus", "norm", "z_plus", "epsilon"]),
+        ("epsilon_plus_flat", ["flat", "norm", "z_plus", "epsilon"]),
+        ("epsilon_alpha2_beta1", ["alpha_beta", "norm", "alpha_beta", "epsilon"]),
     ],
 )
 def test_layers_get_their_rules(name: str, rules: list[str]) -> None:
@@ -38,13 +38,13 @@ def test_layers_get_their_rules(name: str, rules: list[str]) -> None:
 
 def test_pooling_the_image_leaves_the_next_convolution_the_first() -> None:
     network = nn.Sequential(nn.AvgPool2d(2), nn.MaxPool2d(1), nn.Conv2d(1, 2, 1), nn.Conv2d(2, 2, 1))
-    assert list(chosen(named_composite("epsilon_gamma_box", -1, 1), network).values()) == ["zero", "box", "gamma"]
+    assert list(chosen(named_composite("epsilon_gamma_box", -1, 1), network).values()) == ["norm", "box", "gamma"]
 
 
 def test_flat_is_for_a_first_linear_layer_too_and_the_box_is_not() -> None:
     network = nn.Sequential(nn.Flatten(), nn.Linear(4, 2), nn.Linear(2, 2))
-    assert list(chosen(lrp.EpsilonPlusFlat(), network).values()) == ["flat", "zero"]
-    assert list(chosen(lrp.EpsilonGammaBox(-1, 1), network).values()) == ["zero", "zero"]
+    assert list(chosen(lrp.EpsilonPlusFlat(), network).values()) == ["flat", "epsilon"]
+    assert list(chosen(lrp.EpsilonGammaBox(-1, 1), network).values()) == ["epsilon", "epsilon"]
 
 
 @pytest.mark.parametrize("name", ["EpsilonGammaBox", "EpsilonPlus", "EpsilonPlusFlat", "EpsilonAlpha2Beta1"])

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from whycluster.lrp.graph import trace
-from whycluster.lrp.rules import alpha_beta, box, epsilon, flat, gamma, norm, w_square, z_plus, zero
+from whycluster.lrp.rules import alpha_beta, box, epsilon, flat, gamma, norm, w_square, z_plus
 from whycluster.lrp.shares import Signal, redistribute
 
 LOW, HIGH = -2.5, 3.0
@@ -35,7 +35,7 @@ def add(first: Result, second: Result) -> Result:
     return tuple(a + b for a, b in zip(first, second, strict=True))
 
 
-def by_zero(w: Tensor, ones: Tensor, b: Tensor, x: Tensor, r: Tensor, s: float) -> Result:
+def by_epsilon(w: Tensor, ones: Tensor, b: Tensor, x: Tensor, r: Tensor, s: float) -> Result:
     return share(w * x, b, r, s)
 
 
@@ -69,8 +69,7 @@ def by_box(w: Tensor, ones: Tensor, b: Tensor, x: Tensor, r: Tensor, s: float) -
 
 
 RULES = {
-    "zero": (zero, by_zero),
-    "epsilon": (epsilon, by_zero),
+    "epsilon": (epsilon, by_epsilon),
     "z_plus": (z_plus, by_z_plus),
     "alpha_beta": (partial(alpha_beta, alpha=3, beta=2), by_alpha_beta),
     "alpha_beta 1 0": (partial(alpha_beta, alpha=1, beta=0), by_z_plus),

@@ -18,14 +18,15 @@ from whycluster.lrp.shares import Share, Signal, Term
 Rule = Callable[[LinearMap, Signal], Iterable[Share]]
 
 
-def zero(layer: LinearMap, signal: Signal) -> Iterable[Share]:
-    """LRP-0: in proportion to `x·w`. The same shares as `epsilon`, which only has more stabiliser."""
+def epsilon(layer: LinearMap, signal: Signal) -> Iterable[Share]:
+    """In proportion to `x·w`; LRP-0 where the stabiliser is 0 (Bach et al. 2015)."""
     terms = tuple(Term(x, layer.weight, at) for at, x in enumerate(signal.operands))
     yield Share(terms, layer.bias, total=signal.z)
 
 
-epsilon = zero
-norm = zero  # its name in zennit, where the map has no weights to learn: a pooling, a residual addition
+def norm(layer: LinearMap, signal: Signal) -> Iterable[Share]:
+    """The same where there are no weights to learn, poolings and sums; zennit's name for it."""
+    return epsilon(layer, signal)
 
 
 def ratio(layer: LinearMap, signal: Signal) -> Iterable[Share]:
