@@ -2,23 +2,31 @@
 
     WHYCLUSTER_ASSETS=… python tests/benchmarks/residual.py [--images 20] [--pictures folder]
 
-The score of the predicted class of a ResNet-56, for images of CIFAR-10, is explained with either rule. Then each image
-is destroyed patch by patch, most or least relevant first, up to half of it; SRG is the area between the two curves of
-the score, as a fraction of where it began: higher is better. `inflation` is the relevance of the pixels summed without
-signs, and `absorbed` what layers kept, summed without signs; both as multiples of what entered, median and worst image.
+The score of the predicted class of a ResNet-56, or the discriminant of a cluster of its features, for images of
+CIFAR-10, is explained with either rule. Then each image is destroyed patch by patch, most or least relevant first, up
+to half of it; SRG is the area between the two curves of the score, as a fraction of where it began: higher is better.
+`inflation` is the relevance of the pixels summed without signs, and `absorbed` what layers kept, summed without signs;
+both as multiples of what entered, median and worst image.
 """
 
 import argparse
+import copy
 import os
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from networks import ResNet56
+from sklearn.cluster import KMeans
 from torch import Tensor, nn
 from torchvision.datasets import ImageFolder
 from torchvision.transforms.functional import pil_to_tensor
 
-from whycluster.lrp import COMPOSITES, LRP, Attribution, EpsilonPlus, named_composite
+from whycluster.heads import neuralize
+from whycluster.lrp import COMPOSITES, LRP, EpsilonPlus, named_composite
+from whycluster.lrp.composites import RESIDUALS
 from whycluster.lrp.receipts import per_image
 from whycluster.output.heatmaps import heatmap_picture
 
@@ -42,49 +50,80 @@ def photos(assets: Path, each: int) -> Tensor:
     return torch.stack([pil_to_tensor(folder[at][0]) / 255 for at in first])
 
 
-def flipping(network: nn.Module, images: Tensor, relevance: Tensor, classes: Tensor) -> float:
-    """SRG: the area between the curves of least and of most relevant first."""
-    n, _, height, width = images.shape
-    patches = nn.functional.avg_pool2d(relevance.sum(1, keepdim=True), PATCH).flatten(1)  # (N, patches)
-    curves = []
-    for sign in (1, -1):
-        order = (sign * patches).argsort(1)
-        destroyed, curve = images.clone(), [_scores(network, images, classes)]
-        steps = order[:, : order.shape[1] // 2].split(order.shape[1] // 32, 1)
-        for step in steps:
-            mask = torch.zeros_like(patches).scatter_(1, step, 1).view(n, 1, height // PATCH, width // PATCH)
-            mask = mask.repeat_interleave(PATCH, 2).repeat_interleave(PATCH, 3)
-            destroyed = destroyed * (1 - mask)  # zero is the mean colour
-            curve.append(_scores(network, destroyed, classes))
-        curves.append(torch.stack(curve).mean(1) / curve[0].mean())
-    least, most = curves
-    return float((least - most).mean())
+class Question(NamedTuple):
+    """What is explained.
+
+    Attributes:
+        network: images `->` `(N, outputs)`.
+        score: output `->` the number explained, `(N,)`.
+        relevance: output `->` its share of each unit of the output, `(N, outputs)`.
+    """
+
+    network: nn.Module
+    score: Callable[[Tensor], Tensor]
+    relevance: Callable[[Tensor], Tensor]
+
+
+def questions(network: nn.Module, images: Tensor) -> dict[str, Question]:
+    """The score of the predicted class; the discriminant of the cluster of ten, by either rule of the head."""
+    with torch.no_grad():
+        classes = network(images).argmax(1)
+        trunk = copy.deepcopy(network)
+        trunk.linear = nn.Identity()
+        features = trunk(images)
+    one = torch.eye(10)[classes]
+    head = neuralize(KMeans(10, n_init=10, random_state=0).fit(features.numpy()))
+    clusters = head(features).argmax(1)
+
+    def discriminant(features: Tensor) -> Tensor:
+        return head(features).gather(1, clusters[:, None])[:, 0].float()
+
+    def relevance(features: Tensor, rule: str) -> Tensor:
+        return head.attribute(features, clusters, None, rule).relevance.float()
+
+    return {
+        "class": Question(network, lambda output: (output * one).sum(1), lambda output: output * one),
+        "cluster, zero": Question(trunk, discriminant, partial(relevance, rule="zero")),
+        "cluster, midpoint": Question(trunk, discriminant, partial(relevance, rule="midpoint")),
+    }
 
 
 @torch.no_grad()
-def _scores(network: nn.Module, images: Tensor, classes: Tensor) -> Tensor:
-    return network(images).gather(1, classes[:, None])[:, 0]
+def flipping(question: Question, images: Tensor, relevance: Tensor) -> Tensor:
+    """SRG of each image, `(N,)`: the area between the curves of least and of most relevant first."""
+    n, _, height, width = images.shape
+    patches = nn.functional.avg_pool2d(relevance.sum(1, keepdim=True), PATCH).flatten(1)  # (N, patches)
+    start = question.score(question.network(images)).mean()
+    areas = []
+    for sign in (1, -1):
+        order = (sign * patches).argsort(1)
+        destroyed, curve = images.clone(), []
+        for step in order[:, : order.shape[1] // 2].split(order.shape[1] // 32, 1):
+            mask = torch.zeros_like(patches).scatter_(1, step, 1).view(n, 1, height // PATCH, width // PATCH)
+            mask = mask.repeat_interleave(PATCH, 2).repeat_interleave(PATCH, 3)
+            destroyed = destroyed * (1 - mask)  # zero is the mean colour
+            curve.append(question.score(question.network(destroyed)) / start)
+        areas.append(torch.stack(curve).mean(0))
+    return areas[0] - areas[1]
 
 
-def explained(network: nn.Module, images: Tensor, classes: Tensor, composite: str, residual: str) -> Attribution:
-    """The score of each image's class."""
-    lrp = LRP(network, named_composite(composite, LOW, HIGH, residual))
-    one = torch.eye(10)[classes]
-    return lrp.attribute(images, lambda output: output * one)
-
-
-def row(network: nn.Module, images: Tensor, classes: Tensor, composite: str, residual: str) -> str:
-    """One line of the table."""
-    _, relevance, receipt = explained(network, images, classes, composite, residual)
-    entered = receipt.entered.abs()
-    inflation = per_image(relevance.abs()) / entered
-    absorbed = sum(layer.total.abs() for layer in receipt.layers.values()) / entered
-    missing = (receipt.entered - receipt.arrived - receipt.absorbed).abs() / entered
-    srg = flipping(network, images, relevance, classes)
-    return (
-        f"| {composite} | {residual} | {srg:.3f} | {inflation.median():.3g} / {inflation.max():.3g} | "
-        f"{absorbed.median():.3g} / {absorbed.max():.3g} | {missing.max():.1e} |"
-    )
+def rows(name: str, question: Question, images: Tensor, composite: str) -> Iterator[str]:
+    """The lines of the table for one question and composite."""
+    srg = {}
+    for residual in RESIDUALS:
+        lrp = LRP(question.network, named_composite(composite, LOW, HIGH, residual))
+        _, relevance, receipt = lrp.attribute(images, question.relevance)
+        entered = receipt.entered.abs()
+        inflation = per_image(relevance.abs()) / entered
+        absorbed = sum(layer.total.abs() for layer in receipt.layers.values()) / entered
+        missing = (receipt.entered - receipt.arrived - receipt.absorbed).abs() / entered
+        srg[residual] = flipping(question, images, relevance)
+        yield (
+            f"| {name} | {composite} | {residual} | {srg[residual].mean():.3f} | {inflation.median():.3g} / "
+            f"{inflation.max():.3g} | {absorbed.median():.3g} / {absorbed.max():.3g} | {missing.max():.1e} |"
+        )
+    more = srg["ratio"] - srg["norm"]
+    yield f"| | | ratio - norm | {more.mean():+.3f} ± {more.std() / len(more) ** 0.5:.3f} | | | |"
 
 
 class Cancelling(nn.Module):
@@ -101,14 +140,15 @@ class Cancelling(nn.Module):
         return h + self.branch(h)
 
 
-def pictures(network: nn.Module, images: Tensor, classes: Tensor, folder: Path) -> None:
-    """Each image with its heatmap by either rule."""
+def pictures(question: Question, images: Tensor, each: int, folder: Path) -> None:
+    """Some images with their heatmaps by either rule."""
     folder.mkdir(parents=True, exist_ok=True)
-    for residual in ("norm", "ratio"):
-        heatmaps = explained(network, images, classes, "epsilon_gamma_box", residual).relevance.sum(1)
-        for at, (image, heatmap) in enumerate(zip(images * STD + MEAN, heatmaps, strict=True)):
-            photo = (image * 255).round().byte().permute(1, 2, 0).numpy()
-            heatmap_picture(photo, heatmap.numpy(), residual).save(folder / f"{at:03d}_{residual}.png")
+    for residual in RESIDUALS:
+        lrp = LRP(question.network, named_composite("epsilon_gamma_box", LOW, HIGH, residual))
+        heatmaps = lrp(images, question.relevance)[1].sum(1)
+        for at in range(0, len(images), each):
+            photo = ((images[at] * STD[0] + MEAN[0]) * 255).round().byte().permute(1, 2, 0).numpy()
+            heatmap_picture(photo, heatmaps[at].numpy(), residual).save(folder / f"{at:03d}_{residual}.png")
 
 
 def main() -> None:
@@ -120,13 +160,13 @@ def main() -> None:
     assets = Path(os.environ["WHYCLUSTER_ASSETS"])
     network = trained(assets)
     images = (photos(assets, options.images) - MEAN) / STD
-    with torch.no_grad():
-        classes = network(images).argmax(1)
-    print("| composite | residual | SRG | inflation | absorbed | imbalance |")
-    print("| --- | --- | --- | --- | --- | --- |")
-    for composite in COMPOSITES:
-        for residual in ("norm", "ratio"):
-            print(row(network, images, classes, composite, residual), flush=True)
+    print("| explained | composite | residual | SRG | inflation | absorbed | imbalance |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    asked = questions(network, images)
+    for name, question in asked.items():
+        for composite in COMPOSITES:
+            for line in rows(name, question, images, composite):
+                print(line, flush=True)
     print("\nInflation where branches cancel but for a rest; relevance of 1 enters at each output")
     print("| rest | norm | ratio |\n| --- | --- | --- |")
     for rest in (1e-1, 1e-2, 1e-3, 1e-4):
@@ -137,7 +177,7 @@ def main() -> None:
             inflation.append(float(per_image(attribution.relevance.abs()) / attribution.receipt.entered))
         print(f"| {rest:g} | {inflation[0]:.3g} | {inflation[1]:.3g} |")
     if options.pictures:
-        pictures(network, images[:: options.images], classes[:: options.images], options.pictures)
+        pictures(asked["cluster, zero"], images, options.images, options.pictures)
 
 
 if __name__ == "__main__":
