@@ -131,7 +131,7 @@ def test_default_layer_of_torchvision(name, layer, channels):
         network = get_model(name, weights=None, init_weights=False) if name == "googlenet" else get_model(name)
     backbone = Backbone(network, Preprocessing(224, 224, (0.5,) * 3, (0.5,) * 3))
     assert backbone.origin["layer"] == layer
-    assert backbone.network.has_places
+    assert backbone.network.layout == "channels first"
     assert backbone.n_features == channels
 
 

@@ -1,6 +1,6 @@
 """Every CNN of torchvision: does it trace, fold, balance, and at what cost?
 
-    python tests/benchmarks/architectures.py [names …]
+    PYTHONPATH=tests python tests/benchmarks/architectures.py [names …]
 
 One line a network, with random weights and two random images: by how much folding the batch norms changes the output,
 whether everything is finite, how far the receipt is from balance (both as a share of the largest amount in it), and the

@@ -1,6 +1,6 @@
 """LRP beside zennit 0.5.1 and beside one plain input gradient, in one process.
 
-    python tests/benchmarks/lrp.py [names …] [--batch 8] [--size 224] [--rounds 3] [--autocast] [--channels-last]
+    PYTHONPATH=tests python tests/benchmarks/lrp.py [names …] [--batch 8] [--size 224] [--rounds 3] [--no-peer] …
 
 Random weights, EpsilonGammaBox; the runs of a round follow each other, so that all meet the same machine, and the
 medians of the rounds are compared. Memory is the peak above what was there before a run: of the process on the CPU

@@ -1,6 +1,6 @@
 """Which rule for residual sums? A really trained residual network, and branches that cancel.
 
-    WHYCLUSTER_ASSETS=… python tests/benchmarks/residual.py [--images 20] [--pictures folder]
+    WHYCLUSTER_ASSETS=… PYTHONPATH=tests python tests/benchmarks/residual.py [--images 20] [--pictures folder]
 
 The score of the predicted class of a ResNet-56, or the discriminant of a cluster of its features, for images of
 CIFAR-10, is explained with either rule. Then each image is destroyed patch by patch, most or least relevant first, up

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from networks import randomized
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -33,22 +34,13 @@ class Mixed(nn.Module):
         return self.out(F.relu(self.norm(self.hidden(x)), True))
 
 
-def randomize(network: nn.Module, seed: int = 0) -> nn.Module:
-    """Biases and statistics away from their trivial first values, so that a mistake with them shows."""
-    torch.manual_seed(seed)
-    for module in network.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.running_mean, 0, 0.2)
-            nn.init.uniform_(module.running_var, 0.5, 2)
-        if getattr(module, "bias", None) is not None:
-            nn.init.normal_(module.bias, 0, 0.1)
-    return network
-
-
 @pytest.fixture
 def mixed() -> Callable[[int], nn.Module]:
-    return lambda seed=0: randomize(Mixed().double(), seed)
+    def build(seed: int = 0) -> nn.Module:
+        torch.manual_seed(seed)
+        return randomized(Mixed().double())
+
+    return build
 
 
 @pytest.fixture

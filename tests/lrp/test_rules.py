@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from whycluster.lrp.graph import trace
-from whycluster.lrp.rules import alpha_beta, box, epsilon, flat, gamma, norm, w_square, z_plus
+from whycluster.lrp.linear_maps import Add
+from whycluster.lrp.rules import alpha_beta, box, epsilon, flat, gamma, norm, ratio, w_square, z_plus
 from whycluster.lrp.shares import Signal, redistribute
 
 LOW, HIGH = -2.5, 3.0
@@ -174,6 +175,59 @@ def test_average_pooling_goes_by_contributions(pool: nn.Module, shape: tuple[int
         expected = share(w * x[n].flatten(), torch.zeros(len(w)), r[n].flatten(), stabilizer)
         torch.testing.assert_close(relevance[n].flatten(), expected[0])
         torch.testing.assert_close(absorbed.stabilizer[n], expected[2])
+
+
+@pytest.mark.parametrize("stabilizer", [0.0, 0.05])
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("rule", [norm, ratio])
+def test_sums_share_out_by_contributions(rule: Callable[..., object], sign: int, stabilizer: float) -> None:
+    torch.manual_seed(0)
+    x, y, r = torch.randn(3, 2, 5, 4, dtype=torch.float64)
+    x[0, 1], y[0, 1] = 1.5, -1.5 * sign  # branches that cancel
+    x[1, 2] = y[1, 2] = 0
+    layer = Add((1, sign))
+    signal = Signal(layer.operands((x, y), x + sign * y), x + sign * y, False)
+    [to_x, to_y], absorbed = redistribute(layer, signal, rule(layer, signal), r, stabilizer)
+    parts = torch.stack([x, sign * y])
+    parts = parts.abs() if rule is ratio else parts
+    total = parts.sum(0)
+    moved = torch.where(total < 0, -stabilizer, stabilizer)
+    quotient = torch.where(total == 0, r / stabilizer if stabilizer else 0, r / (total + moved))
+    torch.testing.assert_close(torch.stack([to_x, to_y]), parts * quotient)
+    torch.testing.assert_close(absorbed.zero, torch.where(total == 0, r, 0).sum(1))
+    torch.testing.assert_close(absorbed.stabilizer, torch.where(total == 0, 0, moved * quotient).sum(1))
+    torch.testing.assert_close((to_x + to_y).sum(1) + absorbed.total, r.sum(1))
+    if rule is ratio:
+        assert ((to_x / r).nan_to_num() >= 0).all()
+        assert (to_x.abs() + to_y.abs() <= r.abs() + 1e-12).all()  # so it cannot blow up
+
+
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("shape", [(4,), (3, 4)])
+def test_a_layer_norm_is_centred_and_its_deviation_a_constant(shape: tuple[int, ...], affine: bool) -> None:
+    torch.manual_seed(0)
+    module = nn.LayerNorm(shape, eps=1e-3, elementwise_affine=affine).double()
+    if affine:
+        nn.init.normal_(module.weight)
+        nn.init.normal_(module.bias)
+    x = torch.randn(2, 3, 4, dtype=torch.float64)
+    [step] = trace(nn.Sequential(module))
+    z = step.operation.forward(x)
+    torch.testing.assert_close(z, module(x).detach())
+    r = torch.randn_like(z)
+    signal = Signal((x,), z, False)
+    [relevance], absorbed = redistribute(step.operation, signal, epsilon(step.operation, signal), r, 0.05)
+    n = torch.Size(shape).numel()
+    rows = list(zip(x.reshape(-1, n), r.reshape(-1, n), strict=True))
+    weight, bias = (module.weight.flatten(), module.bias.flatten()) if affine else (torch.ones(n), torch.zeros(n))
+    expected = []
+    for one, of_one in rows:
+        centring = torch.eye(n, dtype=torch.float64) - 1 / n
+        w = weight[:, None] * centring / (one.var(correction=0) + 1e-3).sqrt()
+        expected.append(by_epsilon(w.double(), torch.ones_like(w), bias.double(), one, of_one, 0.05))
+    torch.testing.assert_close(relevance.reshape(-1, n), torch.stack([one[0] for one in expected]))
+    torch.testing.assert_close(absorbed.bias.sum(), sum(one[1] for one in expected))
+    torch.testing.assert_close(absorbed.stabilizer.sum(), sum(one[2] for one in expected))
 
 
 def test_weighted_rules_refuse_layers_without_weights() -> None:

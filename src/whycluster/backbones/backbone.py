@@ -41,12 +41,16 @@ class CutNetwork(nn.Module):
         self.network = fx.GraphModule(extractor, extractor.graph).eval()
         self.layer = layer
         self.pool = pool
-        self.has_places = True  # until a first look at the network's output says otherwise
+        self.layout = "channels first"  # until a first look at the network's output says otherwise
 
     def forward(self, images: Tensor) -> Tensor:
         features: Tensor = self.network(images)[self.layer]
-        if not self.has_places:
+        if self.layout == "no places":
             return features
+        if self.layout == "channels last":
+            features = features.permute(0, 3, 1, 2)
+        elif self.layout == "groups":
+            features = features.flatten(1, 2)
         if self.pool == "avg":
             features = F.adaptive_avg_pool2d(features, 1)
         elif self.pool == "max":
@@ -100,13 +104,25 @@ class Backbone(nn.Module):
         blank = self.mean.new_zeros(1, 3, side, side)
         with torch.no_grad():
             features = self.network.network(blank)[self.network.layer]
-            if not isinstance(features, Tensor) or features.ndim not in (2, 4):
+            if not isinstance(features, Tensor) or features.ndim not in (2, 4, 5) or len(features) != 1:
                 raise ValueError(
                     f"backbone.layer={self.network.layer!r} gives no features: (N, C, H, W) or (N, D) is needed, "
                     f"here it is {tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__}."
                 )
-            self.network.has_places = features.ndim == 4
+            self.network.layout = self._layout(blank, features)
             return int(self.network(blank).shape[1])
+
+    def _layout(self, blank: Tensor, features: Tensor) -> str:
+        """Where in the features the channels and the places are: a wider image has more columns."""
+        if features.ndim == 2:
+            return "no places"
+        if features.ndim == 5:
+            return "groups"  # (N, groups, C / groups, H, W), in the midst of a channel shuffle
+        try:
+            wider = self.network.network(torch.cat([blank, blank], 3))[self.network.layer]
+        except RuntimeError:  # a network for one size only has read all places before
+            return "channels first"
+        return "channels last" if wider.shape[2] > features.shape[2] else "channels first"
 
     def normalise(self, images: Tensor) -> Tensor:
         """`(N, 3, H, W)`, uint8 or floats from 0 to 1 `->` as the network takes them."""

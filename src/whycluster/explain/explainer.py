@@ -13,7 +13,7 @@ from whycluster.data.decoding import to_rgb
 from whycluster.explain.model import Assignment, ClusterModel
 from whycluster.explain.targets import Target, parse_target
 from whycluster.heads.kmeans import Rule
-from whycluster.lrp import LRP, Composite, named_composite
+from whycluster.lrp import LRP, Composite, Residual, named_composite
 
 BATCH_SIZE = 16
 
@@ -68,6 +68,7 @@ class Explainer:
         composite: the rules for the network, by name or built.
         head_rule: `zero`, `midpoint`, or `auto`: `zero`, which is right behind a CNN whose zeros have nothing to pass.
         beta: stiffness of the pooling over competitors; `None`: the model's own.
+        residual: how residual sums share out, `ratio` or `norm`, in a composite given by name.
 
     Raises:
         ValueError: for an unknown composite or rule, or a network that LRP cannot pass.
@@ -86,13 +87,14 @@ class Explainer:
         composite: str | Composite = "epsilon_gamma_box",
         head_rule: Literal["auto", "zero", "midpoint"] = "auto",
         beta: float | None = None,
+        residual: Residual = "ratio",
     ) -> None:
         if head_rule not in ("auto", "zero", "midpoint"):
             raise ValueError(f"head_rule={head_rule!r} is unknown; choose auto, zero or midpoint.")
         if beta is not None and not beta >= 0:
             raise ValueError(f"beta={beta} should be >= 0.")
         if isinstance(composite, str):
-            composite = named_composite(composite, *model.backbone.bounds())
+            composite = named_composite(composite, *model.backbone.bounds(), residual)
         self.model = model
         self.head_rule: Rule = "zero" if head_rule == "auto" else head_rule
         self.beta = beta
@@ -131,7 +133,7 @@ class Explainer:
         for number, target in enumerate(targets, start=1):
             clusters = target.clusters(assignment)
             head = self.model.head.attribute(features, clusters, target.against, self.head_rule, self.beta)
-            network = recording.propagate(head.relevance.to(features), keep=number < len(targets))
+            network = recording.propagate(head.relevance.to(features.device), keep=number < len(targets))
             receipt = Receipt(
                 head.explained,
                 head.relevance.sum(1),

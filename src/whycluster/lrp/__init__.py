@@ -7,6 +7,7 @@ from whycluster.lrp.composites import (
     EpsilonGammaBox,
     EpsilonPlus,
     EpsilonPlusFlat,
+    Residual,
     Row,
     named_composite,
 )
@@ -25,6 +26,7 @@ __all__ = [
     "EpsilonPlusFlat",
     "Receipt",
     "Recording",
+    "Residual",
     "Row",
     "named_composite",
 ]

@@ -195,17 +195,15 @@ class LayerNorm(LinearMap):
     def __init__(self, shape: Sequence[int], weight: Tensor | None, bias: Tensor | None, eps: float) -> None:
         super().__init__()
         self.shape, self.eps = tuple(shape), eps
-        self.weight = torch.ones(()) if weight is None else weight
-        self.bias = bias
+        self.weight, self.bias = weight, bias
 
     def apply(self, x: Tensor, weight: Tensor | None, bias: Tensor | None = None) -> Tensor:
-        assert weight is not None
-        return F.layer_norm(x, self.shape, weight.to(x).expand(self.shape), bias, self.eps)
+        return F.layer_norm(x, self.shape, weight, bias, self.eps)
 
     def transpose(self, y: Tensor, weight: Tensor | None, x: Tensor) -> Tensor:
-        assert weight is not None
         last = tuple(range(-len(self.shape), 0))
-        scaled = y * weight.to(y) / (x.var(last, correction=0, keepdim=True) + self.eps).sqrt()
+        deviation = (x.to(y.dtype).var(last, correction=0, keepdim=True) + self.eps).sqrt()
+        scaled = y / deviation if weight is None else y * weight / deviation
         return scaled - scaled.mean(last, keepdim=True)
 
     def sum_channels(self, y: Tensor) -> Tensor:

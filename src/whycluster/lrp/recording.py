@@ -144,10 +144,12 @@ class Recording:
             ValueError: with the name of the first node whose values are not finite.
         """
         images = self._values[IMAGE]
-        for tensor, what in ((images, "the batch of images"), (entering, "the relevance given for the output")):
-            if not tensor.isfinite().all():
-                raise ValueError(f"{what} holds values that are not finite.")
-        Recording(self._steps, self._composite, images, checked=True)._walk(entering, keep=False)
+        if not images.isfinite().all():
+            raise ValueError("the batch of images holds values that are not finite.")
+        again = Recording(self._steps, self._composite, images, checked=True)
+        if not entering.isfinite().all():
+            raise ValueError("the relevance given for the output holds values that are not finite.")
+        again._walk(entering, keep=False)
         raise ValueError("relevance is too large: the sum over an image is not finite, although each pixel's is.")
 
 

@@ -10,6 +10,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from whycluster.data import Collection, Folder, PreparedImages, open_collection
 from whycluster.explain import ClusterModel, Explainer, parse_target
 from whycluster.explain.predict import ExplanationModule
+from whycluster.lrp import Residual
 from whycluster.output.console import say, short
 from whycluster.output.explanations import ExplanationWriter, part_of
 from whycluster.output.tables import ASSIGNMENTS, RECEIPTS, join_parts, write_skipped
@@ -30,6 +31,8 @@ def explain(
     composite: str = "epsilon_gamma_box",
     head_rule: str = "auto",
     beta: float | str | None = "auto",
+    residual: Residual = "ratio",
+    check: bool = False,
     limit: int | None = None,
     batch_size: int = 16,
     num_workers: int | None = None,
@@ -47,6 +50,8 @@ def explain(
         composite: the rules for the network, by name.
         head_rule: `auto`, `zero` or `midpoint`.
         beta: `auto`: the model's own; or a number.
+        residual: how residual sums share out, `ratio` or `norm`.
+        check: print which rule each node of the network gets, and explain nothing.
         limit: explain the first so many images only.
         batch_size: images at once.
         num_workers: processes that decode; `None`: as many as fit.
@@ -63,7 +68,10 @@ def explain(
     file = find_checkpoint(checkpoint)
     model = ClusterModel.load(file)
     targets = parse_target(target, model.n_clusters)
-    explainer = Explainer(model, composite, head_rule, _number(beta))  # type: ignore[arg-type]  # it checks the rule
+    explainer = Explainer(model, composite, head_rule, _number(beta), residual)  # type: ignore[arg-type]  # it checks
+    if check:
+        say(f"{short(file.absolute())}, composite {composite}, residual sums by {residual}\n{explainer.lrp.describe()}")
+        return 0
     collection = _collection(model, images)
     prepared = PreparedImages(collection, model.backbone.preprocessing, _first(len(collection.paths), limit))
     check_free(run, RESULTS, overwrite)
