@@ -20,7 +20,7 @@ class Gated(nn.Module):
 
 
 TABLE = """\
-node     operation    rule                      folded batch norm
+node     operation    rule                        folded batch norm
 conv     Convolution  box(low=-1, high=1)
 relu     Activation   pass
 norm     BatchNorm    epsilon

@@ -194,9 +194,9 @@ def test_sums_share_out_by_contributions(rule: Callable[..., object], sign: int,
     moved = torch.where(total < 0, -stabilizer, stabilizer)
     quotient = torch.where(total == 0, r / stabilizer if stabilizer else 0, r / (total + moved))
     torch.testing.assert_close(torch.stack([to_x, to_y]), parts * quotient)
-    torch.testing.assert_close(absorbed.zero, torch.where(total == 0, r, 0).sum(1))
-    torch.testing.assert_close(absorbed.stabilizer, torch.where(total == 0, 0, moved * quotient).sum(1))
-    torch.testing.assert_close((to_x + to_y).sum(1) + absorbed.total, r.sum(1))
+    torch.testing.assert_close(absorbed.zero, torch.where(total == 0, r, 0).sum((1, 2)))
+    torch.testing.assert_close(absorbed.stabilizer, torch.where(total == 0, 0, moved * quotient).sum((1, 2)))
+    torch.testing.assert_close((to_x + to_y).sum((1, 2)) + absorbed.total, r.sum((1, 2)))
     if rule is ratio:
         assert ((to_x / r).nan_to_num() >= 0).all()
         assert (to_x.abs() + to_y.abs() <= r.abs() + 1e-12).all()  # so it cannot blow up

@@ -151,17 +151,21 @@ class BatchNorm(LinearMap):
     """A batch norm: each channel scaled and shifted. Most are folded into the layer before them.
 
     Args:
+        function: the norm as the network computes it.
         scale: `(channels,)`.
         shift: `(channels,)`.
-        dtype: to compute in; the arguments may be more exact, for folding.
+        dtype: that the network computes in; scale and shift may be more exact, for folding.
     """
 
     recomputed = True
 
-    def __init__(self, scale: Tensor, shift: Tensor, dtype: torch.dtype) -> None:
+    def __init__(self, function: Callable[..., Tensor], scale: Tensor, shift: Tensor, dtype: torch.dtype) -> None:
         super().__init__()
-        self.scale, self.shift = scale, shift
+        self.function, self.scale, self.shift = function, scale, shift
         self.weight, self.bias = scale.to(dtype), shift.to(dtype)
+
+    def forward(self, *inputs: Any) -> Tensor:
+        return self.function(*inputs)
 
     def apply(self, x: Tensor, weight: Tensor | None, bias: Tensor | None = None) -> Tensor:
         assert weight is not None

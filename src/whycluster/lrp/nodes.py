@@ -58,7 +58,9 @@ def call_of(
     target: Any = node.target
     module: Any = None
     if node.op == "call_module":
-        module = copy.copy(modules[str(target)])  # shares parameters; only the copy stops working in place
+        # Shares parameters and statistics; only the copy is evaluating, and stops working in place.
+        module = copy.copy(modules[str(target)])
+        module.training = False
         if hasattr(module, "inplace"):
             module.inplace = False
         key, target = type(module), module.forward
@@ -114,7 +116,7 @@ def _batch_norm(call: Call) -> Operation:
     shift = -_exact(norm.running_mean) * scale
     if norm.bias is not None:
         shift = shift + _exact(norm.bias)
-    return BatchNorm(scale, shift, norm.running_var.dtype)
+    return BatchNorm(call.function, scale, shift, norm.running_var.dtype)
 
 
 def _exact(tensor: Tensor) -> Tensor:

@@ -88,7 +88,7 @@ def train(
     full_precision()
     obstacle = _cannot_be_explained(backbone)
     if obstacle:
-        warnings.warn(f"this network can be clustered, but not explained yet: {obstacle}", stacklevel=1)
+        warnings.warn(f"this network can be clustered, but not explained: {obstacle}", stacklevel=1)
     started = time.monotonic()
     features, rows, skipped = _extract(data, backbone, trainer, run, batch_size, num_workers)
     extracted = time.monotonic()
