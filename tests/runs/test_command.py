@@ -38,6 +38,7 @@ def test_train_tells_what_is_wrong_in_one_line(command, tmp_path, arguments, mes
         (["checkpoint=MODEL", "composite=none"], "composite='none' is unknown"),
         (["checkpoint=MODEL", "beta=stiff"], "beta='stiff' should be auto or a number"),
         (["checkpoint=MODEL", "head_rule=half"], "head_rule='half' is unknown"),
+        (["checkpoint=MODEL", "residual=half"], "residual='half' is unknown; choose from ratio, norm"),
         (["checkpoint=MODEL", "limit=0"], "limit=0 should be a whole number >= 1"),
         (["checkpoint=MODEL", "images=nowhere"], "the image folder 'nowhere' does not exist"),
     ],

@@ -75,3 +75,26 @@ def test_the_newest_finished_run_is_explained(trained, run, tmp_path, monkeypatc
     (tmp_path / "outputs/train/old/model.ckpt").write_bytes((trained / "model.ckpt").read_bytes())
     (tmp_path / "outputs/train/unfinished").mkdir()
     assert len(table(run("explain", tmp_path / "why", "limit=2") / "assignments.csv")) == 2
+
+
+def test_check_prints_the_rules_and_explains_nothing(trained, run, tmp_path, capsys):
+    folder = run("explain", tmp_path / "why", f"checkpoint={trained}", "check=true", "residual=norm")
+    said = capsys.readouterr().out
+    assert "composite epsilon_gamma_box, residual sums by norm" in said.splitlines()[0]
+    rows = [line.split() for line in said.splitlines()]
+    assert ["network.features.0", "Convolution", "box", "network.features.1"] in rows
+    assert ["network.features.3", "Convolution", "gamma(gamma=0.25)", "network.features.4"] in rows
+    assert not list(folder.iterdir())
+
+
+@pytest.mark.parametrize("name", ["resnet18", "shufflenet_v2_x0_5", "efficientnet_b0", "densenet121"])
+def test_networks_of_other_families_by_name(name, run, photos, tmp_path):
+    network = ("backbone=torchvision", f"backbone.name={name}", "backbone.weights=null", "head.n_clusters=2")
+    with pytest.warns(UserWarning, match="random weights"):
+        model = run("train", tmp_path / "run", "data=folder", f"data.root='{photos}'", *network, "head.n_init=1")
+    folder = run("explain", tmp_path / "why", f"checkpoint='{model}'", "limit=4")
+    receipts = table(folder / "receipts.csv")
+    assert len(receipts) == 4
+    for row in receipts:
+        discriminant, pixels, absorbed = (float(row[key]) for key in ("discriminant", "pixels", "absorbed"))
+        assert pixels + absorbed == pytest.approx(discriminant, rel=1e-3, abs=1e-3 * (abs(pixels) + abs(absorbed)))

@@ -11,22 +11,33 @@ from whycluster.lrp.composites import (
     Row,
     named_composite,
 )
+from whycluster.lrp.linear_maps import Add, AveragePool, BatchNorm, Convolution, LayerNorm, Linear
 from whycluster.lrp.propagation import LRP
 from whycluster.lrp.receipts import Attribution, Receipt
 from whycluster.lrp.recording import Recording
+from whycluster.lrp.shares import Share, Signal, Term
 
 __all__ = [
     "COMPOSITES",
     "LRP",
+    "Add",
     "Attribution",
+    "AveragePool",
+    "BatchNorm",
     "Composite",
+    "Convolution",
     "EpsilonAlpha2Beta1",
     "EpsilonGammaBox",
     "EpsilonPlus",
     "EpsilonPlusFlat",
+    "LayerNorm",
+    "Linear",
     "Receipt",
     "Recording",
     "Residual",
     "Row",
+    "Share",
+    "Signal",
+    "Term",
     "named_composite",
 ]
