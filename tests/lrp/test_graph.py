@@ -139,6 +139,27 @@ def test_concatenation_is_first_only_without_a_layer_and_nonnegative_only_throug
 
 
 @pytest.mark.parametrize(
+    ("way", "nonnegative"),
+    [
+        (lambda net, h: h.relu() * h.sigmoid(), True),
+        (lambda net, h: h.relu() * h.tanh(), False),
+        (lambda net, h: h * h.sigmoid(), False),
+        (lambda net, h: h.relu() + h.sigmoid(), True),
+        (lambda net, h: h.relu() - h.sigmoid(), False),
+        (lambda net, h: F.relu6(h).permute(0, 1, 3, 2).reshape(h.shape), True),
+        (lambda net, h: F.pad(h.relu(), (1, 1)), False),  # by what, is not looked at
+        (lambda net, h: F.avg_pool2d(F.max_pool2d(h.relu(), 2), 1)[:, :], True),
+        (lambda net, h: F.silu(h.relu()), False),
+        (lambda net, h: net.norm(h.relu()), False),
+        (lambda net, h: torch.cat(h.relu().chunk(2, 3)[::-1], 3), True),
+    ],
+)
+def test_what_cannot_be_negative_is_known(way: Forward, nonnegative: bool) -> None:
+    steps = trace(Network(lambda net, x: net.again(way(net, net.conv(x)))))
+    assert steps[-1].nonnegative == nonnegative
+
+
+@pytest.mark.parametrize(
     ("norm", "layer"), [(nn.BatchNorm1d, nn.Linear(6, 4)), (nn.BatchNorm1d, nn.Linear(6, 4, bias=False))]
 )
 @pytest.mark.parametrize("affine", [True, False])

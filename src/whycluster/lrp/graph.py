@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from whycluster.lrp.calls import Call, UnknownOperationError, call_of, is_about_shape
 from whycluster.lrp.folding import fold
-from whycluster.lrp.linear_maps import BatchNorm, Convolution, Linear, LinearMap
-from whycluster.lrp.nodes import OPERATIONS, PARTS, SUMS, Call, UnknownOperationError, call_of, is_about_shape, part
+from whycluster.lrp.linear_maps import Add, BatchNorm, Convolution, Linear, LinearMap
+from whycluster.lrp.nodes import OPERATIONS, PARTS, part
 from whycluster.lrp.operations import Operation, Plain
 from whycluster.lrp.tracing import trace_graph
 
@@ -120,7 +121,7 @@ class _Building:
         operation = self._operation(call)
         if isinstance(operation, BatchNorm) and self._fold(node, operation, inputs[0]):
             return inputs[0]
-        if call.key in SUMS:
+        if isinstance(operation, Add):
             inputs = tuple(self._term(node, call.argument(at, name, 0)) for at, name in enumerate(("input", "other")))
         carriers = operation.carriers(len(inputs))
         if not all(at in carriers or self.gates[source] for at, source in enumerate(inputs)):

@@ -34,7 +34,7 @@ class Recording:
         precision, enabled = torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind)
         self._autocast = partial(torch.autocast, kind, dtype=precision, enabled=enabled)
         self._shapes: dict[int, torch.Size] = {}
-        self._totals: dict[int, list[Tensor]] = {}
+        self._totals: dict[int, dict[int, Tensor]] = {}
         self._values: dict[int, Any] = {IMAGE: _fast(images)}
         self._run()
         self.output = self._values[len(steps) - 1]
@@ -110,7 +110,7 @@ class Recording:
         z = self._value(at)
         rule, stabilizer = self._composite.row(operation, step.first)
         layer, signal = operation.given(inputs), Signal(operation.operands(inputs, z), z, step.nonnegative)
-        totals = self._totals.setdefault(at, []) if keep else self._totals.pop(at, None)
+        totals = self._totals.setdefault(at, {}) if keep else self._totals.pop(at, None)
         return redistribute(layer, signal, rule(layer, signal), relevance, stabilizer, totals)
 
     def _carriers(self, step: Step) -> list[int]:

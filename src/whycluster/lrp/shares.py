@@ -85,7 +85,7 @@ def redistribute(
     shares: Iterable[Share],
     relevance: Tensor,
     stabilizer: float,
-    totals: list[Tensor] | None = None,
+    totals: dict[int, Tensor] | None = None,
 ) -> tuple[Sequence[Tensor], Absorbed]:
     """Passes the relevance of a layer's output to its operands.
 
@@ -95,8 +95,8 @@ def redistribute(
         shares: of a rule.
         relevance: `(N, *output)`.
         stabilizer: added to denominators, with their sign.
-        totals: what other targets of the same signal computed; grows by what this one has to compute. `None`: nobody
-            else will come, and what was computed is overwritten.
+        totals: number of a share `->` its total, as other targets of the same signal computed it; grows by what this
+            one has to compute. `None`: nobody else will come, and what was computed is overwritten.
 
     Returns:
         The relevance of each operand, shaped as it is, and what the layer absorbed.
@@ -126,7 +126,7 @@ def _hand_on(
     at: int,
     relevance: Tensor,
     stabilizer: float,
-    totals: list[Tensor] | None,
+    totals: dict[int, Tensor] | None,
     passed: list[Tensor | None],
 ) -> Absorbed:
     """Adds to `passed` what one share hands to the operands, and returns what it keeps."""
@@ -146,18 +146,18 @@ def _hand_on(
     return Absorbed(by_bias, by_stabilizer, by_nobody)
 
 
-def _total(layer: LinearMap, share: Share, at: int, totals: list[Tensor] | None) -> Tensor:
+def _total(layer: LinearMap, share: Share, at: int, totals: dict[int, Tensor] | None) -> Tensor:
     """`Σ input·weight + bias` of a share, computed once for all targets."""
     if share.total is not None:
         return share.total
-    if totals is not None and at < len(totals):
+    if totals is not None and at in totals:
         return totals[at]
     (input, weight, _), *others = share.terms
     total = layer.apply(input, weight, share.bias)
     for input, weight, _ in others:
         total = total + layer.apply(input, weight)
     if totals is not None:
-        totals.append(total)
+        totals[at] = total
     return total
 
 

@@ -1,0 +1,86 @@
+"""What a node of a traced graph calls, free of modes, of hooks, and of what works in place."""
+
+import copy
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import FunctionType
+from typing import Any
+
+from torch import Tensor, fx, nn
+
+
+@dataclass(frozen=True)
+class Call:
+    """A node of the traced graph with what it calls.
+
+    Attributes:
+        key: the module's type, the function, or the method's name.
+        module: the module called, if it is one.
+        function: the call as a function of the values it reads, free of hooks and never in place.
+        args: the node's own arguments; in the place of a value it reads stands the node that computes it.
+        kwargs: its keyword arguments.
+        gates: of each value it reads, whether it is a gate.
+        constants: the tensors that the network keeps, by the nodes that read them.
+    """
+
+    key: Any
+    module: nn.Module | None
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    gates: tuple[bool, ...]
+    constants: dict[fx.Node, Tensor]
+
+    def argument(self, place: int, name: str, default: Any) -> Any:
+        """An argument given by place or by name; a tensor that the network keeps as such."""
+        given = self.args[place] if len(self.args) > place else self.kwargs.get(name, default)
+        return self.constants.get(given, given) if isinstance(given, fx.Node) else given
+
+
+class UnknownOperationError(ValueError):
+    """What is wrong with a node, and what could be done about it."""
+
+
+def call_of(
+    node: fx.Node, modules: dict[str, nn.Module], gates: Sequence[bool], constants: dict[fx.Node, Tensor]
+) -> Call:
+    """What a node calls."""
+    key: Any = node.target
+    target: Any = node.target
+    module: Any = None
+    if node.op == "call_module":
+        # Shares parameters and statistics; only the copy is evaluating, and stops working in place.
+        module = copy.copy(modules[str(target)])
+        module.training = False
+        if hasattr(module, "inplace"):
+            module.inplace = False
+        key, target = type(module), module.forward
+    elif node.op == "call_method":
+        key = str(target) if str(target).startswith("__") else str(target).removesuffix("_")
+        # What has other strides here than in the network may have no view of the wanted shape.
+        target = Tensor.reshape if key == "view" else getattr(Tensor, key, None)
+    args, kwargs = _out_of_place(target, node.args, dict(node.kwargs))
+
+    def function(*values: Any) -> Any:
+        remaining = iter(values)
+        filled = fx.map_arg((args, kwargs), lambda _: next(remaining))
+        return target(*filled[0], **filled[1])
+
+    return Call(key, module, function, args, kwargs, tuple(gates), constants)
+
+
+def _out_of_place(target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments with `inplace` off; functions of torch that are not written in Python know no `inplace`."""
+    if not isinstance(target, FunctionType) or "inplace" not in inspect.signature(target).parameters:
+        return args, kwargs
+    bound = inspect.signature(target).bind(*args, **kwargs)
+    bound.arguments["inplace"] = False
+    return bound.args, bound.kwargs
+
+
+def is_about_shape(call: Call) -> bool:
+    """Whether the call asks for the size or kind of a tensor, not for its values."""
+    if call.key is getattr:
+        return call.args[1] in ("shape", "ndim", "dtype", "device")
+    return call.key in ("size", "dim", "numel")
