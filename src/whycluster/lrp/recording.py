@@ -1,6 +1,6 @@
 """The walk: images forward once, and relevance backward from the output to the pixels, as often as wanted."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,6 +13,10 @@ from whycluster.lrp.linear_maps import LinearMap
 from whycluster.lrp.operations import Plain, Routing
 from whycluster.lrp.receipts import Absorbed, Attribution, Receipt, per_image
 from whycluster.lrp.shares import Signal, redistribute
+
+# Bytes of a block that the C library's allocator reuses; larger ones it fetches from the system page by page, which
+# takes as long as several sweeps over them.
+CHEAP = 32 * 2**20
 
 
 class Recording:
@@ -34,8 +38,8 @@ class Recording:
         precision, enabled = torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind)
         self._autocast = partial(torch.autocast, kind, dtype=precision, enabled=enabled)
         self._shapes: dict[int, torch.Size] = {}
-        self._totals: dict[int, dict[int, Tensor]] = {}
-        self._values: dict[int, Any] = {IMAGE: _fast(images)}
+        self._totals: dict[tuple[int, int], dict[int, Tensor]] = {}
+        self._values: dict[int, Any] = {IMAGE: images}
         self._run()
         self.output = self._values[len(steps) - 1]
 
@@ -108,10 +112,21 @@ class Recording:
         assert isinstance(operation, LinearMap)  # nothing arrives at what is plain
         inputs = [self._value(i) for i in step.inputs]
         z = self._value(at)
-        rule, stabilizer = self._composite.row(operation, step.first)
         layer, signal = operation.given(inputs), Signal(operation.operands(inputs, z), z, step.nonnegative)
-        totals = self._totals.setdefault(at, {}) if keep else self._totals.pop(at, None)
-        return redistribute(layer, signal, rule(layer, signal), relevance, stabilizer, totals)
+        rule, stabilizer = self._composite.row(operation, step.first)
+        passed = [torch.empty_like(x, dtype=relevance.dtype) for x in signal.operands]
+        absorbed = []
+        for some in _parts(signal):
+            key = at, some.start
+            totals = self._totals.setdefault(key, {}) if keep else self._totals.pop(key, None)
+            part = signal.of(some)
+            to_operands, kept = redistribute(layer, part, rule(layer, part), relevance[some], stabilizer, totals)
+            if len(kept.bias) == len(relevance):
+                return to_operands, kept
+            for whole, one in zip(passed, to_operands, strict=True):
+                whole[some] = one
+            absorbed.append(kept)
+        return passed, Absorbed(*map(torch.cat, zip(*absorbed, strict=True)))
 
     def _carriers(self, step: Step) -> list[int]:
         return [step.inputs[at] for at in step.operation.carriers(len(step.inputs))]
@@ -158,11 +173,15 @@ def ordinary(tensor: Tensor) -> Tensor:
     return tensor.clone() if tensor.is_inference() else tensor.detach()
 
 
-def _fast(images: Tensor) -> Tensor:
-    """In the memory layout that convolutions on the CPU are fastest in."""
-    if images.ndim == 4 and images.device.type == "cpu" and images.dtype != torch.float64:
-        return images.contiguous(memory_format=torch.channels_last)
-    return images
+def _parts(signal: Signal) -> Iterator[slice]:
+    """Images that are passed through a layer at once: as many as keep what is computed on the way in cheap memory."""
+    n = len(signal.z)
+    size = n
+    if n and signal.z.device.type == "cpu" and all(len(x) == n for x in signal.operands):
+        largest = max(x.numel() * x.element_size() for x in (signal.z, *signal.operands))
+        size = max(1, n * CHEAP // largest) if largest else n
+    for start in range(0, max(n, 1), max(size, 1)):
+        yield slice(start, start + size)
 
 
 def _by_constant(relevance: Tensor) -> Absorbed:

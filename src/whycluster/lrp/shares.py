@@ -72,6 +72,10 @@ class Signal:
         """The only operand, or the first."""
         return self.operands[0]
 
+    def of(self, some: slice) -> "Signal":
+        """What went through for some of the images."""
+        return Signal(tuple(x[some] for x in self.operands), self.z[some], self.nonnegative)
+
     def meets(self, positive: Callable[[], Tensor], negative: Callable[[], Tensor]) -> tuple[Term, ...]:
         """`x⁺·positive() + x⁻·negative()`; one term where there is no `x⁻`."""
         if self.nonnegative:
