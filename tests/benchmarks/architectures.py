@@ -19,16 +19,8 @@ from networks import cnns, network_of
 from torch import Tensor, nn
 
 from whycluster.lrp import LRP, EpsilonGammaBox
-from whycluster.lrp.receipts import Receipt
 
 FOLDED, BALANCE = 1e-5, 1e-3
-
-
-def imbalance(receipt: Receipt) -> float:
-    """What is missing of the relevance, as a share of the largest amount in the receipt, for the worst image."""
-    missing = (receipt.entered - receipt.arrived - receipt.absorbed).abs()
-    amounts = [receipt.entered, receipt.arrived, *(part for layer in receipt.layers.values() for part in layer)]
-    return float((missing / torch.stack(amounts).abs().amax(0)).max())
 
 
 def gradient(network: nn.Module, images: Tensor, cotangent: Tensor) -> None:
@@ -59,8 +51,8 @@ def measure(name: str, size: int, repetitions: int) -> tuple[str, bool]:
         output = network(images)
     attribution = lrp.attribute(images, lambda output: output * one)
     folded = float((attribution.output - output).abs().max() / output.abs().max())
-    finite = bool(attribution.relevance.isfinite().all()) and attribution.receipt.is_finite()
-    missing = imbalance(attribution.receipt)
+    finite = bool(attribution.relevance.isfinite().all())
+    missing = float(attribution.receipt.imbalance.max())
     ours = seconds(lambda: lrp(images, lambda output: output * one), repetitions)
     theirs = seconds(lambda: gradient(network, images, one), repetitions + 1)[1:]
     ratio = statistics.median(ours) / statistics.median(theirs)

@@ -3,7 +3,7 @@ import torch
 from networks import randomized
 from torch import nn
 
-from whycluster.lrp import LRP, EpsilonPlus
+from whycluster.lrp import LRP, EpsilonPlus, folding
 from whycluster.lrp.folding import TOLERANCE, fold, folding_error
 from whycluster.lrp.graph import trace
 from whycluster.lrp.linear_maps import BatchNorm, Convolution, Linear
@@ -31,7 +31,7 @@ def parts(build, dtype):
 @pytest.mark.parametrize("kind", LAYERS)
 def test_folding_changes_nothing_but_rounding(kind, dtype):
     layer, norm = parts(LAYERS[kind], dtype)
-    folded = fold(layer, norm)
+    folded = fold(layer, norm, "norm")
     assert type(folded) in (Convolution, Linear)
     x = torch.randn(3, 4, *[5] * (layer.weight.ndim - 2)).to(dtype)
     expected = norm.forward(layer.forward(x))
@@ -41,25 +41,45 @@ def test_folding_changes_nothing_but_rounding(kind, dtype):
     assert folded.weight.dtype == dtype
 
 
-def test_what_folding_would_change_stays_apart():
+def test_what_folding_would_change_stays_apart(monkeypatch):
+    monkeypatch.setattr(folding, "TOLERANCE", -1.0)  # what rounding does to weights never reaches the real one
     torch.manual_seed(0)
-    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4, eps=0.0), nn.ReLU(), nn.Conv2d(4, 2, 1)).eval()
-    # A channel that hardly varies, far from zero: what the norm subtracts is nearly all there is.
-    nn.init.constant_(network[0].bias, 1e3)
-    nn.init.constant_(network[1].running_mean, 1e3)
-    nn.init.constant_(network[1].running_var, 1e-2)
+    network = randomized(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 1))).eval()
+    monkeypatch.setattr(folding, "_tolerance", lambda dtype: folding.TOLERANCE)
     lrp = LRP(network, EpsilonPlus())
     assert [step.name for step in lrp.steps] == ["0", "1", "2", "3"]
     assert isinstance(lrp.steps[1].operation, BatchNorm)
     images = torch.rand(2, 3, 4, 4)
-    output = lrp(images, lambda output: output)[0]
-    torch.testing.assert_close(output, network(images).detach(), rtol=1e-2, atol=1e-2)
+    attribution = lrp.attribute(images, lambda output: output)
+    assert torch.equal(attribution.output, network(images).detach())  # to the last bit
+    assert attribution.receipt.imbalance.max() <= 1e-5
+
+
+@pytest.mark.parametrize("kind", ["convolution", "linear"])
+def test_folding_does_not_depend_on_the_precision_around_it(kind):
+    layer, norm = parts(LAYERS[kind], torch.float32)
+    expected = folding_error(layer, norm, fold(layer, norm, "norm"))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert folding_error(layer, norm, fold(layer, norm, "norm")) == expected
+
+
+def test_a_norm_after_a_linear_layer_on_places_is_refused():
+    network = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(5)).eval()
+    with pytest.raises((ValueError, RuntimeError)):
+        LRP(network, EpsilonPlus())(torch.rand(2, 5, 4), torch.ones_like)
+    square = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5)).eval()
+    with pytest.raises(ValueError, match=r"the batch norm '1' follows a linear layer on inputs of shape \(2, 5, 4\)"):
+        LRP(square, EpsilonPlus())(torch.rand(2, 5, 4), torch.ones_like)
+    apart = randomized(nn.Sequential(nn.Linear(4, 5), nn.Identity(), nn.BatchNorm1d(5))).eval()
+    images = torch.rand(2, 5, 4)
+    output = LRP(apart, EpsilonPlus())(images, torch.ones_like)[0]
+    torch.testing.assert_close(output, apart(images).detach())
 
 
 def test_a_folded_layer_forgets_weights_modified_before():
     layer, norm = parts(LAYERS["linear"], torch.float64)
     before = layer.positive()
-    folded = fold(layer, norm)
+    folded = fold(layer, norm, "norm")
     assert not torch.equal(folded.positive(), before)
     assert torch.equal(layer.positive(), before)
 

@@ -51,6 +51,15 @@ def residual_in_place(net: nn.Module, x: Tensor) -> Tensor:
     return net.again(h)
 
 
+def multiplied_in_place(net: nn.Module, x: Tensor) -> Tensor:
+    h = net.conv(x)
+    skip = net.again(h)
+    h *= 2.0
+    h -= 0.1
+    h /= 3.0
+    return h + skip
+
+
 def shuffled(net: nn.Module, x: Tensor) -> Tensor:
     left, right = net.again(net.conv(x)).chunk(2, dim=3)
     both = torch.cat([left, net.conv(right)], 1)
@@ -100,6 +109,13 @@ WAYS_OF_WRITING = {
     "padded by ones": lambda net, x: net.conv(F.pad(x, (1, 1, 1, 1), value=1.0)),
     "pooled as large as it is": lambda net, x: F.avg_pool2d(net.conv(x), x.size()[2:]).view(x.size(0), -1),
     "viewed flat": lambda net, x: net.conv(x).relu().view(x.shape[0], -1),
+    "parts of a computed size": lambda net, x: (lambda h: net.conv(h.split(h.size(3) // 2, 3)[1]))(net.again(x)),
+    "parts of a weight": lambda net, x: net.conv(x) + net.mean.chunk(3)[1],
+    "a number plus a size": lambda net, x: net.conv(x + x.size(1)),
+    "multiplied in place": multiplied_in_place,
+    "a gate by a number": lambda net, x: net.conv(x) * (1 + torch.sigmoid(net.again(x)) / 2),
+    "a bend by a number": lambda net, x: net.conv(1.7159 * torch.tanh(net.again(x))),
+    "a tensor made on the way": lambda net, x: net.conv(x - torch.ones(3, 1, 1, dtype=torch.float64)),
     "what nobody reads": lambda net, x: (net.conv(x), torch.fft.fft(net.again(x)))[0],
 }
 
@@ -151,7 +167,7 @@ def test_concatenation_is_first_only_without_a_layer_and_nonnegative_only_throug
         (lambda net, h: F.avg_pool2d(F.max_pool2d(h.relu(), 2), 1)[:, :], True),
         (lambda net, h: F.silu(h.relu()), False),
         (lambda net, h: net.norm(h.relu()), False),
-        (lambda net, h: torch.cat(h.relu().chunk(2, 3)[::-1], 3), True),
+        (lambda net, h: (lambda parts: torch.cat([parts[1], parts[0]], 3))(h.relu().chunk(2, 3)), True),
     ],
 )
 def test_what_cannot_be_negative_is_known(way: Forward, nonnegative: bool) -> None:
@@ -183,6 +199,40 @@ def two_inputs() -> nn.Module:
     return Two()
 
 
+def overwritten() -> nn.Module:
+    class Aliased(Network):
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.conv(x)
+            skip = F.dropout(h, training=False)
+            return self.again(F.relu(skip, inplace=True)) + h
+
+    return Aliased(lambda net, x: x)
+
+
+def added_over() -> nn.Module:
+    class Aliased(Network):
+        def __init__(self) -> None:
+            super().__init__(lambda net, x: x)
+            self.identity = nn.Identity()
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.conv(x)
+            skip = self.identity(h)
+            h += 1
+            return self.again(h) + skip
+
+    return Aliased()
+
+
+def viewed_over() -> nn.Module:
+    def compute(net: nn.Module, x: Tensor) -> Tensor:
+        h = net.conv(x)
+        h[:, :2].relu_()
+        return net.again(h)
+
+    return Network(compute)
+
+
 UNKNOWN = r"LRP does not know how relevance passes '{}' \(node '{}'.*cut the backbone at an earlier layer"
 DEPENDS = "Network cannot be traced by torch.fx, because what it computes depends on values"
 ONE = "has to return one tensor that it computed from the images"
@@ -192,7 +242,7 @@ ERRORS: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "method": (lambda: Network(lambda net, x: net.conv(x).cumsum(1)), UNKNOWN.format("cumsum", "cumsum")),
     "module": (lambda: nn.Sequential(nn.Sequential(nn.Softmax(1))), UNKNOWN.format("Softmax", r"0\.0")),
     "only a buffer": (lambda: Network(lambda net, x: net.mean), ONE),
-    "only a gate": (lambda: Network(lambda net, x: net.mean * net.conv(x).sigmoid()), "cannot tell which factor"),
+    "two gates": (lambda: Network(lambda net, x: x.sigmoid() * net.conv(x).sigmoid()), "cannot tell which factor"),
     "two signals": (lambda: Network(lambda net, x: net.conv(x) * x), r"cannot tell which factor .*node 'mul'"),
     "a quotient of signals": (lambda: Network(lambda net, x: net.conv(x) / x), "quotients of values by constants"),
     "a constant by a signal": (lambda: Network(lambda net, x: 1 / net.conv(x)), "quotients of values by constants"),
@@ -204,7 +254,7 @@ ERRORS: dict[str, tuple[Callable[[], nn.Module], str]] = {
     ),
     "all parts at once": (
         lambda: Network(lambda net, x: torch.cat(net.conv(x).chunk(3, 1))),
-        UNKNOWN.format("cat", "cat"),
+        "passes 'cat' of all parts at once",
     ),
     "tensor as argument": (lambda: Network(lambda net, x: torch.sum(x, net.conv(x))), "passes 'sum' of several values"),
     "padding": (lambda: nn.Sequential(nn.Conv2d(1, 1, 3, padding=1, padding_mode="reflect")), "pads by 'reflect'"),
@@ -212,6 +262,28 @@ ERRORS: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "norm without statistics": (
         lambda: nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3, track_running_stats=False)),
         "the batch norm keeps no running statistics, and LRP needs them \\(node '1'",
+    ),
+    "in place under another name": (overwritten, "writes in place over 'conv', which is read later"),
+    "a sum in place under another name": (added_over, "writes in place over 'identity', which is read later"),
+    "a view in place": (viewed_over, "writes in place over 'conv', which is read later"),
+    "several parts": (lambda: Network(lambda net, x: torch.cat(net.conv(x).chunk(3, 1)[1:], 1)), "several at once"),
+    "parts as output": (lambda: Network(lambda net, x: net.conv(x).chunk(3, 1)), ONE),
+    "parts by keyword": (
+        lambda: Network(lambda net, x: torch.cat(tensors=net.conv(x).chunk(3, 1), dim=1)),
+        "passes 'cat' of all parts at once",
+    ),
+    "weights from a hook": (
+        lambda: nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 3, 1))),
+        "remove_parametrizations",
+    ),
+    "a layer norm of a computed shape": (lambda: Network(lambda net, x: F.layer_norm(x, x.shape[1:])), "fixed shape"),
+    "max pooling with indices": (
+        lambda: Network(lambda net, x: F.max_pool2d(net.conv(x), 2, return_indices=True)[0]),
+        "does not return indices|does not know",
+    ),
+    "a rounded quotient": (
+        lambda: Network(lambda net, x: torch.div(net.conv(x), 2, rounding_mode="floor")),
+        "without rounding",
     ),
     "if": (lambda: Network(lambda net, x: net.conv(x) if x.sum() > 0 else x), DEPENDS),
     "loop": (lambda: Network(lambda net, x: next(net.conv(x) for _ in range(x.shape[0]))), DEPENDS),

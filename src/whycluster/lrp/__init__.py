@@ -11,7 +11,7 @@ from whycluster.lrp.composites import (
     Row,
     named_composite,
 )
-from whycluster.lrp.linear_maps import Add, AveragePool, BatchNorm, Convolution, LayerNorm, Linear
+from whycluster.lrp.linear_maps import Add, AveragePool, BatchNorm, Convolution, LayerNorm, Linear, Shift
 from whycluster.lrp.propagation import LRP
 from whycluster.lrp.receipts import Attribution, Receipt
 from whycluster.lrp.recording import Recording
@@ -37,6 +37,7 @@ __all__ = [
     "Residual",
     "Row",
     "Share",
+    "Shift",
     "Signal",
     "Term",
     "named_composite",

@@ -2,12 +2,15 @@
 
 import copy
 import inspect
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import FunctionType
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,7 @@ class Call:
         args: the node's own arguments; in the place of a value it reads stands the node that computes it.
         kwargs: its keyword arguments.
         gates: of each value it reads, whether it is a gate.
+        plain: of each value it reads, whether no relevance can reach it.
         constants: the tensors that the network keeps, by the nodes that read them.
     """
 
@@ -30,6 +34,7 @@ class Call:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     gates: tuple[bool, ...]
+    plain: tuple[bool, ...]
     constants: dict[fx.Node, Tensor]
 
     def argument(self, place: int, name: str, default: Any) -> Any:
@@ -42,14 +47,35 @@ class UnknownOperationError(ValueError):
     """What is wrong with a node, and what could be done about it."""
 
 
+# Out of place, what `x += y` and its like compute.
+OUT_OF_PLACE = {
+    operator.iadd: operator.add,
+    operator.isub: operator.sub,
+    operator.imul: operator.mul,
+    operator.itruediv: operator.truediv,
+    torch.relu_: torch.relu,
+    torch.sigmoid_: torch.sigmoid,
+    torch.tanh_: torch.tanh,
+}
+
+
 def call_of(
-    node: fx.Node, modules: dict[str, nn.Module], gates: Sequence[bool], constants: dict[fx.Node, Tensor]
+    node: fx.Node,
+    modules: dict[str, nn.Module],
+    gates: Sequence[bool],
+    plain: Sequence[bool],
+    constants: dict[fx.Node, Tensor],
 ) -> Call:
-    """What a node calls."""
+    """What a node calls.
+
+    Raises:
+        UnknownOperationError: for a module whose weights are computed anew at each call.
+    """
     key: Any = node.target
     target: Any = node.target
     module: Any = None
     if node.op == "call_module":
+        _check_weights(modules[str(target)])
         # Shares parameters and statistics; only the copy is evaluating, and stops working in place.
         module = copy.copy(modules[str(target)])
         module.training = False
@@ -60,6 +86,8 @@ def call_of(
         key = str(target) if str(target).startswith("__") else str(target).removesuffix("_")
         # What has other strides here than in the network may have no view of the wanted shape.
         target = Tensor.reshape if key == "view" else getattr(Tensor, key, None)
+    elif node.op == "call_function":
+        key = target = OUT_OF_PLACE.get(target, target)
     args, kwargs = _out_of_place(target, node.args, dict(node.kwargs))
 
     def function(*values: Any) -> Any:
@@ -67,7 +95,14 @@ def call_of(
         filled = fx.map_arg((args, kwargs), lambda _: next(remaining))
         return target(*filled[0], **filled[1])
 
-    return Call(key, module, function, args, kwargs, tuple(gates), constants)
+    return Call(key, module, function, args, kwargs, tuple(gates), tuple(plain), constants)
+
+
+def _check_weights(module: nn.Module) -> None:
+    hooked = isinstance(vars(module).get("weight"), Tensor)
+    if hooked or is_parametrized(module):
+        cure = "remove_weight_norm or remove_spectral_norm" if hooked else "parametrize.remove_parametrizations"
+        raise UnknownOperationError(f"LRP wants weights, not what they are computed from: see torch.nn.utils.{cure}")
 
 
 def _out_of_place(target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -79,8 +114,8 @@ def _out_of_place(target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     return bound.args, bound.kwargs
 
 
-def is_about_shape(call: Call) -> bool:
-    """Whether the call asks for the size or kind of a tensor, not for its values."""
-    if call.key is getattr:
-        return call.args[1] in ("shape", "ndim", "dtype", "device")
-    return call.key in ("size", "dim", "numel")
+def is_about_shape(node: fx.Node) -> bool:
+    """Whether a node asks for the size or kind of a tensor, not for its values."""
+    if node.target is getattr:
+        return node.args[1] in ("shape", "ndim", "dtype", "device")
+    return node.op == "call_method" and node.target in ("size", "dim", "numel")

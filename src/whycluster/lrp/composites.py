@@ -6,7 +6,16 @@ from typing import Literal, NamedTuple
 
 from torch import Tensor
 
-from whycluster.lrp.linear_maps import Add, AveragePool, BatchNorm, Convolution, LayerNorm, Linear, LinearMap
+from whycluster.lrp.linear_maps import (
+    Add,
+    AveragePool,
+    BatchNorm,
+    Convolution,
+    LayerNorm,
+    Linear,
+    LinearMap,
+    Shift,
+)
 from whycluster.lrp.rules import Rule, alpha_beta, box, epsilon, flat, gamma, norm, ratio, z_plus
 
 
@@ -51,7 +60,8 @@ class EpsilonGammaBox(Composite):
     """`box` for the first convolution, `gamma` for the others, `epsilon` for linear layers.
 
     Args:
-        low: the lowest value an input can have; a float, or a tensor that broadcasts to the images.
+        low: the lowest value that the first convolution can see; a float, or a tensor that broadcasts to an image. A
+            network that normalises its images itself sees other values than it is given.
         high: the highest.
         epsilon: the stabiliser of linear layers.
         gamma: how much more counts what has the sign of the output.
@@ -116,6 +126,7 @@ def _table(convolution: Rule, linear_epsilon: float, stabilizer: float, residual
         LayerNorm: Row(epsilon, stabilizer),
         AveragePool: Row(norm, stabilizer),
         Add: Row(RESIDUALS[residual], stabilizer),
+        Shift: Row(norm, stabilizer),
     }
 
 

@@ -1,6 +1,7 @@
 """From a traced network to the operations that LRP walks, batch norms folded into the layers before them."""
 
 import operator
+import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,16 @@ from torch import Tensor, fx, nn
 
 from whycluster.lrp.calls import Call, UnknownOperationError, call_of, is_about_shape
 from whycluster.lrp.folding import fold
-from whycluster.lrp.linear_maps import Add, BatchNorm, Convolution, Linear, LinearMap
+from whycluster.lrp.linear_maps import Add, BatchNorm, Convolution, Linear, LinearMap, Shift
 from whycluster.lrp.nodes import OPERATIONS, PARTS, part
 from whycluster.lrp.operations import Operation, Plain
 from whycluster.lrp.tracing import trace_graph
 
 # Where a line of code is not the user's: torch, this package, and what torch.fx writes itself.
-NOT_THE_USERS = (str(Path(torch.__file__).parent), str(Path(__file__).parent), "<eval_with_key>")
+NOT_THE_USERS = (
+    *(f"{place}{os.sep}" for place in (Path(torch.__file__).parent, Path(__file__).parents[1])),
+    "<eval_with_key>",
+)
 IMAGE = -1
 CURE = "cut the backbone at an earlier layer, or write the step with operations that LRP knows"
 
@@ -59,13 +63,14 @@ def trace(network: nn.Module) -> list[Step]:
         ValueError: if the network cannot be traced, or has an operation that relevance cannot pass.
     """
     building = _Building(dict(network.named_modules()))
-    for node in trace_graph(network).nodes:
+    graph, kept = trace_graph(network)
+    for node in graph.nodes:
         if node.op == "placeholder":
             if IMAGE in building.place.values():
                 raise ValueError("the network takes several inputs; LRP explains networks of one tensor of images.")
             building.place[node] = IMAGE
         elif node.op == "get_attr":
-            building.add_constant(node, _attribute(network, str(node.target)))
+            building.add_constant(node, kept[str(node.target)])
         elif node.op == "output":
             return _ending_at(building.steps, building.place.get(node.args[0]))
         else:
@@ -84,7 +89,7 @@ class _Building:
         gates: whether the output of each step is a gate.
         nonnegative: whether it cannot be negative.
         constants: tensors that the network keeps, by the nodes that read them.
-        wholes: calls that hand out several tensors.
+        wholes: calls that hand out several tensors, with the steps that they read.
     """
 
     modules: dict[str, nn.Module]
@@ -93,7 +98,7 @@ class _Building:
     gates: dict[int, bool] = field(default_factory=lambda: {IMAGE: False})
     nonnegative: dict[int, bool] = field(default_factory=lambda: {IMAGE: False})
     constants: dict[fx.Node, Tensor] = field(default_factory=dict)
-    wholes: dict[fx.Node, Call] = field(default_factory=dict)
+    wholes: dict[fx.Node, tuple[Call, tuple[int, ...]]] = field(default_factory=dict)
 
     def add_constant(self, node: fx.Node, value: Any) -> None:
         """A tensor that the network keeps."""
@@ -104,13 +109,21 @@ class _Building:
         """The step of a node; a folded batch norm becomes part of the step before it."""
         sources: list[fx.Node] = []
         fx.map_arg((node.args, node.kwargs), sources.append)  # unlike `node.all_input_nodes`, as often as they are read
-        inputs = tuple(self.place[source] for source in sources)
-        call = call_of(node, self.modules, [self.gates[at] for at in inputs], self.constants)
         try:
-            if call.key in PARTS:
-                self.wholes[node], self.place[node] = call, inputs[0]
-            elif is_about_shape(call) or all(self._is_plain(at) for at in inputs):
+            if node.target is operator.getitem and sources[0] in self.wholes:
+                self.place[node] = self._add_part(node, sources[0])
+                return
+            if any(source in self.wholes for source in sources):
+                raise UnknownOperationError(
+                    f"LRP does not know how relevance passes {node.name!r} of all parts at once"
+                )
+            inputs = tuple(self.place[source] for source in sources)
+            plain = [self._is_plain(at) for at in inputs]
+            call = call_of(node, self.modules, [self.gates[at] for at in inputs], plain, self.constants)
+            if is_about_shape(node) or all(plain):
                 self.place[node] = self._append(node.name, Plain(call.function), inputs)
+            elif call.key in PARTS:
+                self.wholes[node] = call, inputs
             else:
                 self.place[node] = self._add(node, call, inputs)
         except UnknownOperationError as error:
@@ -122,26 +135,33 @@ class _Building:
         if isinstance(operation, BatchNorm) and self._fold(node, operation, inputs[0]):
             return inputs[0]
         if isinstance(operation, Add):
-            inputs = tuple(self._term(node, call.argument(at, name, 0)) for at, name in enumerate(("input", "other")))
+            inputs = tuple(self._term(node, call, at, name) for at, name in enumerate(("input", "other")))
+            if any(self._is_plain(at) for at in inputs):
+                operation = Shift(operation.signs)
         carriers = operation.carriers(len(inputs))
         if not all(at in carriers or self.gates[source] for at, source in enumerate(inputs)):
             raise UnknownOperationError(f"LRP does not know how relevance passes {_what(call)!r} of several values")
         return self._append(_name(node), operation, inputs)
 
     def _operation(self, call: Call) -> Operation:
-        whole = self.wholes.get(call.args[0]) if call.args and isinstance(call.args[0], fx.Node) else None
-        if whole is not None and call.key is operator.getitem:
-            return part(whole.function, call.args[1])
-        build = None if whole is not None else OPERATIONS.get(call.key)
+        build = OPERATIONS.get(call.key)
         if build is None:
             raise UnknownOperationError(f"LRP does not know how relevance passes {_what(call)!r}")
         return build(call)
 
-    def _term(self, node: fx.Node, term: Any) -> int:
+    def _add_part(self, node: fx.Node, whole: fx.Node) -> int:
+        """One of the tensors that a call hands out."""
+        (call, inputs), at = self.wholes[whole], node.args[1]
+        if not isinstance(at, int):
+            raise UnknownOperationError("LRP knows single parts of what is split, not several at once")
+        return self._append(node.name, part(call.function, at), inputs)
+
+    def _term(self, node: fx.Node, call: Call, at: int, name: str) -> int:
         """The place of a summand, which may be a number."""
+        term = call.args[at] if len(call.args) > at else call.kwargs[name]
         if isinstance(term, fx.Node):
             return self.place[term]
-        value = term if isinstance(term, Tensor) else torch.tensor(term)
+        value = torch.as_tensor(term, dtype=torch.float64)  # takes the type of what it is added to
         return self._append(f"{node.name}.constant", Plain(lambda: value), ())
 
     def _fold(self, node: fx.Node, norm: BatchNorm, place: int) -> bool:
@@ -149,7 +169,8 @@ class _Building:
         step = self.steps[place] if place != IMAGE else None
         if step is None or not isinstance(step.operation, Convolution | Linear):
             return False
-        folded = fold(step.operation, norm) if len(node.all_input_nodes[0].users) == 1 else None
+        readers = [reader for reader in node.all_input_nodes[0].users if not is_about_shape(reader)]
+        folded = fold(step.operation, norm, _name(node)) if readers == [node] else None
         if folded is None:
             return False
         name = _name(node) if step.norm is None else f"{step.norm}, {_name(node)}"
@@ -163,7 +184,7 @@ class _Building:
             name,
             operation,
             inputs,
-            first=not any(at != IMAGE and _sees_no_image(self.steps[at]) for at in carriers),
+            first=not any(at != IMAGE and _is_behind_weights(self.steps[at]) for at in carriers),
             nonnegative=all(self.nonnegative[at] for at in carriers),
         )
         place = len(self.steps)
@@ -176,15 +197,7 @@ class _Building:
         return place != IMAGE and isinstance(self.steps[place].operation, Plain)
 
 
-def _attribute(network: nn.Module, target: str) -> Any:
-    """What a dotted name of the network stands for."""
-    value: Any = network
-    for name in target.split("."):
-        value = getattr(value, name)
-    return value.detach() if isinstance(value, Tensor) else value
-
-
-def _sees_no_image(step: Step) -> bool:
+def _is_behind_weights(step: Step) -> bool:
     weighted = isinstance(step.operation, LinearMap) and step.operation.weight is not None
     return weighted or not step.first
 

@@ -129,7 +129,13 @@ class Convolution(LinearMap):
 
 
 class Linear(LinearMap):
-    """A fully connected layer; `weight` is `(out, in)`."""
+    """A fully connected layer; `weight` is `(out, in)`.
+
+    Attributes:
+        norm: the batch norm folded into it, if any: the channels of one are those of the other for `(N, in)` only.
+    """
+
+    norm: str | None = None
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()
@@ -137,6 +143,11 @@ class Linear(LinearMap):
 
     def apply(self, x: Tensor, weight: Tensor | None, bias: Tensor | None = None) -> Tensor:
         assert weight is not None  # for the type checker: a Linear is made with weights
+        if self.norm and x.ndim != 2:
+            raise ValueError(
+                f"the batch norm {self.norm!r} follows a linear layer on inputs of shape {tuple(x.shape)}, and LRP "
+                "folds it for inputs (N, D) only; put an nn.Identity() between the two."
+            )
         return F.linear(x, weight, bias)
 
     def transpose(self, y: Tensor, weight: Tensor | None, x: Tensor) -> Tensor:
@@ -211,7 +222,8 @@ class LayerNorm(LinearMap):
         return scaled - scaled.mean(last, keepdim=True)
 
     def sum_channels(self, y: Tensor) -> Tensor:
-        return y.reshape(len(y), -1, torch.Size(self.shape).numel()).sum(1)
+        places = y.shape[1 : y.ndim - len(self.shape)]
+        return y.reshape(len(y), places.numel(), torch.Size(self.shape).numel()).sum(1)
 
 
 class AveragePool(LinearMap):
@@ -257,10 +269,18 @@ class Add(LinearMap):
         return y.clone()  # each operand takes its own share of it
 
     def operands(self, inputs: Sequence[Tensor], z: Tensor) -> tuple[Tensor, ...]:
-        return tuple((x if sign > 0 else -x).expand_as(z) for x, sign in zip(inputs, self.signs, strict=True))
+        terms = [torch.as_tensor(x).to(z) for x in inputs]  # a number may be of another type, or on another device
+        return tuple((x if sign > 0 else -x).expand_as(z) for x, sign in zip(terms, self.signs, strict=True))
 
     def carriers(self, n_inputs: int) -> Sequence[int]:
         return range(n_inputs)
 
     def is_nonnegative(self, inputs: Sequence[bool]) -> bool:
         return all(inputs) and min(self.signs) > 0
+
+    def is_gate(self, inputs: Sequence[bool]) -> bool:
+        return all(inputs)
+
+
+class Shift(Add):
+    """A sum of a value and a constant, which takes its share like a bias."""

@@ -59,7 +59,10 @@ def _layer_norm(call: Call) -> Operation:
     weight, bias = call.argument(2, "weight", None), call.argument(3, "bias", None)
     if isinstance(weight, fx.Node) or isinstance(bias, fx.Node):
         raise UnknownOperationError("LRP knows layer norms with weights that the network keeps, not with computed ones")
-    return LayerNorm(call.argument(1, "normalized_shape", ()), weight, bias, call.argument(4, "eps", 1e-5))
+    shape = call.argument(1, "normalized_shape", ())
+    if isinstance(shape, fx.Node) or any(isinstance(length, fx.Node) for length in shape):
+        raise UnknownOperationError("LRP knows layer norms of a fixed shape")
+    return LayerNorm(shape, weight, bias, call.argument(4, "eps", 1e-5))
 
 
 def _concatenate(call: Call) -> Operation:
@@ -68,16 +71,22 @@ def _concatenate(call: Call) -> Operation:
 
 def _product(call: Call) -> Operation:
     signals = [at for at, gate in enumerate(call.gates) if not gate]
+    if not signals:  # a gate by a constant is a gate
+        signals = [at for at, plain in enumerate(call.plain) if not plain]
     if len(signals) != 1:
         raise UnknownOperationError(
             "LRP cannot tell which factor of the product is the gate; it wants one that is constant or comes out of "
-            "a sigmoid"
+            "a sigmoid, and one that is neither"
         )
     return Gate(call.function, signals[0])
 
 
 def _quotient(call: Call) -> Operation:
-    signal_first = call.gates in ((False,), (False, True)) and isinstance(call.argument(0, "input", None), fx.Node)
+    signal_first = (
+        (len(call.gates) == 1 or call.gates[1])
+        and not call.plain[0]
+        and isinstance(call.argument(0, "input", None), fx.Node)
+    )
     if not signal_first or call.kwargs.get("rounding_mode") is not None:
         raise UnknownOperationError("LRP knows quotients of values by constants or gates, without rounding")
     return Gate(call.function, 0)
@@ -101,11 +110,11 @@ def _rectifier(call: Call) -> Operation:
     return Activation(call.function, nonnegative=True)
 
 
-def _gate(call: Call) -> Operation:
+def _switch(call: Call) -> Operation:
     return Activation(call.function, nonnegative=True, gate=True)
 
 
-def _signed_gate(call: Call) -> Operation:
+def _signed_switch(call: Call) -> Operation:
     return Activation(call.function, gate=True)
 
 
@@ -148,13 +157,13 @@ ROWS: tuple[tuple[Callable[[Call], Operation], tuple[Any, ...]], ...] = (
     (_linear, (nn.Linear,)),
     (_batch_norm, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)),
     (_layer_norm, (nn.LayerNorm, F.layer_norm)),
-    (_plus, (operator.add, operator.iadd, torch.add, "add")),
-    (_minus, (operator.sub, operator.isub, torch.sub, torch.subtract, "sub", "subtract")),
-    (_product, (operator.mul, operator.imul, torch.mul, torch.multiply, "mul", "multiply")),
-    (_quotient, (operator.truediv, operator.itruediv, torch.div, torch.divide, "div", "divide")),
+    (_plus, (operator.add, torch.add, "add")),
+    (_minus, (operator.sub, torch.sub, torch.subtract, "sub", "subtract")),
+    (_product, (operator.mul, torch.mul, torch.multiply, "mul", "multiply")),
+    (_quotient, (operator.truediv, torch.div, torch.divide, "div", "divide")),
     (_rectifier, (nn.ReLU, F.relu, torch.relu, "relu", nn.ReLU6, F.relu6, nn.Softplus, F.softplus)),
-    (_gate, (nn.Sigmoid, F.sigmoid, torch.sigmoid, "sigmoid", nn.Hardsigmoid, F.hardsigmoid)),
-    (_signed_gate, (nn.Tanh, F.tanh, torch.tanh, "tanh")),
+    (_switch, (nn.Sigmoid, F.sigmoid, torch.sigmoid, "sigmoid", nn.Hardsigmoid, F.hardsigmoid)),
+    (_signed_switch, (nn.Tanh, F.tanh, torch.tanh, "tanh")),
     (_activation, (nn.SiLU, F.silu, nn.GELU, F.gelu, nn.Hardswish, F.hardswish, nn.Mish, F.mish)),
     (_activation, (nn.ELU, F.elu, nn.SELU, F.selu, nn.CELU, F.celu, nn.Hardtanh, F.hardtanh)),
     (_activation, (nn.LeakyReLU, F.leaky_relu, nn.PReLU)),

@@ -162,6 +162,9 @@ class Concatenate(Routing):
     def is_nonnegative(self, inputs: Sequence[bool]) -> bool:
         return all(inputs)
 
+    def is_gate(self, inputs: Sequence[bool]) -> bool:
+        return all(inputs)
+
     def route(self, inputs: Sequence[Any], relevance: Tensor) -> Sequence[Tensor]:
         return torch.split(relevance, [x.shape[self.dim] for x in inputs], self.dim)
 

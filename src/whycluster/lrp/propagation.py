@@ -16,7 +16,8 @@ from whycluster.lrp.recording import Recording, ordinary
 class LRP:
     """Layer-wise relevance propagation through any network that `torch.fx` can trace.
 
-    The network is read, never changed: no hook is set, no parameter replaced, no gradient written.
+    The network is read, never changed: no hook is set, no parameter replaced, no gradient written. Weights that change
+    later are noticed, unless they are written through `.data`.
 
     Args:
         network: images `(N, ...)` `->` one tensor `(N, ...)`; explained as it computes in evaluation mode.
@@ -64,22 +65,34 @@ class LRP:
     def record(self, images: Tensor) -> Recording:
         """Runs the network forward and keeps what the walk back needs, for one target after another."""
         with torch.inference_mode(False), torch.no_grad():
-            if self._state() != self._built_from:
-                self._build()
+            self._refresh()
             return Recording(self.steps, self.composite, ordinary(images))
+
+    def _refresh(self) -> None:
+        if self._state() != self._built_from:
+            self._build()
 
     def _build(self) -> None:
         self._built_from = self._state()
-        self.steps = trace(self.network)
+        with torch.inference_mode(False), torch.no_grad():
+            self.steps = trace(self.network)
         for step in self.steps:
             if step.reached and isinstance(step.operation, LinearMap):
-                self.composite.row(step.operation, step.first)  # a missing rule is reported before any image
+                try:
+                    self.composite.row(step.operation, step.first)
+                except ValueError as error:  # before any image
+                    raise ValueError(f"{error}, node {step.name!r}.") from error
 
     def describe(self) -> str:
         """A table of what happens at each node: operation, rule, and the batch norm folded into it."""
+        self._refresh()
         return described(self.steps, self.composite)
 
     def _state(self) -> list[tuple[int, int]]:
-        """Changes whenever a weight or statistic does: on training, `load_state_dict` and `to`."""
+        """Changes whenever a weight, a statistic or a module does: on training, `load_state_dict` and `to`.
+
+        What is written through `.data` leaves no trace.
+        """
         tensors = [*self.network.parameters(), *self.network.buffers()]
-        return [(tensor.data_ptr(), -1 if tensor.is_inference() else tensor._version) for tensor in tensors]
+        versions = [(tensor.data_ptr(), -1 if tensor.is_inference() else tensor._version) for tensor in tensors]
+        return [*versions, *((id(module), 0) for module in self.network.modules())]

@@ -37,11 +37,12 @@ class Recording:
         kind = images.device.type  # the walk back, whenever it comes, multiplies as the forward pass did
         precision, enabled = torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind)
         self._autocast = partial(torch.autocast, kind, dtype=precision, enabled=enabled)
+        self._used_up = False
         self._shapes: dict[int, torch.Size] = {}
         self._totals: dict[tuple[int, int], dict[int, Tensor]] = {}
         self._values: dict[int, Any] = {IMAGE: images}
         self._run()
-        self.output = self._values[len(steps) - 1]
+        self.output = self._values[len(steps) - 1].clone()  # a caller may write into it
 
     def _run(self) -> None:
         """Forward; of what was computed only what the walk back cannot cheaply compute again is kept."""
@@ -70,10 +71,13 @@ class Recording:
             raise ValueError(
                 f"relevance of shape {tuple(relevance.shape)} does not fit the output, {tuple(self.output.shape)}."
             )
+        if self._used_up:
+            raise ValueError("this recording was used up by propagate(…, keep=False); make another one.")
+        self._used_up = not keep
         with torch.inference_mode(False), torch.no_grad(), self._autocast():
-            entering = ordinary(relevance).to(self._values[IMAGE].dtype)
+            entering = relevance.detach().to(self._values[IMAGE].dtype, copy=True)
             attribution = self._walk(entering, keep)
-            if not attribution.receipt.is_finite():
+            if not attribution.receipt.is_plausible():
                 self._find_fault(entering)
             return attribution
 
@@ -156,7 +160,7 @@ class Recording:
         """Goes both ways again, looking at every step.
 
         Raises:
-            ValueError: with the name of the first node whose values are not finite.
+            ValueError: with the name of the first node whose values are not finite, if there is one.
         """
         images = self._values[IMAGE]
         if not images.isfinite().all():
@@ -165,7 +169,10 @@ class Recording:
         if not entering.isfinite().all():
             raise ValueError("the relevance given for the output holds values that are not finite.")
         again._walk(entering, keep=False)
-        raise ValueError("relevance is too large: the sum over an image is not finite, although each pixel's is.")
+        raise ValueError(
+            "what entered is not what arrived and was absorbed: the weights were changed through .data, which goes "
+            "unnoticed, or the numbers are too short for this network; make a new LRP, or compute in float64."
+        )
 
 
 def ordinary(tensor: Tensor) -> Tensor:
