@@ -13,7 +13,7 @@ from whycluster.explain import ClusterModel, Explainer, parse_target
 from whycluster.heads import NeuralizedKMeans
 from whycluster.lrp import EpsilonPlus
 from whycluster.lrp.composites import COMPOSITES
-from whycluster.lrp.operations import LinearMap
+from whycluster.lrp.linear_maps import LinearMap
 
 EPSILON, GAMMA = 1e-6, 0.25
 
