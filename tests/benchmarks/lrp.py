@@ -2,8 +2,8 @@
 
     PYTHONPATH=tests python tests/benchmarks/lrp.py [names …] [--batch 8] [--size 224] [--rounds 3] [--no-peer] …
 
-Random weights, EpsilonGammaBox; the runs of a round follow each other, so that all meet the same machine, and the
-medians of the rounds are compared. Memory is the peak above what was there before a run: of the process on the CPU
+Random weights, EpsilonGammaBox; the runs of a round follow each other, so that all meet the same machine, and ratios
+are medians of those of each round. Memory is the peak above what was there before a run: of the process on the CPU
 (Linux only), of torch's allocator on a GPU. zennit is given a network with its batch norms folded already, and the
 residual rule that it has (`norm`) is used on both sides.
 """
@@ -11,6 +11,7 @@ residual rule that it has (`norm`) is used on both sides.
 import argparse
 import ctypes
 import gc
+import operator
 import statistics
 import time
 from collections.abc import Callable
@@ -45,25 +46,28 @@ class Peer:
             return torch.autograd.grad(output, leaf, output.detach() * cotangent)[0]
 
 
-def measured(run: Callable[[], object], device: torch.device) -> tuple[float, float]:
-    """Seconds, and peak memory in MiB above what was there before."""
+def seconds(run: Callable[[], object], device: torch.device) -> float:
+    """How long a run takes."""
+    began = time.perf_counter()
+    run()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - began
+
+
+def peak(run: Callable[[], object], device: torch.device) -> float:
+    """Peak memory of a run, in MiB above what was there before."""
     gc.collect()
     if device.type == "cuda":
-        torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-    else:
-        ctypes.CDLL(None).malloc_trim(0)  # or what earlier runs freed would hide what this one takes
-        CLEAR.write_text("5")
-        before = status("VmRSS")
-    began = time.perf_counter()
-    result = run()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    taken = time.perf_counter() - began
-    after = torch.cuda.max_memory_allocated() if device.type == "cuda" else status("VmHWM")
-    del result
-    return taken, (after - before) / 2**20
+        run()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    ctypes.CDLL(None).malloc_trim(0)  # or what earlier runs freed would hide what this one takes
+    CLEAR.write_text("5")
+    before = status("VmRSS")
+    run()
+    return (status("VmHWM") - before) / 2**20
 
 
 def status(key: str) -> int:
@@ -90,21 +94,20 @@ def compare(name: str, options: argparse.Namespace) -> list[str]:
         peer = Peer(name, network)
         runs["zennit 0.5.1"] = lambda: peer(images, one)
     context = torch.autocast(device.type, torch.bfloat16) if options.autocast else nullcontext()
-    taken: dict[str, list[tuple[float, float]]] = {run: [] for run in runs}
+    taken: dict[str, list[float]] = {run: [] for run in runs}
     with context:
         for round in range(options.rounds + 1):
             for run, call in runs.items():
-                figures = measured(call, device)
+                figure = seconds(call, device)
                 if round:  # the first warms up
-                    taken[run].append(figures)
-    median = {
-        run: [statistics.median(column) for column in zip(*figures, strict=True)] for run, figures in taken.items()
-    }
-    time_of_ours, memory_of_ours = median["whycluster"]
+                    taken[run].append(figure)
+        memory = {run: statistics.median(peak(call, device) for _ in range(3)) for run, call in runs.items()}
+    ours = taken["whycluster"]
+    ratio = {run: statistics.median(map(operator.truediv, ours, theirs)) for run, theirs in taken.items()}
     return [
-        f"| {name} | {run} | {seconds / options.batch:.3f} s | {time_of_ours / seconds:.2f} | {memory:.0f} MiB | "
-        f"{memory_of_ours / memory:.2f} |"
-        for run, (seconds, memory) in median.items()
+        f"| {name} | {run} | {statistics.median(figures) / options.batch:.3f} s | {ratio[run]:.2f} | "
+        f"{memory[run]:.0f} MiB | {memory['whycluster'] / memory[run]:.2f} |"
+        for run, figures in taken.items()
     ]
 
 

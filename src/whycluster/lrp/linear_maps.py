@@ -33,7 +33,7 @@ class LinearMap(Operation):
         raise NotImplementedError
 
     def transpose(self, y: Tensor, weight: Tensor | None, x: Tensor) -> Tensor:
-        """`weightᵀ·y`: values at the outputs `->` values at inputs shaped as `x`, a tensor of its own."""
+        """`weightᵀ·y`: values at outputs `->` values at inputs shaped as `x`; `y` itself, or a tensor of its own."""
         raise NotImplementedError
 
     def sum_channels(self, y: Tensor) -> Tensor:
@@ -266,7 +266,7 @@ class Add(LinearMap):
         return x
 
     def transpose(self, y: Tensor, weight: Tensor | None, x: Tensor) -> Tensor:
-        return y.clone()  # each operand takes its own share of it
+        return y
 
     def operands(self, inputs: Sequence[Tensor], z: Tensor) -> tuple[Tensor, ...]:
         terms = [torch.as_tensor(x).to(z) for x in inputs]  # a number may be of another type, or on another device

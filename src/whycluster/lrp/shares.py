@@ -143,7 +143,8 @@ def _hand_on(
     in_place = share.total is None and totals is None
     quotient, by_stabilizer, by_nobody = _divide(relevance, total, share, stabilizer, in_place)
     for input, weight, operand in share.terms:
-        product = layer.transpose(quotient, weight, input).to(relevance.dtype).mul_(input)
+        back = layer.transpose(quotient, weight, input).to(relevance.dtype)
+        product = back * input if back is quotient else back.mul_(input)  # others may need the quotient yet
         before = passed[operand]
         passed[operand] = product if before is None else before.add_(product)
     by_bias = nothing if share.bias is None else layer.sum_channels(quotient) @ share.bias.flatten()
