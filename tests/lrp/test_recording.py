@@ -8,7 +8,7 @@ from families import FAMILIES
 from networks import randomized
 from torch import Tensor, nn
 
-from whycluster.lrp import LRP, Attribution, EpsilonGammaBox, EpsilonPlus
+from whycluster.lrp import LRP, Attribution, EpsilonGammaBox, EpsilonPlus, recording
 from whycluster.lrp.linear_maps import Convolution, LinearMap
 
 LOW, HIGH = -2.0, 2.0
@@ -44,18 +44,36 @@ def test_several_targets_share_all_that_does_not_depend_on_them(family: str, mon
     applied: list[LinearMap] = []
     apply = Convolution.apply
     monkeypatch.setattr(Convolution, "apply", lambda layer, *inputs: applied.append(layer) or apply(layer, *inputs))
-    recording = lrp.record(images)
+    kept = lrp.record(images)
     products = []
     together = []
     for at, target in enumerate(targets):
         applied.clear()
-        together.append(recording.propagate(target, keep=at < 2))
+        together.append(kept.propagate(target, keep=at < 2))
         products.append(len(applied))
     assert products[0] > 0
     assert products[1:] == [0, 0]  # denominators and activations are there already
     for one, other in zip(together, alone, strict=True):
         torch.testing.assert_close(one.relevance, other.relevance, rtol=1e-12, atol=1e-15)
         torch.testing.assert_close(one.receipt.layers, other.receipt.layers, rtol=1e-10, atol=1e-13)
+
+
+@pytest.mark.parametrize("family", SOME)
+def test_some_images_after_the_others_are_as_all_at_once(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    lrp = LRP(network_of(family).double(), EpsilonGammaBox(LOW, torch.full((3, 1, 1), HIGH)))
+    images = images_of(5).double()
+    whole = lrp.attribute(images, output)
+    monkeypatch.setattr(recording, "CHEAP", 2**14)
+    sizes = []
+    share_out = recording.redistribute
+    monkeypatch.setattr(recording, "redistribute", lambda *args: sizes.append(len(args[3])) or share_out(*args))
+    parts = lrp.attribute(images, output)
+    assert min(sizes) < 5
+    torch.testing.assert_close(parts.relevance, whole.relevance, rtol=1e-10, atol=1e-15)
+    torch.testing.assert_close(parts.receipt.layers, whole.receipt.layers, rtol=1e-8, atol=1e-12)
+    several = lrp.record(images)
+    for _ in range(2):
+        torch.testing.assert_close(several.propagate(several.output).relevance, whole.relevance, rtol=1e-8, atol=1e-13)
 
 
 @pytest.mark.parametrize("family", SOME)

@@ -114,10 +114,15 @@ class Recording:
                 return passed, Absorbed.nothing(relevance)._replace(bias=lost)
             return passed, None
         assert isinstance(operation, LinearMap)  # nothing arrives at what is plain
-        inputs = [self._value(i) for i in step.inputs]
-        z = self._value(at)
-        layer, signal = operation.given(inputs), Signal(operation.operands(inputs, z), z, step.nonnegative)
-        rule, stabilizer = self._composite.row(operation, step.first)
+        inputs, z = [self._value(i) for i in step.inputs], self._value(at)
+        signal = Signal(operation.operands(inputs, z), z, step.nonnegative)
+        return self._share_out(at, operation.given(inputs), signal, relevance, keep)
+
+    def _share_out(
+        self, at: int, layer: LinearMap, signal: Signal, relevance: Tensor, keep: bool
+    ) -> tuple[Sequence[Tensor], Absorbed]:
+        """By the rule of a layer, some images after the others where all at once would be slow."""
+        rule, stabilizer = self._composite.row(layer, self._steps[at].first)
         passed = [torch.empty_like(x, dtype=relevance.dtype) for x in signal.operands]
         absorbed = []
         for some in _parts(signal):
@@ -125,7 +130,7 @@ class Recording:
             totals = self._totals.setdefault(key, {}) if keep else self._totals.pop(key, None)
             part = signal.of(some)
             to_operands, kept = redistribute(layer, part, rule(layer, part), relevance[some], stabilizer, totals)
-            if len(kept.bias) == len(relevance):
+            if len(kept.bias) == len(relevance):  # all at once
                 return to_operands, kept
             for whole, one in zip(passed, to_operands, strict=True):
                 whole[some] = one
