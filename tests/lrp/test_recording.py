@@ -249,3 +249,13 @@ def test_what_constants_take_is_in_the_receipt() -> None:
     assert receipt.layers["pad"].bias.abs().min() > 0
     assert receipt.layers["add"].bias.abs().min() > 0
     torch.testing.assert_close(receipt.entered, receipt.arrived + receipt.absorbed)
+
+
+def test_relevance_that_cancels_is_no_imbalance() -> None:
+    """As one cluster minus another at equal distances: the sums are zero, and their rounding is not an error."""
+    entering = torch.tensor([1.0, -1.0])[:, None, None].expand(8, 2, 6, 6)
+    lrp = LRP(nn.Sequential(nn.Conv2d(3, 2, 3, bias=False)), EpsilonGammaBox(LOW, HIGH))
+    receipt = lrp.attribute(torch.rand(8, 3, 8, 8), entering).receipt
+    assert receipt.entered.eq(0).all()
+    assert receipt.arrived.abs().max() < 1e-4
+    assert receipt.imbalance.max() <= 1e-5

@@ -47,11 +47,14 @@ class Receipt:
         entered: relevance at the output, `(N,)`.
         arrived: relevance at the pixels, `(N,)`.
         layers: name of a layer `->` what it absorbed, in the order of the walk.
+        unsigned: relevance at the output and at the pixels, `(N,)` each, summed without signs: the entries of what
+            entered may cancel (one cluster minus another), and rounding is as large as they are.
     """
 
     entered: Tensor
     arrived: Tensor
     layers: dict[str, Absorbed]
+    unsigned: tuple[Tensor, Tensor]
 
     @property
     def absorbed(self) -> Tensor:
@@ -72,7 +75,8 @@ class Receipt:
 
     @property
     def _amounts(self) -> list[Tensor]:
-        return [self.entered, self.arrived, *(amount for layer in self.layers.values() for amount in layer)]
+        kept = [amount for layer in self.layers.values() for amount in layer]
+        return [self.entered, self.arrived, *self.unsigned, *kept]
 
 
 class Attribution(NamedTuple):

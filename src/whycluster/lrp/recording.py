@@ -100,7 +100,8 @@ class Recording:
             if not (keep and step.kept):
                 self._values.pop(at, None)
         pixels = arriving[IMAGE].contiguous()
-        return Attribution(self.output, pixels, Receipt(per_image(entering), per_image(pixels), layers))
+        unsigned = per_image(entering.abs()), per_image(pixels.abs())
+        return Attribution(self.output, pixels, Receipt(per_image(entering), per_image(pixels), layers, unsigned))
 
     def _pass(self, at: int, relevance: Tensor, keep: bool) -> tuple[Sequence[Tensor], Absorbed | None]:
         """Relevance of each carrier of a step, and what the step absorbed if it could."""
