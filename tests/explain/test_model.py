@@ -59,7 +59,7 @@ def test_of_equal_centroids_the_first_is_assigned(model, images):
 
 
 def test_centroids_have_to_fit_the_backbone(model):
-    with pytest.raises(ValueError, match="the backbone gives 1024 features, and the centroids have 5"):
+    with pytest.raises(ValueError, match="the backbone gives 1024 features, and the head takes 5"):
         ClusterModel(model.backbone, NeuralizedKMeans(torch.rand(3, 5)))
 
 

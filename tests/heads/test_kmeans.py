@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from whycluster.heads import HeadAttribution, NeuralizedKMeans, neuralize
-from whycluster.heads.kmeans import SMALLEST_DENOMINATOR, discriminants, scores, take_most
+from whycluster.heads.kmeans import scores
+from whycluster.heads.pooling import SMALLEST_DENOMINATOR
 
 INF = float("inf")
 N, K, D = 20, 5, 7
@@ -45,20 +46,6 @@ def test_discriminants_are_their_definition(n_clusters: int, x: Tensor, mu: Tens
 def test_scores_are_distances_up_to_what_a_row_shares(x: Tensor, mu: Tensor) -> None:
     expected = torch.cdist(x, mu).square() - x.square().sum(1, keepdim=True)
     torch.testing.assert_close(scores(x, mu), expected, rtol=1e-10, atol=1e-10)
-
-
-def test_discriminants_of_equal_distances() -> None:
-    assert discriminants(torch.tensor([[2.0, 2.0, 5.0], [1.0, 2.0, 2.0]])).tolist() == [[0, 0, -3], [1, -1, -1]]
-
-
-def test_take_most() -> None:
-    h = torch.tensor([[1.0, 3.0, INF], [INF, -2.0, 5.0]], dtype=torch.float64)
-    f, p = take_most(h, 0.5)
-    assert f.tolist() == [[1.0], [-2.0]]
-    share = 1 / (1 + np.exp(-0.5 * 2))
-    torch.testing.assert_close(p[0], torch.tensor([share, 1 - share, 0], dtype=torch.float64))
-    assert take_most(h, 0)[1].tolist() == [[0.5, 0.5, 0], [0, 0.5, 0.5]]
-    assert take_most(h, INF)[1].tolist() == [[1, 0, 0], [0, 1, 0]]
 
 
 @pytest.mark.parametrize("load", [load_iris, load_wine, load_digits])
@@ -105,21 +92,23 @@ def test_probability_of_a_hard_assignment(x: Tensor, mu: Tensor) -> None:
 
 
 def reference(x: Tensor, mu: Tensor, chosen: list[int], rule: str, beta: float, against: list[int] | None) -> Any:
-    """`R_i = Σ_k R_k w_ik (x_i - m_ik) / h_k`, loop by loop; and `Σ_k R_k b_k / h_k` with what raised h_k kept."""
+    """`R_i = Σ_k R_k w_ik (x_i - m_ik) / h_k`, loop by loop; and `Σ_k R_k b_k / h_k`, which the bias keeps."""
     relevance, explained, absorbed = torch.zeros_like(x), x.new_zeros(len(x)), x.new_zeros(len(x))
     for n, c in enumerate(chosen):
         competitors = [k for k in range(len(mu)) if k != c] if against is None else [against[n]]
         h = {k: float(((x[n] - mu[k]) ** 2).sum() - ((x[n] - mu[c]) ** 2).sum()) for k in competitors}
         f = min(h.values())
-        total = sum(np.exp(-beta * (h[k] - f)) for k in competitors) if beta < INF else 1
+        p = {k: np.exp(-beta * (h[k] - f)) if beta < INF else float(h[k] == f) for k in competitors}
         for k in competitors:
-            p = np.exp(-beta * (h[k] - f)) / total if beta < INF else float(h[k] == f)
-            raised = max(abs(h[k]), SMALLEST_DENOMINATOR * abs(f)) * (-1 if h[k] < 0 else 1)
-            q = f * p / raised
+            p[k] *= min(1, (h[k] / (SMALLEST_DENOMINATOR * f)) ** 2)
+        for k in competitors:
+            if not p[k]:
+                continue
+            q = f * p[k] / sum(p.values()) / h[k]
             w, b = 2 * (mu[c] - mu[k]), float((mu[k] ** 2).sum() - (mu[c] ** 2).sum())
             m = (mu[c] + mu[k]) / 2 if rule == "midpoint" else torch.zeros_like(w)
             relevance[n] += q * w * (x[n] - m)
-            absorbed[n] += f * p - q * h[k] + (q * b if rule == "zero" else 0)
+            absorbed[n] += q * b if rule == "zero" else 0
         explained[n] = f
     return HeadAttribution(relevance, explained, absorbed)
 
@@ -177,12 +166,17 @@ def test_midpoint_does_not_depend_on_the_origin(x: Tensor, mu: Tensor) -> None:
 
 
 @pytest.mark.parametrize("rule", ["midpoint", "zero"])
-def test_a_competitor_at_its_border_is_stabilised(rule: Any) -> None:
+def test_a_competitor_at_its_border_does_not_count(rule: Any) -> None:
     mu = torch.tensor([[0.0, 0.0], [2.0, 0.0], [1.0, 1.0]], dtype=torch.float64)
-    x = torch.tensor([[1.0, 0.5], [1.0 + 1e-9, 0.5], [1.0 - 1e-9, 0.5]], dtype=torch.float64)  # cluster 2; h_1 ≈ 0
-    got = NeuralizedKMeans(mu).attribute(x, target=0, rule=rule, beta=0.0)
-    agrees(got, reference(x, mu, [0, 0, 0], rule, 0.0, None))
-    assert got.relevance.abs().max() < 2 / SMALLEST_DENOMINATOR * got.explained.abs().max() * 4
+    x = torch.tensor([[1.0, 0.5], [1.0 + 1e-9, 0.5], [1.0 - 1e-9, 0.5], [1.001, 0.5]], dtype=torch.float64)
+    head = NeuralizedKMeans(mu)  # all of them in cluster 2, with h_1 ≈ 0 for cluster 0
+    got = head.attribute(x, target=0, rule=rule, beta=0.0)
+    agrees(got, reference(x, mu, [0] * 4, rule, 0.0, None))
+    assert got.relevance.abs().max() < 2 * got.explained.abs().max() / SMALLEST_DENOMINATOR
+    torch.testing.assert_close(got.relevance[1], got.relevance[2], rtol=0, atol=1e-6)
+    assert head.competition(x, target=0, beta=0.0)[0].tolist() == [0, 0, 1]
+    if rule == "midpoint":
+        torch.testing.assert_close(got.relevance.sum(1), got.explained, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("rule", ["midpoint", "zero"])
@@ -279,6 +273,7 @@ def test_features_take_the_precision_of_the_centroids(mu: Tensor, x: Tensor) -> 
     [
         (torch.zeros(1, 3), 1.0, r"shape \(1, 3\).*K >= 2, as one cluster alone has no competitor"),
         (torch.zeros(3), 1.0, r"shape \(3,\)"),
+        (torch.zeros(3, 0), 1.0, r"shape \(3, 0\)"),
         (torch.zeros(2, 2, 2), 1.0, r"shape \(2, 2, 2\)"),
         (torch.tensor([[0.0], [torch.nan]]), 1.0, "NaN or infinity"),
         (torch.tensor([[0.0], [torch.inf]]), 1.0, "NaN or infinity"),
@@ -316,6 +311,26 @@ def test_features_that_do_not_fit(features: Tensor, mu: Tensor) -> None:
     for use in (head, head.probability, head.relevance):
         with pytest.raises(ValueError, match=r"features of shape .* do not fit this model, which takes \(N, 7\)"):
             use(features)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_features_that_are_not_finite(value: float, x: Tensor, mu: Tensor) -> None:
+    x[3, 1] = value
+    head = NeuralizedKMeans(mu)
+    for use in (head, head.probability, head.relevance):
+        with pytest.raises(ValueError, match="features of row 3 contain NaN or infinity"):
+            use(x)
+
+
+def test_targets_for_other_rows(x: Tensor, mu: Tensor) -> None:
+    with pytest.raises(ValueError, match=r"target of shape \(3,\) should be one cluster, or one for each of 20 rows"):
+        NeuralizedKMeans(mu).relevance(x, torch.tensor([0, 1, 2]))
+
+
+@pytest.mark.parametrize("rows", [[["a", "b"]], np.array([[object(), 1]], dtype=object)])
+def test_features_that_are_no_numbers(rows: Any) -> None:
+    with pytest.raises(ValueError, match="should be numbers"):
+        NeuralizedKMeans(torch.eye(2))(rows)
 
 
 def test_targets_as_scikit_learn_gives_them(x: Tensor, mu: Tensor) -> None:

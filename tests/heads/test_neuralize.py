@@ -3,8 +3,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from sklearn.cluster import DBSCAN, BisectingKMeans, KMeans, MiniBatchKMeans
+from sklearn.cluster import DBSCAN, KMeans, MiniBatchKMeans
 
+from whycluster.clustering.kernel_kmeans import KernelKMeans
 from whycluster.heads import neuralize
 
 X = np.random.default_rng(0).normal(size=(60, 4)) * 3
@@ -27,7 +28,6 @@ def test_a_fitted_estimator(estimator: Any, dtype: type) -> None:
 def test_centroids(centroids: Any) -> None:
     head = neuralize(centroids)
     assert np.array_equal(head.centroids.numpy(), X[:3])
-    assert float(head.beta) == 1.0
 
 
 def test_centroids_of_whole_numbers() -> None:
@@ -37,9 +37,9 @@ def test_centroids_of_whole_numbers() -> None:
 @pytest.mark.parametrize(
     ("model", "sentence"),
     [
-        (KMeans(3), "this KMeans has no cluster_centers_; fit it first"),
-        (MiniBatchKMeans(3), "this MiniBatchKMeans has no cluster_centers_; fit it first"),
-        (DBSCAN().fit(X), "this DBSCAN has no cluster_centers_; .*let it be a k-means"),
+        (KMeans(3), "This KMeans instance is not fitted yet"),
+        (KernelKMeans(3), "This KernelKMeans instance is not fitted yet"),
+        (DBSCAN().fit(X), "cannot neuralize a DBSCAN; give a fitted KMeans, BisectingKMeans or KernelKMeans"),
         ("kmeans", "cannot neuralize a str; give a fitted KMeans"),
         (None, "cannot neuralize a NoneType"),
         (np.zeros(3), r"shape \(3,\)"),
@@ -49,12 +49,6 @@ def test_centroids_of_whole_numbers() -> None:
 def test_what_cannot_be_neuralized(model: Any, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         neuralize(model)
-
-
-def test_a_bisecting_k_means_is_refused_because_it_decides_along_a_tree():
-    x = np.random.RandomState(0).randn(40, 3)
-    with pytest.raises(ValueError, match="decides along a tree"):
-        neuralize(BisectingKMeans(4, random_state=0).fit(x))
 
 
 def test_arrays_are_taken_as_they_are():

@@ -12,7 +12,7 @@ from whycluster.data import UnreadableImageError, read_image
 from whycluster.data.decoding import to_rgb
 from whycluster.explain.model import Assignment, ClusterModel
 from whycluster.explain.targets import Target, parse_target
-from whycluster.heads.kmeans import Rule
+from whycluster.heads import Rule
 from whycluster.lrp import LRP, Composite, Residual, named_composite
 
 BATCH_SIZE = 16
@@ -116,12 +116,19 @@ class Explainer:
         """
         targets = parse_target(target, self.model.n_clusters)
         if len(targets) != 1:
-            raise ValueError("target='all' has many answers; ask for one cluster after another, or use explain_all.")
+            raise ValueError(f"target={target!r} has many answers; use explain_all, or ask for one after another.")
         return _joined([explanations[0] for explanations in self._batches(images, targets)])
 
-    def explain_all(self, images: Tensor | Sequence[str | Path | Image.Image]) -> list[Explanation]:
-        """Explains images for every cluster in turn; the network is run forward only once."""
-        targets = parse_target("all", self.model.n_clusters)
+    def explain_all(
+        self, images: Tensor | Sequence[str | Path | Image.Image], target: str | int = "all"
+    ) -> list[Explanation]:
+        """Explains images for several targets in turn; the network is run forward only once.
+
+        Args:
+            images: as in `explain`.
+            target: `all`: every cluster; `c:all`: cluster `c` against each of the others.
+        """
+        targets = parse_target(target, self.model.n_clusters)
         return [_joined(parts) for parts in zip(*self._batches(images, targets), strict=True)]
 
     def explain_targets(self, images: Tensor, targets: Sequence[Target]) -> list[Explanation]:
@@ -154,7 +161,7 @@ class Explainer:
         return [self.explain_targets(self._tensor(images[at : at + BATCH_SIZE]), targets) for at in starts]
 
     def _tensor(self, images: Tensor | Sequence[str | Path | Image.Image]) -> Tensor:
-        device = self.model.head.centroids.device
+        device = self.model.head.centre.device
         if isinstance(images, Tensor):
             if images.ndim != 4 or images.shape[1] != 3:
                 raise ValueError(f"images of shape {tuple(images.shape)} should have the shape (N, 3, H, W).")

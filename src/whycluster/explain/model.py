@@ -10,12 +10,17 @@ from torch import Tensor, nn
 
 from whycluster.backbones import Backbone, restore_backbone
 from whycluster.files import written_whole
-from whycluster.heads import NeuralizedKMeans
+from whycluster.heads import Head, NeuralizedKernelKMeans, NeuralizedKMeans
 
 FORMAT = "whycluster model"
 FORMAT_VERSION = 1
 FILE_NAME = "model.ckpt"
-HEAD = "kmeans"
+
+# What a file says of a head: its kind `->` the class, and those of its arguments besides beta.
+HEADS: dict[str, tuple[type[Head], tuple[str, ...]]] = {
+    "kmeans": (NeuralizedKMeans, ("centroids",)),
+    "kernel_kmeans": (NeuralizedKernelKMeans, ("supports", "labels", "gamma")),
+}
 
 
 class Assignment(NamedTuple):
@@ -51,15 +56,15 @@ class ClusterModel(nn.Module):
     def __init__(
         self,
         backbone: Backbone,
-        head: NeuralizedKMeans,
+        head: Head,
         source: dict[str, Any] | None = None,
         seed: int | None = None,
         versions: dict[str, str] | None = None,
     ) -> None:
         super().__init__()
-        if head.centroids.shape[1] != backbone.n_features:
+        if head.n_features != backbone.n_features:
             raise ValueError(
-                f"the backbone gives {backbone.n_features} features, and the centroids have {head.centroids.shape[1]}."
+                f"the backbone gives {backbone.n_features} features, and the head takes {head.n_features}."
             )
         self.backbone = backbone
         self.head = head
@@ -86,13 +91,17 @@ class ClusterModel(nn.Module):
         return Assignment(cluster[:, 0], discriminant[:, 0], probability[:, 0], runner_up)
 
     def save(self, path: str | Path) -> None:
-        """Writes the model to a file, whole or not at all."""
+        """Writes the model to a file, whole or not at all.
+
+        Raises:
+            ValueError: for a head of a kind that no file holds.
+        """
         content = {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
             "backbone": self.backbone.origin,
             "network": {key: tensor.cpu() for key, tensor in self.backbone.network.state_dict().items()},
-            "head": {"kind": HEAD, "centroids": self.head.centroids.cpu(), "beta": float(self.head.beta)},
+            "head": _plain_head(self.head),
             "source": self.source,
             "seed": self.seed,
             "versions": self.versions,
@@ -112,13 +121,9 @@ class ClusterModel(nn.Module):
         """
         try:
             content = _read(Path(path).expanduser())
-            if content["head"]["kind"] != HEAD:
-                raise ValueError(
-                    f"{str(path)!r} has a head of kind {content['head']['kind']!r}; this version reads {HEAD}."
-                )
             return cls(
                 restore_backbone(content["backbone"], content["network"]),
-                NeuralizedKMeans(content["head"]["centroids"], content["head"]["beta"]),
+                _restored_head(content["head"]),
                 content["source"],
                 content["seed"],
                 content["versions"],
@@ -131,6 +136,26 @@ def running_versions() -> dict[str, str]:
     """Of Python and of the packages that a result depends on."""
     packages = ("whycluster", "torch", "torchvision", "scikit-learn", "numpy", "pillow")
     return {"python": platform.python_version(), **{package: version(package) for package in packages}}
+
+
+def _plain_head(head: Head) -> dict[str, Any]:
+    """A head as tensors and numbers."""
+    for kind, (made, arguments) in HEADS.items():
+        if type(head) is made and getattr(head, "duals", None) is None:
+            values = {name: getattr(head, name).cpu() for name in arguments}
+            numbers = {name: value.item() for name, value in values.items() if value.ndim == 0}
+            return {"kind": kind, **values, **numbers, "beta": float(head.beta)}
+    raise ValueError(
+        f"a model with a {type(head).__name__} of this kind cannot be saved; use k-means or kernel k-means."
+    )
+
+
+def _restored_head(plain: dict[str, Any]) -> Head:
+    kind = plain["kind"]
+    if kind not in HEADS:
+        raise ValueError(f"it has a head of kind {kind!r}; this version reads {', '.join(HEADS)}.")
+    made, arguments = HEADS[kind]
+    return made(**{name: plain[name] for name in (*arguments, "beta")})
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What to explain: `assigned`, `runner_up`, `all`, a cluster, or a pair `c:k`."""
+"""What to explain: `assigned`, `runner_up`, `all`, a cluster, a pair `c:k`, or all pairs `c:all`."""
 
 import re
 from dataclasses import dataclass
@@ -33,10 +33,10 @@ class Target:
 
 
 def parse_target(text: str | int, n_clusters: int) -> list[Target]:
-    """Reads a target as users write it; `all` becomes a target for each cluster.
+    """Reads a target as users write it; `all` becomes a target for each cluster, `c:all` one for each competitor.
 
     Args:
-        text: `assigned`, `runner_up`, `all`, a cluster number, or a pair `c:k` (why `c` and not `k`).
+        text: `assigned`, `runner_up`, `all`, a cluster number, a pair `c:k` (why `c` and not `k`), or `c:all`.
         n_clusters: `K`.
 
     Raises:
@@ -51,10 +51,14 @@ def parse_target(text: str | int, n_clusters: int) -> list[Target]:
         return [Target(name)]
     if name == "all":
         return [Target(str(cluster), cluster) for cluster in range(n_clusters)]
+    pairs = re.fullmatch(r"(\d+):all", name, re.ASCII)
+    if pairs is not None:
+        others = [k for k in range(n_clusters) if k != int(pairs[1])]
+        return [target for k in others for target in parse_target(f"{pairs[1]}:{k}", n_clusters)]
     numbers = re.fullmatch(r"(\d+)(?::(\d+))?", name, re.ASCII)
     if numbers is None:
         raise ValueError(
-            f"target={name!r} is unknown; choose assigned, runner_up, all, a cluster number, or a pair like 2:0."
+            f"target={name!r} is unknown; choose assigned, runner_up, all, a cluster number, a pair like 2:0, or 2:all."
         )
     cluster, against = (None if number is None else int(number) for number in numbers.groups())
     for number in (cluster, against):

@@ -1,6 +1,19 @@
 """Neuralized models: features `->` discriminants, and relevance back to the features."""
 
-from whycluster.heads.kmeans import HeadAttribution, NeuralizedKMeans
+from whycluster.heads.bisecting_kmeans import NeuralizedBisectingKMeans, Split
+from whycluster.heads.head import Head, HeadAttribution, Rule, heuristic_beta
+from whycluster.heads.kernel_kmeans import NeuralizedKernelKMeans
+from whycluster.heads.kmeans import NeuralizedKMeans
 from whycluster.heads.neuralize import neuralize
 
-__all__ = ["HeadAttribution", "NeuralizedKMeans", "neuralize"]
+__all__ = [
+    "Head",
+    "HeadAttribution",
+    "NeuralizedBisectingKMeans",
+    "NeuralizedKMeans",
+    "NeuralizedKernelKMeans",
+    "Rule",
+    "Split",
+    "heuristic_beta",
+    "neuralize",
+]

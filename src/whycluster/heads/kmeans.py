@@ -6,34 +6,14 @@ Formulas: Kauffmann et al., arXiv 1906.07633, section III. With centroids `mu`, 
 No tensor here has more than `N·K`, `N·D` or `K·D` entries: the weights `w` are never built.
 """
 
-from collections.abc import Callable
-from typing import Literal, NamedTuple, Self
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-Rule = Literal["midpoint", "zero"]
-
-# A competitor at whose border the features lie has h_k near 0, and R_k / h_k without bound. Where |h_k| is below this
-# share of |f_c| it is raised to it. For the assigned cluster h_k >= f_c > 0, so nothing is ever raised.
-SMALLEST_DENOMINATOR = 1e-2
+from whycluster.heads.head import Head, Passed
+from whycluster.heads.pooling import Pooled, discriminants, logits, quotients
 
 
-class HeadAttribution(NamedTuple):
-    """Relevance at the features and what became of the rest; `explained = relevance.sum(1) + absorbed`.
-
-    Attributes:
-        relevance: `(N, D)`.
-        explained: the discriminant that was explained, `(N,)`.
-        absorbed: what biases and the stabiliser kept of it, `(N,)`.
-    """
-
-    relevance: Tensor
-    explained: Tensor
-    absorbed: Tensor
-
-
-def scores(x: Tensor, centroids: Tensor) -> Tensor:
+def scores(x: Tensor, centroids: Tensor, duals: Tensor | None = None) -> Tensor:
     """`|x - mu_k|² - |x|²`: what distances to centroids differ by.
 
     Centroids should be centred near the features, or float32 cancels.
@@ -41,56 +21,24 @@ def scores(x: Tensor, centroids: Tensor) -> Tensor:
     Args:
         x: `(N, D)`.
         centroids: `(K, D)`.
+        duals: `G mu`, where distances are measured as `(x - mu)·G (x - mu)`; `None`: as usual, `G = 1`.
 
     Returns:
         `(N, K)`; the smallest is the assignment.
     """
-    return torch.addmm(centroids.square().sum(1), x, centroids.T, alpha=-2)
+    duals = centroids if duals is None else duals
+    return torch.addmm((centroids * duals).sum(1), x, duals.T, alpha=-2)
 
 
-def discriminants(distances: Tensor) -> Tensor:
-    """How much nearer each cluster is than its nearest competitor.
-
-    Args:
-        distances: squared distances `(N, K)`, up to a constant for each row; `K >= 2`.
-
-    Returns:
-        `f_c = min_{k != c} d_k - d_c`, `(N, K)`; `argmax f = argmin d`.
-
-    Example:
-        >>> discriminants(torch.tensor([[1., 4., 9.]]))
-        tensor([[ 3., -3., -8.]])
-    """
-    nearest = distances.topk(2, dim=1, largest=False)
-    best, second = nearest.values[:, :1], nearest.values[:, 1:]
-    others: Tensor = best.expand_as(distances).scatter(1, nearest.indices[:, :1], second)
-    return others - distances
-
-
-def take_most(h: Tensor, beta: float) -> tuple[Tensor, Tensor]:
-    """Spreads the smallest `h_k` over the competitors, most to the nearest.
-
-    Args:
-        h: `(N, K)`; infinite for clusters that do not compete.
-        beta: stiffness, from 0 (all competitors alike) to infinity (the nearest alone).
-
-    Returns:
-        `f = min_k h_k`, `(N, 1)`, and `p = softmax(-beta h)`, `(N, K)`.
-    """
-    f, nearest = h.min(dim=1, keepdim=True)
-    if beta == torch.inf:
-        return f, torch.zeros_like(h).scatter(1, nearest, 1)
-    logits = torch.where(h == torch.inf, -torch.inf, -beta * (h - f))
-    return f, logits.softmax(dim=1)
-
-
-class NeuralizedKMeans(nn.Module):
+class NeuralizedKMeans(Head):
     """The neuralized k-means of given centroids.
 
     Args:
         centroids: `(K, D)`, finite, `K >= 2`.
         beta: stiffness of the soft assignment and of the pooling over competitors, `>= 0`; by the paper's heuristic
             `1 / E[f_c]` over the training data.
+        projection: `A`, where distances are those of `A x`: `(D,)` for a scaling of each feature, or `(D', D)`. The
+            centroids are in the space of `x` all the same.
 
     Raises:
         ValueError: for centroids of another shape, fewer than two, or not finite; for a negative `beta`.
@@ -104,137 +52,62 @@ class NeuralizedKMeans(nn.Module):
     """
 
     centroids: Tensor
-    beta: Tensor
+    duals: Tensor | None
 
-    def __init__(self, centroids: Tensor, beta: float = 1.0) -> None:
-        super().__init__()
-        if centroids.ndim != 2 or len(centroids) < 2:
+    def __init__(self, centroids: Tensor, beta: float = 1.0, projection: Tensor | None = None) -> None:
+        centroids = checked_points("centroids", centroids)
+        if len(centroids) < 2:
             raise ValueError(
                 f"centroids of shape {tuple(centroids.shape)}: a head needs (K, D) with K >= 2, "
                 "as one cluster alone has no competitor."
             )
-        if not centroids.is_floating_point():
-            centroids = centroids.double()
-        if not centroids.isfinite().all():
-            raise ValueError("the centroids contain NaN or infinity.")
-        if not beta >= 0:
-            raise ValueError(f"beta={beta} should be >= 0.")
-        self.register_buffer("centroids", centroids.detach().clone())
-        self.register_buffer("beta", torch.tensor(beta, dtype=torch.float64))
+        super().__init__(len(centroids), centroids.mean(0), beta)
+        self.register_buffer("centroids", centroids)
+        self.register_buffer("duals", None if projection is None else duals(centroids - self.centre, projection))
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        beta = self.beta
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch does not annotate it
-        self.beta = beta.to(self.beta.device)  # in half precision a small one would become zero
-        return self
-
-    @property
-    def n_clusters(self) -> int:
-        """`K`."""
-        return len(self.centroids)
-
-    def distances(self, x: Tensor) -> Tensor:
+    def _evidence(self, x: Tensor) -> Tensor:
         """Squared distances to the centroids, up to a constant for each row, `(N, K)`."""
-        centre = self.centroids.mean(0)  # far from the origin the squares would cancel in float32
-        return scores(self._checked(x) - centre, self.centroids - centre)
+        return scores(x, self.centroids - self.centre, self.duals)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Discriminants `(N, K)` of features `(N, D)`."""
-        return discriminants(self.distances(x))
+    def _discriminants(self, evidence: Tensor) -> Tensor:
+        return discriminants(evidence)
 
-    def probability(self, x: Tensor) -> Tensor:
-        """Soft assignment `softmax(-beta d)`, `(N, K)`."""
-        return take_most(self.distances(x), float(self.beta))[1]
+    def _logits(self, evidence: Tensor, stiffness: float) -> Tensor:
+        return logits(evidence, stiffness)
 
-    def relevance(
-        self,
-        x: Tensor,
-        target: Tensor | int | None = None,
-        against: Tensor | int | None = None,
-        rule: Rule = "midpoint",
-        beta: float | None = None,
-    ) -> Tensor:
-        """Relevance `(N, D)` of the features for a discriminant; parameters as in `attribute`."""
-        return self.attribute(x, target, against, rule, beta).relevance
+    def _margins(self, evidence: Tensor, chosen: Tensor) -> Tensor:
+        return evidence - evidence.gather(1, chosen[:, None])
 
-    def attribute(
-        self,
-        x: Tensor,
-        target: Tensor | int | None = None,
-        against: Tensor | int | None = None,
-        rule: Rule = "midpoint",
-        beta: float | None = None,
-    ) -> HeadAttribution:
-        """Explains a discriminant of each row by its features.
-
-        Args:
-            x: `(N, D)`.
-            target: the cluster to explain, one or `(N,)`; `None`: the assigned one.
-            against: the only competitor, one or `(N,)`; `None`: all others. Then `h_k` takes the place of `f_c`.
-            rule: `midpoint` conserves the discriminant, and counts what is absent too; `zero` gives nothing to
-                features that are zero, and the bias keeps its share. Section III-C of the paper.
-            beta: stiffness of the pooling over competitors; `None`: the head's own.
-
-        Raises:
-            ValueError: for an unknown rule, a cluster that does not exist, or a target against itself.
-        """
-        if rule not in ("midpoint", "zero"):
-            raise ValueError(f"rule={rule!r} is unknown; choose 'midpoint' or 'zero'.")
-        if beta is not None and not beta >= 0:
-            raise ValueError(f"beta={beta} should be >= 0.")
-        x = self._checked(x)
-        distances = self.distances(x)
-        chosen = distances.argmin(1) if target is None else self._clusters("target", target, x)
-        h = distances - distances.gather(1, chosen[:, None])
-        h = h.masked_fill(self._silent(chosen, against, x), torch.inf)
-        f, p = take_most(h, float(self.beta) if beta is None else beta)
-        q = p * _ratio(f, h)
-        relevance, to_bias = self._distribute(x, chosen, q, rule)
-        to_stabilizer = (f * p - q * h.masked_fill(q == 0, 0)).sum(1)
-        return HeadAttribution(relevance, f[:, 0], to_bias + to_stabilizer)
-
-    def _distribute(self, x: Tensor, chosen: Tensor, q: Tensor, rule: Rule) -> tuple[Tensor, Tensor]:
-        """`Σ_k q_k w_k ∘ (x - m_k)` with the midpoints or with zero for `m_k`, and what the biases keep `(N,)`."""
-        centre = self.centroids.mean(0)
-        mu, total = self.centroids - centre, q.sum(1, keepdim=True)
-        own = mu[chosen]
-        direction = 2 * (total * own - q @ mu)  # Σ_k q_k w_k; the same wherever the origin is
-        squares = total * own.square() - q @ mu.square()  # Σ_k q_k w_k ∘ m_k, with the origin at the centre
-        if rule == "midpoint":
-            return (x - centre) * direction - squares, x.new_zeros(len(x))
-        return x * direction, -(squares + direction * centre).sum(1)
-
-    def _silent(self, chosen: Tensor, against: Tensor | int | None, x: Tensor) -> Tensor:
-        """The clusters `(N, K)` that do not compete with the chosen ones."""
-        clusters = torch.arange(self.n_clusters, device=x.device)
-        if against is None:
-            return clusters == chosen[:, None]
-        competitor = self._clusters("against", against, x)
-        if bool((competitor == chosen).any()):
-            raise ValueError("a cluster cannot be explained against itself; choose another `against`.")
-        return clusters != competitor[:, None]
-
-    def _clusters(self, name: str, value: Tensor | int, x: Tensor) -> Tensor:
-        """One cluster or `(N,)` as `(N,)`, each of them existing."""
-        clusters = torch.as_tensor(value, dtype=torch.int64, device=x.device).expand(len(x))
-        wrong = clusters[(clusters < 0) | (clusters >= self.n_clusters)]
-        if len(wrong):
-            raise ValueError(
-                f"{name}={int(wrong[0])} is no cluster of this model; it has clusters 0 to {self.n_clusters - 1}."
-            )
-        return clusters
-
-    def _checked(self, x: Tensor) -> Tensor:
-        x = torch.as_tensor(x, device=self.centroids.device)  # an array does as well
-        if x.ndim != 2 or x.shape[1] != self.centroids.shape[1]:
-            raise ValueError(
-                f"features of shape {tuple(x.shape)} do not fit this model, which takes (N, {self.centroids.shape[1]})."
-            )
-        return x.to(self.centroids.dtype)
+    def _pass(self, evidence: Tensor, chosen: Tensor, pooled: Pooled, h: Tensor) -> Passed:
+        q = quotients(pooled, h)
+        # As coefficients of the centroids: Σ_k q_k for the chosen one, -q_k for its competitors.
+        coefficients = q.neg().scatter_(1, chosen[:, None], q.sum(1, keepdim=True))
+        mu = self.centroids - self.centre
+        if self.duals is None:
+            return Passed(2 * (coefficients @ mu), coefficients @ mu.square())
+        offset = coefficients @ (mu * self.duals)
+        by_duals = coefficients @ self.duals
+        # (G mu_c)∘mu_k - (G mu_k)∘mu_c: it cancels where G is diagonal.
+        offset += mu[chosen] * by_duals - self.duals[chosen] * (coefficients @ mu)
+        return Passed(2 * by_duals, offset)
 
 
-def _ratio(f: Tensor, h: Tensor) -> Tensor:
-    """`f / h_k`, with small `h_k` raised; 1 where both are zero (duplicated centroids), 0 where `h_k` is infinite."""
-    floor = SMALLEST_DENOMINATOR * f.abs()
-    raised = torch.where(h < 0, -1.0, 1.0) * h.abs().clamp(min=floor)
-    return torch.where(f == h, 1.0, f / raised)
+def checked_points(name: str, points: Tensor) -> Tensor:
+    """A copy of points `(M, D)` in floating point.
+
+    Raises:
+        ValueError: for another shape, or if they are not finite.
+    """
+    if points.ndim != 2 or not points.shape[1]:
+        raise ValueError(f"{name} of shape {tuple(points.shape)} should have the shape (K, D).")
+    if not points.is_floating_point():
+        points = points.double()
+    if not points.isfinite().all():
+        raise ValueError(f"the {name} contain NaN or infinity.")
+    return points.detach().clone()
+
+
+def duals(points: Tensor, projection: Tensor) -> Tensor:
+    """`Aᵀ A u` of points `(M, D)`, for a projection `A` that scales, `(D,)`, or mixes features, `(D', D)`."""
+    a = projection.to(points)
+    return points * a.square() if a.ndim == 1 else points @ a.T @ a

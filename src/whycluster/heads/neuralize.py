@@ -1,25 +1,38 @@
 """A fitted clustering `->` its neuralized head, in one call."""
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from sklearn.cluster import BisectingKMeans
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
+from whycluster.clustering.kernel_kmeans import KernelKMeans
+from whycluster.heads.bisecting_kmeans import NeuralizedBisectingKMeans, Split
+from whycluster.heads.head import Head, as_rows, heuristic_beta
+from whycluster.heads.kernel_kmeans import NeuralizedKernelKMeans
 from whycluster.heads.kmeans import NeuralizedKMeans
+from whycluster.heads.pipelines import Folded
+
+BATCH = 1024
 
 
-def neuralize(model: Any, beta: float = 1.0) -> NeuralizedKMeans:
-    """Rewrites a fitted k-means as a neural network with the same decisions.
+def neuralize(model: Any, X: Any = None, *, beta: float | Literal["auto"] = "auto") -> Head:  # noqa: N803
+    """Rewrites a fitted clustering as a neural network with the same decisions.
 
     Args:
-        model: an estimator with `cluster_centers_` (scikit-learn's `KMeans` or `MiniBatchKMeans`), or centroids as a
-            `(K, D)` array or tensor.
-        beta: stiffness of the pooling over competitors; see `NeuralizedKMeans`.
+        model: a fitted `KMeans`, `MiniBatchKMeans`, `BisectingKMeans` or `KernelKMeans`; a pipeline that ends in one of
+            them, whose scalers, PCA, truncated SVD or feature selections are folded, so that relevance arrives at the
+            original columns; or centroids, a `(K, D)` array or tensor.
+        X: the training data `(N, D)`, for `beta="auto"`.
+        beta: stiffness of the pooling over competitors, `>= 0`. `auto`: `1 / E[f_c]` over `X`; where that is not given,
+            over the supports of a `KernelKMeans`, and over the cluster means of all others: it then comes out smaller,
+            as `f_c` of a mean is at least the mean of `f_c`.
 
     Raises:
-        ValueError: if the estimator is not fitted or not a k-means.
+        ValueError: if the model is not fitted (scikit-learn's `NotFittedError`), of another kind, has one cluster only,
+            or if a step of a pipeline is not affine.
 
     Example:
         >>> from sklearn.cluster import KMeans
@@ -28,12 +41,56 @@ def neuralize(model: Any, beta: float = 1.0) -> NeuralizedKMeans:
         >>> head(torch.tensor([[4.0]])).abs()
         tensor([[8., 8.]], dtype=torch.float64)
     """
+    head, typical, counts = _rewritten(model, 1.0 if beta == "auto" else beta)
+    if beta == "auto":
+        if X is not None:
+            value = heuristic_beta(head, torch.split(as_rows(X), BATCH))
+        else:
+            total = float((head(typical).amax(1) * counts).sum())
+            value = float(counts.sum()) / total if total > 0 else 1.0
+        head.beta.fill_(value)
+    return head
+
+
+def _rewritten(model: Any, beta: float) -> tuple[Head, Tensor, Tensor]:
+    """A head, some points typical of the training data `(T, D)`, and how many rows each of them stands for `(T,)`."""
     if isinstance(model, Tensor | np.ndarray):
-        return NeuralizedKMeans(torch.as_tensor(model), beta)
-    if hasattr(model, "fit") and not hasattr(model, "cluster_centers_"):
-        raise ValueError(f"this {type(model).__name__} has no cluster_centers_; fit it first, and let it be a k-means.")
-    if isinstance(model, BisectingKMeans):
-        raise ValueError("a BisectingKMeans decides along a tree, not by the nearest centroid; fit a KMeans.")
-    if not hasattr(model, "cluster_centers_"):
-        raise ValueError(f"cannot neuralize a {type(model).__name__}; give a fitted KMeans or (K, D) centroids.")
-    return NeuralizedKMeans(torch.as_tensor(model.cluster_centers_), beta)
+        head = NeuralizedKMeans(torch.as_tensor(model), beta)
+        return head, head.centroids, torch.ones(len(head.centroids))
+    folded = Folded(model)
+    estimator, projection = folded.estimator, folded.projection
+    if hasattr(estimator, "fit"):
+        check_is_fitted(estimator)
+    if isinstance(estimator, KernelKMeans):
+        supports, labels = folded.back(estimator.supports_), torch.as_tensor(estimator.support_labels_)
+        kernel = NeuralizedKernelKMeans(supports, labels, estimator.gamma_, beta, projection)
+        return kernel, kernel.supports, torch.ones(len(supports))
+    if not hasattr(estimator, "cluster_centers_"):
+        raise ValueError(
+            f"cannot neuralize a {type(estimator).__name__}; give a fitted KMeans, BisectingKMeans or KernelKMeans, a "
+            "pipeline that ends in one, or (K, D) centroids."
+        )
+    means = folded.back(estimator.cluster_centers_)
+    counts = torch.bincount(torch.as_tensor(estimator.labels_).long(), minlength=len(means))
+    if isinstance(estimator, BisectingKMeans):
+        splits, centres = _tree(estimator)
+        left, right = folded.back(centres.reshape(-1, centres.shape[-1])).view(2, len(splits), -1)
+        return NeuralizedBisectingKMeans(splits, left, right, beta, projection), means, counts
+    return NeuralizedKMeans(means, beta, projection), means, counts
+
+
+def _tree(model: BisectingKMeans) -> tuple[list[Split], np.ndarray]:
+    """The splits of a tree, parents first, and the centres of their left and right sides, `(2, K - 1, D)`."""
+    splits, left, right = [], [], []
+    mean = getattr(model, "_X_mean", 0)
+    waiting = [model._bisecting_tree]
+    for node in waiting:  # grows
+        if node.left is not None:
+            sides = [node.left, node.right]
+            splits.append(Split(*([leaf.label for leaf in side.iter_leaves()] for side in sides)))
+            left.append(node.left.center + mean)
+            right.append(node.right.center + mean)
+            waiting += sides
+    if not splits:
+        raise ValueError("n_clusters=1 should be >= 2, as one cluster alone has no competitor.")
+    return splits, np.stack([left, right])

@@ -1,26 +1,60 @@
-"""The clusterings on offer: each fits centroids to stored features and neuralizes them."""
+"""The clusterings on offer: each fits stored features and neuralizes what it found."""
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
 from whycluster.clustering.features import FeatureStore
+from whycluster.clustering.kernel_kmeans import KernelKMeans, assign_softly, check_gamma
 from whycluster.clustering.kmeans import assign
 from whycluster.clustering.lloyd import KMeans
-from whycluster.heads import NeuralizedKMeans
+from whycluster.heads import Head, NeuralizedKernelKMeans, NeuralizedKMeans, heuristic_beta
 from whycluster.runs.settings import whole_number
 
 
 class Fitted(NamedTuple):
-    """A neuralized clustering and how it came about."""
+    """A neuralized clustering and how it came about.
 
-    head: NeuralizedKMeans
-    inertia: float
-    n_iter: int
+    Attributes:
+        head: the network.
+        assign: the clustering itself: features `(N, D)` `->` cluster and squared distance to it, `(N,)` each.
+        figures: for `metrics.json`.
+    """
+
+    head: Head
+    assign: Callable[[Tensor], tuple[Tensor, Tensor]]
+    figures: dict[str, float]
+
+
+class Clustering(Protocol):
+    """What `head=` stands for: settings that can be fitted."""
+
+    @property
+    def n_clusters(self) -> int:
+        """`K`."""
+
+    @property
+    def n_init(self) -> int:
+        """Restarts."""
+
+    @property
+    def max_iter(self) -> int:
+        """Iterations at most."""
+
+    def fit(self, features: FeatureStore, trainer: pl.Trainer, seed: int) -> Fitted:
+        """Fits and neuralizes.
+
+        Raises:
+            ValueError: for settings that do not fit the features, or features that are not finite.
+        """
+
+    def settings(self) -> dict[str, Any]:
+        """Plain values, for tables of hyper-parameters."""
 
 
 @dataclass(frozen=True)
@@ -45,41 +79,86 @@ class KMeansHead:
     beta: float | None = None
 
     def __post_init__(self) -> None:
-        for name, least in (("n_clusters", 2), ("n_init", 1), ("max_iter", 1)):
-            whole_number(f"head.{name}", getattr(self, name), least)
+        _check(self)
         if not (isinstance(self.tol, int | float) and self.tol >= 0):
             raise ValueError(f"head.tol={self.tol} should be a number >= 0.")
-        if self.beta is not None and not (isinstance(self.beta, int | float) and 0 <= self.beta < math.inf):
-            raise ValueError(f"head.beta={self.beta} should be a number >= 0, or null.")
 
     def fit(self, features: FeatureStore, trainer: pl.Trainer, seed: int) -> Fitted:
-        """Fits and neuralizes.
-
-        Raises:
-            ValueError: for settings that do not fit the features, or features that are not finite.
-        """
         lloyd = KMeans(features, self.n_clusters, self.n_init, self.max_iter, self.tol, seed)
         trainer.fit(lloyd)
         if not math.isfinite(lloyd.inertia):
             raise ValueError("the trainer stopped before k-means had ended; leave out what limits its steps or time.")
-        head = NeuralizedKMeans(lloyd.centroids.cpu())
-        beta = heuristic_beta(head, features) if self.beta is None else self.beta
-        return Fitted(NeuralizedKMeans(head.centroids, beta), lloyd.inertia, lloyd.n_iter)
+        centroids = lloyd.centroids.cpu()
+        origin = centroids.mean(0)
+
+        def nearest(x: Tensor) -> tuple[Tensor, Tensor]:
+            return assign(x.double() - origin, centroids - origin)
+
+        head = _with_beta(NeuralizedKMeans(centroids), self.beta, features)
+        return Fitted(head, nearest, {"inertia": lloyd.inertia, "n_iter": lloyd.n_iter})
 
     def settings(self) -> dict[str, Any]:
-        """Plain values, for tables of hyper-parameters."""
         return asdict(self)
 
 
-def heuristic_beta(head: NeuralizedKMeans, features: FeatureStore) -> float:
-    """`1 / E[f_c]` over the features (Kauffmann et al., section III-B); 1 where no two clusters differ."""
-    total = sum(float(head(batch).amax(1).sum()) for batch in features.batches(head.n_clusters))
-    return len(features) / total if total > 0 else 1.0
+@dataclass(frozen=True)
+class KernelKMeansHead:
+    """Kernel k-means with a Gaussian kernel; on the CPU, and by each process alike.
+
+    Attributes:
+        n_clusters: `K`.
+        gamma: of the kernel; `auto`: see `KernelKMeans`.
+        max_supports: how many images may stand for the clusters; `None`: all.
+        n_init: restarts.
+        max_iter: iterations at most.
+        beta: stiffness of the head; `None`: `1 / E[f_c]` over the features.
+
+    Raises:
+        ValueError: for settings that make no sense.
+    """
+
+    n_clusters: int
+    gamma: float | Literal["auto"] = "auto"
+    max_supports: int | None = None
+    n_init: int = 10
+    max_iter: int = 300
+    beta: float | None = None
+
+    def __post_init__(self) -> None:
+        _check(self)
+        check_gamma(self.gamma)
+        if self.max_supports is not None:
+            whole_number("head.max_supports", self.max_supports, self.n_clusters)
+
+    def fit(self, features: FeatureStore, trainer: pl.Trainer, seed: int) -> Fitted:
+        settings = self.settings()
+        del settings["beta"]
+        model = KernelKMeans(**settings, random_state=seed).fit(features.open())
+        if trainer.logger is not None:
+            trainer.logger.log_metrics({"kernel_kmeans/inertia": model.inertia_}, step=model.n_iter_)
+        supports, labels = torch.from_numpy(model.supports_).double(), torch.from_numpy(model.support_labels_)
+
+        def nearest(x: Tensor) -> tuple[Tensor, Tensor]:
+            return assign_softly(x.double(), supports, labels, model.gamma_)
+
+        figures = {"inertia": model.inertia_, "n_iter": model.n_iter_, "gamma": model.gamma_}
+        figures |= {"n_supports": len(supports), "agreement_of_supports": model.agreement_}
+        head = _with_beta(NeuralizedKernelKMeans(supports, labels, model.gamma_), self.beta, features)
+        return Fitted(head, nearest, figures)
+
+    def settings(self) -> dict[str, Any]:
+        return asdict(self)
 
 
-def disagreements(head: NeuralizedKMeans, x: Tensor) -> int:
-    """On how many rows the head decides otherwise than k-means, both in float64."""
-    origin = head.centroids.mean(0)
-    nearest, _ = assign(x.double() - origin, head.centroids - origin)
-    decided: Tensor = head(x).argmax(1)
-    return int(torch.count_nonzero(nearest != decided))
+def _check(head: Any) -> None:
+    """What all clusterings are told."""
+    for name, least in (("n_clusters", 2), ("n_init", 1), ("max_iter", 1)):
+        whole_number(f"head.{name}", getattr(head, name), least)
+    if head.beta is not None and not (isinstance(head.beta, int | float) and 0 <= head.beta < math.inf):
+        raise ValueError(f"head.beta={head.beta} should be a number >= 0, or null.")
+
+
+def _with_beta(head: Head, beta: float | None, features: FeatureStore) -> Head:
+    """The head with the stiffness that was asked for, or the heuristic one."""
+    head.beta.fill_(heuristic_beta(head, features.batches(head.width)) if beta is None else beta)
+    return head

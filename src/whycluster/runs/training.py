@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.loggers import TensorBoardLogger
 from sklearn.cluster import KMeans as ScikitKMeans
 
@@ -26,7 +27,7 @@ from whycluster.output.clusters import EMBEDDED, show_clusters, show_embedding
 from whycluster.output.console import override, say, short
 from whycluster.output.export import check_export, export_clusters
 from whycluster.output.tables import ASSIGNMENTS, Row, write_skipped, write_table
-from whycluster.runs.fitting import Fitted, KMeansHead, disagreements
+from whycluster.runs.fitting import Clustering, Fitted
 from whycluster.runs.folders import check_free, clear
 from whycluster.runs.ranks import gathered
 from whycluster.runs.settings import decoding_workers, full_precision, whole_number
@@ -42,13 +43,13 @@ class Assigned(NamedTuple):
     discriminant: np.ndarray
     probability: np.ndarray
     runner_up: np.ndarray
-    distance: np.ndarray  # squared, to the centroid
+    distance: np.ndarray  # squared, to the cluster
 
 
 def train(
     data: Collection,
     backbone: Backbone,
-    head: KMeansHead,
+    head: Clustering,
     trainer: Callable[..., pl.Trainer],
     logger: Callable[..., TensorBoardLogger],
     folder: str,
@@ -103,7 +104,7 @@ def train(
     clustered = time.monotonic()
 
     model = ClusterModel(backbone.cpu(), fitted.head, data.source, seed)
-    assigned, wrong = _assign(model, features)
+    assigned, wrong = _assign(model, fitted, features)
     metrics = _metrics(data, rows, features, head, fitted, assigned.cluster, seed)
     metrics |= {
         "disagreements": wrong,
@@ -167,15 +168,14 @@ def _extract(
     return FeatureStore(writer.path), rows, data.skipped | {data.paths[i]: reason for i, reason in unread.items()}
 
 
-def _assign(model: ClusterModel, features: FeatureStore) -> tuple[Assigned, int]:
-    """Where each row belongs, and on how many rows the neuralized head and k-means disagree."""
+def _assign(model: ClusterModel, fitted: Fitted, features: FeatureStore) -> tuple[Assigned, int]:
+    """Where each row belongs, and on how many rows the neuralized head and the clustering disagree."""
     parts, wrong = [], 0
-    for batch in features.batches(model.n_clusters):
+    for batch in features.batches(model.head.width):
         assignment = model.assign(batch)
-        own = model.head.centroids[assignment.cluster]
-        distance = (batch - own).square().sum(1)
+        cluster, distance = fitted.assign(batch)
         parts.append([column.numpy() for column in (*assignment, distance)])
-        wrong += disagreements(model.head, batch)
+        wrong += int(torch.count_nonzero(cluster != assignment.cluster))
     return Assigned(*(np.concatenate(column) for column in zip(*parts, strict=True))), wrong
 
 
@@ -183,7 +183,7 @@ def _metrics(
     data: Collection,
     rows: np.ndarray,
     features: FeatureStore,
-    head: KMeansHead,
+    head: Clustering,
     fitted: Fitted,
     clusters: np.ndarray,
     seed: int,
@@ -195,8 +195,7 @@ def _metrics(
         "n_clusters": head.n_clusters,
         "cluster_sizes": np.bincount(clusters, minlength=head.n_clusters).tolist(),
         "beta": float(fitted.head.beta),
-        "n_iter": fitted.n_iter,
-        "inertia": fitted.inertia,
+        **fitted.figures,
         "silhouette": silhouette(features.rows(sample), clusters[sample]),
     }
     labels = [data.labels[row] for row in rows]
