@@ -270,7 +270,8 @@ def check_gamma(gamma: Any) -> None:
     ValueError: unless it is `auto`, or a number above 0.
     """
     number = isinstance(gamma, int | float | np.number) and not isinstance(gamma, bool)
-    if gamma != "auto" and not (number and 0 < gamma < np.inf):
+    auto = isinstance(gamma, str) and gamma == "auto"
+    if not auto and not (number and 0 < gamma < np.inf):
         raise ValueError(f"gamma={gamma!r} should be a number > 0, or 'auto'.")
 
 
