@@ -1,4 +1,6 @@
 import inspect
+from collections.abc import Iterable
+from typing import Any
 
 import pytest
 import torch
@@ -6,7 +8,19 @@ import zennit.composites
 from torch import nn
 
 from whycluster import lrp
-from whycluster.lrp import COMPOSITES, LRP, Composite, Row, named_composite
+from whycluster.lrp import (
+    COMPOSITES,
+    LRP,
+    Composite,
+    Convolution,
+    EpsilonGammaBox,
+    Row,
+    Share,
+    Signal,
+    Term,
+    named_composite,
+)
+from whycluster.lrp.linear_maps import LinearMap
 from whycluster.lrp.rules import epsilon, flat, z_plus
 
 
@@ -104,3 +118,58 @@ def test_bounds_of_the_box_may_be_tensors_that_broadcast() -> None:
     number = LRP(network, lrp.EpsilonGammaBox(-1.0, 2.0))(images, torch.sign)[1]
     tensor = LRP(network, lrp.EpsilonGammaBox(torch.full((3, 1, 1), -1.0), torch.full((1, 3, 1, 1), 2.0)))
     assert torch.equal(tensor(images, torch.sign)[1], number)
+
+
+@pytest.mark.parametrize(
+    ("layers", "sentence"),
+    [
+        (
+            {nn.Conv2d: Row(epsilon, 1e-6)},
+            "Conv2d'> is no kind of layer; take one of whycluster.lrp, such as Convolution",
+        ),
+        ({"Convolution": Row(epsilon, 1e-6)}, "'Convolution' is no kind of layer"),
+        ({Convolution: epsilon}, r"is no row of a composite; write Row\(rule, stabilizer\)"),
+    ],
+)
+def test_rows_that_no_layer_would_get(layers: Any, sentence: str) -> None:
+    for table in ({"layers": layers}, {"layers": {}, "first": layers}):
+        with pytest.raises(ValueError, match=sentence):
+            Composite(**table)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "sentence"),
+    [
+        ([0, 0, 0], 1.0, r"low of shape \(3,\) should be a number, .*\(channels, 1, 1\)"),
+        (0.0, torch.ones(3), r"high of shape \(3,\)"),
+        (1.0, 0.0, "low=1.0 should not be above high=0.0"),
+    ],
+)
+def test_bounds_that_make_no_box(low: Any, high: Any, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        EpsilonGammaBox(low, high)
+
+
+def returned(layer: LinearMap, signal: Signal) -> Share:
+    return Share((Term(signal.x.abs(), layer.modified("absolute", torch.abs)),))
+
+
+def forgotten(layer: LinearMap, signal: Signal) -> None:
+    returned(layer, signal)
+
+
+@pytest.mark.parametrize(("rule", "kind"), [(returned, "Share"), (forgotten, "NoneType")])
+def test_a_rule_yields(rule: Any, kind: str) -> None:
+    lrp = LRP(nn.Conv2d(3, 2, 3), Composite({Convolution: Row(rule, 1e-6)}))
+    with pytest.raises(ValueError, match=f"the rule '{rule.__name__}' should yield shares; it returned {kind}"):
+        lrp(torch.rand(1, 3, 5, 5), torch.ones_like)
+
+
+def lossy(layer: LinearMap, signal: Signal) -> Iterable[Share]:
+    yield returned(layer, signal)._replace(factor=0.99)
+
+
+def test_a_rule_that_loses_relevance_is_an_error() -> None:
+    lrp = LRP(nn.Conv2d(3, 2, 3), Composite({Convolution: Row(lossy, 1e-6)}))
+    with pytest.raises(ValueError, match="a rule of your own has shares that take more or less than all"):
+        lrp(torch.rand(1, 3, 5, 5), torch.ones_like)

@@ -63,15 +63,14 @@ def test_folding_does_not_depend_on_the_precision_around_it(kind):
         assert folding_error(layer, norm, fold(layer, norm, "norm")) == expected
 
 
-def test_a_norm_after_a_linear_layer_on_places_is_refused():
-    network = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(5)).eval()
-    with pytest.raises((ValueError, RuntimeError)):
-        LRP(network, EpsilonPlus())(torch.rand(2, 5, 4), torch.ones_like)
+def test_a_norm_after_a_linear_layer_on_places():
+    network, images = randomized(nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(5))).eval(), torch.rand(2, 5, 4)
+    output = LRP(network, EpsilonPlus())(images, torch.ones_like)[0]
+    torch.testing.assert_close(output, network(images).detach())
     square = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5)).eval()
     with pytest.raises(ValueError, match=r"the batch norm '1' follows a linear layer on inputs of shape \(2, 5, 4\)"):
         LRP(square, EpsilonPlus())(torch.rand(2, 5, 4), torch.ones_like)
     apart = randomized(nn.Sequential(nn.Linear(4, 5), nn.Identity(), nn.BatchNorm1d(5))).eval()
-    images = torch.rand(2, 5, 4)
     output = LRP(apart, EpsilonPlus())(images, torch.ones_like)[0]
     torch.testing.assert_close(output, apart(images).detach())
 

@@ -23,6 +23,7 @@ class Network(nn.Module):
         self.conv, self.again = nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 3, 3, padding=1)
         self.norm, self.relu, self.linear = nn.BatchNorm2d(3), nn.ReLU(inplace=True), nn.Linear(4, 4)
         self.layer = nn.LayerNorm(3)
+        self.layers = nn.Sequential(nn.Conv2d(3, 3, 3), nn.ReLU(), nn.Conv2d(3, 3, 3))
         self.register_buffer("mean", torch.ones(3, 1, 1))
         nn.init.normal_(self.norm.running_mean)
         nn.init.uniform_(self.norm.running_var, 0.5, 2)
@@ -43,6 +44,17 @@ def in_place_under_a_second_name(net: nn.Module, x: Tensor) -> Tensor:
     before = net.again(x)
     y = F.relu(x, True)
     return torch.cat([x, before, y], 1)
+
+
+def in_place(net: nn.Module, x: Tensor, write: Callable[[Tensor], object]) -> Tensor:
+    h = net.conv(x)
+    write(h)
+    return net.again(h)
+
+
+def with_options(net: nn.Module, x: Tensor, mask: Tensor | None = None, scale: float = 2.0) -> Tensor:
+    h = net.conv(x) * scale
+    return h if mask is None else h * mask
 
 
 def residual_in_place(net: nn.Module, x: Tensor) -> Tensor:
@@ -76,7 +88,7 @@ WAYS_OF_WRITING = {
     "in place under a second name": in_place_under_a_second_name,
     "concatenated with itself": lambda net, x: (lambda h: torch.cat([h, x, h], dim=1))(net.conv(x)),
     "concatenated along an axis": lambda net, x: torch.concat((net.conv(x), x), axis=-1),
-    "concatenated images": lambda net, x: torch.cat([net.conv(x), x]),
+    "concatenated images": lambda net, x: torch.cat([net.conv(x), x]).unflatten(0, (2, 2)).transpose(0, 1),
     "a layer twice": lambda net, x: net.conv(net.conv(x).relu()),
     "flattened by keyword": lambda net, x: torch.flatten(net.conv(x), start_dim=2),
     "mean": lambda net, x: net.conv(x).mean((2, 3)),
@@ -116,6 +128,12 @@ WAYS_OF_WRITING = {
     "a gate by a number": lambda net, x: net.conv(x) * (1 + torch.sigmoid(net.again(x)) / 2),
     "a bend by a number": lambda net, x: net.conv(1.7159 * torch.tanh(net.again(x))),
     "a tensor made on the way": lambda net, x: net.conv(x - torch.ones(3, 1, 1, dtype=torch.float64)),
+    "bent in place by a statement": lambda net, x: in_place(net, x, lambda h: F.leaky_relu_(h, 0.1)),
+    "bent in place by functions": lambda net, x: net.again(F.elu_(F.hardtanh_(net.conv(x), -0.5, 0.5), 2.0)),
+    "bent in place after a copy": lambda net, x: (lambda h: h.clone().relu_() + h)(net.conv(x)),
+    "a size asked before": lambda net, x: (lambda h: (lambda n: F.relu_(h).view(n, -1))(h.size(0)))(net.conv(x)),
+    "some layers of many": lambda net, x: net.layers[:2](x),
+    "an optional argument": with_options,
     "what nobody reads": lambda net, x: (net.conv(x), torch.fft.fft(net.again(x)))[0],
 }
 
@@ -128,8 +146,7 @@ def test_steps_compute_what_the_network_does(way: str) -> None:
     attribution = LRP(network, EpsilonGammaBox(-4, 4)).attribute(images, expected)
     torch.testing.assert_close(attribution.output, expected, rtol=1e-12, atol=1e-12)
     receipt = attribution.receipt
-    if way != "concatenated images":  # there the output has other images than the input
-        torch.testing.assert_close(receipt.entered, receipt.arrived + receipt.absorbed, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(receipt.entered, receipt.arrived + receipt.absorbed, rtol=1e-10, atol=1e-10)
 
 
 def test_steps_know_their_names_and_what_comes_before_them() -> None:
@@ -233,7 +250,22 @@ def viewed_over() -> nn.Module:
     return Network(compute)
 
 
-UNKNOWN = r"LRP does not know how relevance passes '{}' \(node '{}'.*cut the backbone at an earlier layer"
+SHARING: dict[str, Callable[[Tensor], Tensor]] = {
+    "dropout2d": lambda h: F.dropout2d(h, training=False),
+    "alpha_dropout": lambda h: F.alpha_dropout(h, training=False),
+    "unflatten": lambda h: h.unflatten(1, (3, 1)),
+    "tensor_split": lambda h: h.tensor_split(3, 1)[0],
+    "swapaxes": lambda h: h.swapaxes(2, 3),
+    "to": lambda h: h.to(torch.float64),
+    "expand_as": lambda h: h.expand_as(h),
+}
+
+
+def under_another_name(share: Callable[[Tensor], Tensor]) -> Callable[[], nn.Module]:
+    return lambda: Network(lambda net, x: in_place(net, x, lambda h: share(h).relu_()))
+
+
+UNKNOWN = r"LRP does not know how relevance passes '{}' \(node '{}'.*cut the network at an earlier layer"
 DEPENDS = "Network cannot be traced by torch.fx, because what it computes depends on values"
 ONE = "has to return one tensor that it computed from the images"
 
@@ -265,6 +297,21 @@ ERRORS: dict[str, tuple[Callable[[], nn.Module], str]] = {
     ),
     "in place under another name": (overwritten, "writes in place over 'conv', which is read later"),
     "a sum in place under another name": (added_over, "writes in place over 'identity', which is read later"),
+    **{
+        f"in place over what {name} hands on": (under_another_name(share), "writes in place over 'conv', which is read")
+        for name, share in SHARING.items()
+    },
+    "written into an argument": (
+        lambda: Network(lambda net, x: torch.add(net.conv(x), 1, out=x)),
+        "writes into its argument `out`",
+    ),
+    "a method in place": (lambda: Network(lambda net, x: net.conv(x).clamp_(0, 1)), UNKNOWN.format("clamp", "clamp_")),
+    "a function in place": (lambda: Network(lambda net, x: torch.exp_(net.conv(x))), UNKNOWN.format("exp", "exp_")),
+    "a layer made in forward": (
+        lambda: Network(lambda net, x: nn.ModuleList([net.conv])[0](nn.Conv2d(3, 3, 1)(x))),
+        "forward makes a Conv2d that is no part of it; make it in __init__",
+    ),
+    "a compiled network": (lambda: torch.jit.script(nn.Sequential(nn.Conv2d(3, 3, 1))), "compiled by torch.jit"),
     "a view in place": (viewed_over, "writes in place over 'conv', which is read later"),
     "several parts": (lambda: Network(lambda net, x: torch.cat(net.conv(x).chunk(3, 1)[1:], 1)), "several at once"),
     "parts as output": (lambda: Network(lambda net, x: net.conv(x).chunk(3, 1)), ONE),
@@ -308,3 +355,17 @@ def test_errors_name_the_place(what: str, left_alone: Callable[[nn.Module], Call
 def test_the_line_of_an_unknown_operation_is_the_users() -> None:
     with pytest.raises(ValueError, match=r"test_graph\.py.*line \d+"):
         LRP(Network(lambda net, x: torch.sort(x)[0]), EpsilonPlus())
+
+
+def test_a_single_layer_is_a_network() -> None:
+    images = torch.rand(2, 5)
+    layer = nn.Linear(5, 3)
+    output, relevance = LRP(layer, EpsilonPlus())(images, lambda output: output)
+    torch.testing.assert_close(output, layer(images).detach())
+    assert relevance.shape == images.shape
+
+
+def test_a_network_that_torch_compiled_is_the_one_it_was_made_from() -> None:
+    network, images = Network(lambda net, x: net.again(net.conv(x).relu())), torch.rand(2, 3, 4, 4, dtype=torch.float64)
+    expected = LRP(network, EpsilonPlus())(images, torch.ones_like)[1]
+    assert torch.equal(LRP(torch.compile(network), EpsilonPlus())(images, torch.ones_like)[1], expected)

@@ -1,6 +1,8 @@
 import copy
 from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -234,6 +236,21 @@ def test_one_changed_number_counts(name: str, mixed: Mixed, images: Tensor) -> N
     same(lrp.attribute(images, first_output), LRP(network, EpsilonPlus()).attribute(images, first_output))
 
 
+def test_changed_settings_count() -> None:
+    torch.manual_seed(0)
+    network, images = nn.Sequential(nn.Conv2d(3, 3, 3), nn.BatchNorm2d(3), nn.ReLU()).eval(), torch.rand(2, 3, 9, 9)
+    lrp = LRP(network, EpsilonPlus())
+    lrp(images, torch.ones_like)
+    for setting, value in {"eps": (network[1], 0.5), "stride": (network[0], (2, 2))}.items():
+        module, new = value
+        setattr(module, setting, new)
+        same(lrp.attribute(images, torch.ones_like), LRP(network, EpsilonPlus()).attribute(images, torch.ones_like))
+    steps = lrp.steps
+    network.train()
+    lrp(images, torch.ones_like)
+    assert lrp.steps is steps  # explained as evaluated in either mode
+
+
 def test_another_precision(mixed: Mixed, images: Tensor) -> None:
     network = mixed(0)
     exact = LRP(copy.deepcopy(network), EpsilonGammaBox(-2, 2)).attribute(images, first_output)
@@ -269,3 +286,60 @@ def test_a_recording_takes_relevance_made_in_inference_mode(mixed: Mixed, images
     with torch.inference_mode():
         relevance = recording.output * 2
     same(recording.propagate(relevance), recording.propagate(recording.output * 2))
+
+
+def test_a_recording_keeps_images_of_its_own(mixed: Mixed, images: Tensor) -> None:
+    lrp = LRP(mixed(0), EpsilonGammaBox(-2, 2))
+    expected, given = lrp.attribute(images, first_output), images.clone()
+    recording = lrp.record(given)
+    given.zero_()
+    first = recording.propagate(first_output(recording.output))
+    first.output.zero_()
+    same(recording.propagate(first_output(recording.output)), expected)
+
+
+# What users may get wrong.
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ((lambda x: x, EpsilonPlus()), "the network should be an nn.Module; here it is <function"),
+        ((nn.ReLU(), "epsilon_plus"), "composite='epsilon_plus' should be a composite such as EpsilonPlus"),
+        ((nn.ReLU(), EpsilonPlus), "composite=<class .* should be a composite such as EpsilonPlus"),
+    ],
+)
+def test_no_engine_is_made_of_that(arguments: tuple[Any, Any], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        LRP(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("images", "relevance", "sentence"),
+    [
+        (np.ones((2, 5)), torch.ones(2, 3), r"images should be a tensor \(N, ...\) of floating point numbers; .*array"),
+        (torch.ones(2, 5, dtype=torch.uint8), torch.ones(2, 3), r"here it is one of torch.uint8, \(2, 5\)"),
+        (torch.tensor(1.0), torch.ones(2, 3), r"here it is one of torch.float32, \(\)"),
+        (torch.ones(2, 5), 2, r"should be a tensor of shape \(2, 3\), or a function .*here it is 2"),
+        (
+            torch.ones(2, 5),
+            lambda output: None,
+            r"should be a tensor of shape \(2, 3\), or a function .*here it is None",
+        ),
+        (torch.ones(2, 5), torch.ones(3), r"relevance of shape \(3,\) does not fit the output, \(2, 3\)"),
+    ],
+)
+def test_nothing_is_explained_with_that(images: Any, relevance: Any, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        LRP(nn.Linear(5, 3), EpsilonPlus())(images, relevance)
+
+
+class Summary(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean()
+
+
+@pytest.mark.parametrize("network", [nn.Sequential(nn.Linear(5, 3), nn.Flatten(0)), Summary()])
+def test_an_output_has_a_row_for_each_image(network: nn.Module) -> None:
+    with pytest.raises(ValueError, match="it should have a row for each image. Let it keep the batch dimension"):
+        LRP(network, EpsilonPlus())(torch.ones(2, 5), lambda output: output)

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn import functional as F
 from torch.nn.utils.parametrize import is_parametrized
 
 
@@ -48,14 +49,11 @@ class UnknownOperationError(ValueError):
 
 
 # Out of place, what `x += y` and its like compute.
-OUT_OF_PLACE = {
+OUT_OF_PLACE: dict[Any, Any] = {
     operator.iadd: operator.add,
     operator.isub: operator.sub,
     operator.imul: operator.mul,
     operator.itruediv: operator.truediv,
-    torch.relu_: torch.relu,
-    torch.sigmoid_: torch.sigmoid,
-    torch.tanh_: torch.tanh,
 }
 
 
@@ -87,7 +85,7 @@ def call_of(
         # What has other strides here than in the network may have no view of the wanted shape.
         target = Tensor.reshape if key == "view" else getattr(Tensor, key, None)
     elif node.op == "call_function":
-        key = target = OUT_OF_PLACE.get(target, target)
+        key = target = _function_out_of_place(target)
     args, kwargs = _out_of_place(target, node.args, dict(node.kwargs))
 
     def function(*values: Any) -> Any:
@@ -105,9 +103,38 @@ def _check_weights(module: nn.Module) -> None:
         raise UnknownOperationError(f"LRP wants weights, not what they are computed from: see torch.nn.utils.{cure}")
 
 
+def is_in_place(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
+    """Whether a node writes over its first input."""
+    target: Any = node.target
+    if node.op == "call_module":
+        return bool(getattr(modules[str(target)], "inplace", False))
+    name = target if node.op == "call_method" else getattr(target, "__name__", "")
+    if target in OUT_OF_PLACE or (name.endswith("_") and not name.startswith("__")):
+        return True
+    if _knows_inplace(target):
+        return bool(inspect.signature(target).bind(*node.args, **node.kwargs).arguments.get("inplace"))
+    return False
+
+
+def _knows_inplace(target: Any) -> bool:
+    """Functions of torch that are not written in Python know no `inplace`."""
+    return isinstance(target, FunctionType) and "inplace" in inspect.signature(target).parameters
+
+
+def _function_out_of_place(target: Any) -> Any:
+    """For `leaky_relu_` and its like, `leaky_relu`."""
+    name = getattr(target, "__name__", "")
+    if target in OUT_OF_PLACE or not name.endswith("_") or name.startswith("__"):
+        return OUT_OF_PLACE.get(target, target)
+    for place in (F, torch):
+        if hasattr(place, name[:-1]):
+            return getattr(place, name[:-1])
+    raise UnknownOperationError(f"LRP does not know what {name!r} computes out of place")
+
+
 def _out_of_place(target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments with `inplace` off; functions of torch that are not written in Python know no `inplace`."""
-    if not isinstance(target, FunctionType) or "inplace" not in inspect.signature(target).parameters:
+    """The arguments with `inplace` off."""
+    if not _knows_inplace(target):
         return args, kwargs
     bound = inspect.signature(target).bind(*args, **kwargs)
     bound.arguments["inplace"] = False

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Literal, NamedTuple
 
+import torch
 from torch import Tensor
 
 from whycluster.lrp.linear_maps import (
@@ -37,9 +38,17 @@ class Composite:
     Args:
         layers: kind of layer `->` row.
         first: the same, for layers that see the image itself; kinds it lacks are looked up in `layers`.
+
+    Raises:
+        ValueError: for what is no kind of layer of `whycluster.lrp`, such as a module of torch, or no row.
     """
 
     def __init__(self, layers: Table, first: Table | None = None) -> None:
+        for kind, row in [*layers.items(), *(first or {}).items()]:
+            if not (isinstance(kind, type) and issubclass(kind, LinearMap)):
+                raise ValueError(f"{kind!r} is no kind of layer; take one of whycluster.lrp, such as Convolution.")
+            if not isinstance(row, Row):
+                raise ValueError(f"{row!r:.100} is no row of a composite; write Row(rule, stabilizer).")
         self.layers = layers
         self.first = first or {}
 
@@ -67,6 +76,9 @@ class EpsilonGammaBox(Composite):
         gamma: how much more counts what has the sign of the output.
         stabilizer: the stabiliser of all other layers.
         residual: how a residual addition shares out, `ratio` or `norm` (see `rules`).
+
+    Raises:
+        ValueError: for bounds that do not broadcast to images, or a `low` above `high`.
     """
 
     def __init__(
@@ -78,6 +90,7 @@ class EpsilonGammaBox(Composite):
         stabilizer: float = 1e-6,
         residual: Residual = "ratio",
     ) -> None:
+        _check_bounds(low, high)
         super().__init__(
             layers=_table(partial(_gamma, gamma=gamma), epsilon, stabilizer, residual),
             first={Convolution: Row(partial(box, low=low, high=high), stabilizer)},
@@ -106,6 +119,18 @@ class EpsilonAlpha2Beta1(Composite):
 
     def __init__(self, epsilon: float = 1e-6, stabilizer: float = 1e-6, residual: Residual = "ratio") -> None:
         super().__init__(layers=_table(partial(alpha_beta, alpha=2, beta=1), epsilon, stabilizer, residual))
+
+
+def _check_bounds(low: float | Tensor, high: float | Tensor) -> None:
+    bounds = torch.as_tensor(low), torch.as_tensor(high)
+    for name, bound in zip(("low", "high"), bounds, strict=True):
+        if bound.ndim == 1 and len(bound) > 1:
+            raise ValueError(
+                f"{name} of shape {tuple(bound.shape)} should be a number, or broadcast to an image; for a bound of "
+                "each channel give the shape (channels, 1, 1)."
+            )
+    if bool((bounds[0].cpu() > bounds[1].cpu()).any()):
+        raise ValueError(f"low={low} should not be above high={high}.")
 
 
 _gamma = gamma  # the rule, where `gamma` is a parameter

@@ -24,6 +24,8 @@ def fold(layer: Convolution | Linear, norm: BatchNorm, name: str) -> Convolution
     """
     scale, shift = norm.scale, norm.shift
     assert layer.weight is not None  # both kinds are made with weights
+    if len(scale) != len(layer.weight):
+        return None  # the norm of another dimension
     weight = layer.weight.to(scale) * scale.view(-1, *[1] * (layer.weight.ndim - 1))
     bias = shift if layer.bias is None else layer.bias.to(scale) * scale + shift
     folded = _with(layer, weight.to(layer.weight), bias.to(layer.weight))

@@ -22,7 +22,7 @@ NOT_THE_USERS = (
     "<eval_with_key>",
 )
 IMAGE = -1
-CURE = "cut the backbone at an earlier layer, or write the step with operations that LRP knows"
+CURE = "cut the network at an earlier layer, or write the step with operations that LRP knows"
 
 
 @dataclass(frozen=True)
@@ -62,10 +62,15 @@ def trace(network: nn.Module) -> list[Step]:
     Raises:
         ValueError: if the network cannot be traced, or has an operation that relevance cannot pass.
     """
+    network = getattr(network, "_orig_mod", network)  # of what torch.compile made
+    if type(network) in OPERATIONS:
+        network = nn.Sequential(network)  # a single layer; torch.fx would look into it
     building = _Building(dict(network.named_modules()))
     graph, kept = trace_graph(network)
     for node in graph.nodes:
         if node.op == "placeholder":
+            if IMAGE in building.place.values() and not node.users:
+                continue  # an optional argument, which nobody gives
             if IMAGE in building.place.values():
                 raise ValueError("the network takes several inputs; LRP explains networks of one tensor of images.")
             building.place[node] = IMAGE

@@ -129,6 +129,9 @@ def _max_pool(call: Call) -> Operation:
 
 
 def _average_pool(call: Call) -> Operation:
+    divisor = call.argument(6, "divisor_override", getattr(call.module, "divisor_override", None))
+    if isinstance(divisor, int) and divisor < 0:
+        raise UnknownOperationError("LRP knows averages by a positive divisor")
     return AveragePool(call.function)
 
 
@@ -183,9 +186,12 @@ ROWS: tuple[tuple[Callable[[Call], Operation], tuple[Any, ...]], ...] = (
     (_pad, (nn.ZeroPad1d, nn.ZeroPad2d, nn.ZeroPad3d, nn.ConstantPad1d, nn.ConstantPad2d, nn.ConstantPad3d, F.pad)),
     (_identity, (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)),
     (_identity, (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout)),
-    (_identity, (nn.Identity, StochasticDepth, stochastic_depth)),
+    (_identity, (nn.Identity, StochasticDepth, stochastic_depth, torch.clone, "clone", torch.detach, "detach")),
 )
 OPERATIONS: dict[Any, Callable[[Call], Operation]] = {key: build for build, keys in ROWS for key in keys}
+# Their outputs lie in memory of their own; that of everything else may be an input under another name.
+FRESH = frozenset(key for key, build in OPERATIONS.items() if build not in (_rearrange, _identity))
+FRESH |= {torch.clone, "clone"}
 # These hand out several tensors; each that is read of them is an operation of its own.
 PARTS = (torch.chunk, "chunk", torch.split, "split", torch.unbind, "unbind", torch.tensor_split, "tensor_split")
 

@@ -1,6 +1,7 @@
 """Layer-wise relevance propagation through a network, from its output to its images."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,14 +11,16 @@ from whycluster.lrp.description import described
 from whycluster.lrp.graph import trace
 from whycluster.lrp.linear_maps import LinearMap
 from whycluster.lrp.receipts import Attribution
-from whycluster.lrp.recording import Recording, ordinary
+from whycluster.lrp.recording import Recording
+
+PLAIN = (bool, int, float, str, type(None))
 
 
 class LRP:
     """Layer-wise relevance propagation through any network that `torch.fx` can trace.
 
-    The network is read, never changed: no hook is set, no parameter replaced, no gradient written. Weights that change
-    later are noticed, unless they are written through `.data`.
+    The network is read, never changed: no hook is set, no parameter replaced, no gradient written. Weights and settings
+    of its modules that change later are noticed, unless they are written through `.data`.
 
     Args:
         network: images `(N, ...)` `->` one tensor `(N, ...)`; explained as it computes in evaluation mode.
@@ -36,6 +39,13 @@ class LRP:
     """
 
     def __init__(self, network: nn.Module, composite: Composite) -> None:
+        if not isinstance(network, nn.Module):
+            raise ValueError(f"the network should be an nn.Module; here it is {network!r:.100}.")
+        if not isinstance(composite, Composite):
+            raise ValueError(
+                f"composite={composite!r:.100} should be a composite such as EpsilonPlus(); named_composite makes one "
+                "from a name."
+            )
         self.network = network
         self.composite = composite
         self._build()
@@ -63,10 +73,20 @@ class LRP:
             return recording.propagate(relevance, keep=False)
 
     def record(self, images: Tensor) -> Recording:
-        """Runs the network forward and keeps what the walk back needs, for one target after another."""
+        """Runs the network forward and keeps what the walk back needs, for one target after another.
+
+        Args:
+            images: `(N, ...)`; a copy is kept, so they may be overwritten.
+
+        Raises:
+            ValueError: for images that are no tensor of floating point numbers, or an output without a row for each.
+        """
+        if not isinstance(images, Tensor) or not images.is_floating_point() or not images.ndim:
+            kind = f"one of {images.dtype}, {tuple(images.shape)}" if isinstance(images, Tensor) else f"{images!r:.60}"
+            raise ValueError(f"images should be a tensor (N, ...) of floating point numbers; here it is {kind}.")
         with torch.inference_mode(False), torch.no_grad():
             self._refresh()
-            return Recording(self.steps, self.composite, ordinary(images))
+            return Recording(self.steps, self.composite, images.detach().clone())
 
     def _refresh(self) -> None:
         if self._state() != self._built_from:
@@ -88,11 +108,20 @@ class LRP:
         self._refresh()
         return described(self.steps, self.composite)
 
-    def _state(self) -> list[tuple[int, int]]:
-        """Changes whenever a weight, a statistic or a module does: on training, `load_state_dict` and `to`.
+    def _state(self) -> list[Any]:
+        """Changes whenever a weight, a statistic, a setting or a module does: on training, `load_state_dict`, `to`.
 
         What is written through `.data` leaves no trace.
         """
-        tensors = [*self.network.parameters(), *self.network.buffers()]
+        modules = list(self.network.modules())
+        attributes = [item for module in modules for item in vars(module).items()]
+        kept = [value for _, value in attributes if isinstance(value, Tensor)]
+        tensors = [*self.network.parameters(), *self.network.buffers(), *kept]
         versions = [(tensor.data_ptr(), -1 if tensor.is_inference() else tensor._version) for tensor in tensors]
-        return [*versions, *((id(module), 0) for module in self.network.modules())]
+        settings = [(name, value) for name, value in attributes if name != "training" and _is_plain(value)]
+        return [versions, settings, [id(module) for module in modules]]
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether it may be a setting of a module, such as a stride or an epsilon."""
+    return all(type(one) in PLAIN for one in value) if type(value) is tuple else type(value) in PLAIN

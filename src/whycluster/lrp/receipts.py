@@ -35,8 +35,9 @@ class Absorbed(NamedTuple):
         return Absorbed(*map(torch.add, self, other))
 
 
-# Of the largest amount: more than half precision loses on its way, less than what any mistake does.
-ROUGHLY = 0.1
+# How much may be missing, as a share of the largest amount: a hundred times what rounding was seen to lose.
+TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-3}
+SHORT = 0.1  # where products are computed with the ten bits of half precision, or fewer
 
 
 @dataclass(frozen=True)
@@ -67,11 +68,16 @@ class Receipt:
         missing = (self.entered - self.arrived - self.absorbed).abs()
         return missing / torch.stack(self._amounts).abs().amax(0).clamp(min=torch.finfo(missing.dtype).tiny)
 
-    def is_plausible(self) -> bool:
-        """Whether it balances, roughly, without a NaN or an infinity; a single one in any pixel or layer would show."""
+    def is_plausible(self, short: bool = False) -> bool:
+        """Whether it balances without a NaN or an infinity; a single one in any pixel or layer would show.
+
+        Args:
+            short: whether products were computed with fewer digits than relevance has.
+        """
         if len({len(amount) for amount in self._amounts}) > 1:  # batches that grow or shrink on the way
             return bool(torch.cat(self._amounts).isfinite().all())
-        return bool((self.imbalance <= ROUGHLY).all())
+        tolerance = SHORT if short else TOLERANCES.get(self.entered.dtype, SHORT)
+        return bool((self.imbalance <= tolerance).all())
 
     @property
     def _amounts(self) -> list[Tensor]:

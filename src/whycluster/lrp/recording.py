@@ -1,6 +1,6 @@
 """The walk: images forward once, and relevance backward from the output to the pixels, as often as wanted."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,7 +12,8 @@ from whycluster.lrp.graph import IMAGE, Step
 from whycluster.lrp.linear_maps import LinearMap
 from whycluster.lrp.operations import Plain, Routing
 from whycluster.lrp.receipts import Absorbed, Attribution, Receipt, per_image
-from whycluster.lrp.shares import Signal, redistribute
+from whycluster.lrp.rules import Rule
+from whycluster.lrp.shares import Share, Signal, redistribute
 
 # Bytes of a block that the C library's allocator reuses; larger ones it fetches from the system page by page, which
 # takes as long as several sweeps over them.
@@ -37,12 +38,18 @@ class Recording:
         kind = images.device.type  # the walk back, whenever it comes, multiplies as the forward pass did
         precision, enabled = torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind)
         self._autocast = partial(torch.autocast, kind, dtype=precision, enabled=enabled)
+        self._short = enabled or _multiplies_short(images)
         self._used_up = False
         self._shapes: dict[int, torch.Size] = {}
         self._totals: dict[tuple[int, int], dict[int, Tensor]] = {}
         self._values: dict[int, Any] = {IMAGE: images}
         self._run()
         self.output = self._values[len(steps) - 1].clone()  # a caller may write into it
+        if not self.output.ndim or len(self.output) != len(images):
+            raise ValueError(
+                f"the network makes an output of shape {tuple(self.output.shape)} from images of shape "
+                f"{tuple(images.shape)}; it should have a row for each image. Let it keep the batch dimension."
+            )
 
     def _run(self) -> None:
         """Forward; of what was computed only what the walk back cannot cheaply compute again is kept."""
@@ -67,6 +74,11 @@ class Recording:
         Raises:
             ValueError: if the relevance is not shaped as the output, or if a NaN or an infinity appears on the way.
         """
+        if not isinstance(relevance, Tensor):
+            raise ValueError(
+                f"relevance of the output should be a tensor of shape {tuple(self.output.shape)}, or a function that "
+                f"makes one from the output; here it is {relevance!r:.100}."
+            )
         if relevance.shape != self.output.shape:
             raise ValueError(
                 f"relevance of shape {tuple(relevance.shape)} does not fit the output, {tuple(self.output.shape)}."
@@ -77,7 +89,7 @@ class Recording:
         with torch.inference_mode(False), torch.no_grad(), self._autocast():
             entering = relevance.detach().to(self._values[IMAGE].dtype, copy=True)
             attribution = self._walk(entering, keep)
-            if not attribution.receipt.is_plausible():
+            if not attribution.receipt.is_plausible(self._short):
                 self._find_fault(entering)
             return attribution
 
@@ -101,7 +113,8 @@ class Recording:
                 self._values.pop(at, None)
         pixels = arriving[IMAGE].contiguous()
         unsigned = per_image(entering.abs()), per_image(pixels.abs())
-        return Attribution(self.output, pixels, Receipt(per_image(entering), per_image(pixels), layers, unsigned))
+        receipt = Receipt(per_image(entering), per_image(pixels), layers, unsigned)
+        return Attribution(self.output.clone(), pixels, receipt)
 
     def _pass(self, at: int, relevance: Tensor, keep: bool) -> tuple[Sequence[Tensor], Absorbed | None]:
         """Relevance of each carrier of a step, and what the step absorbed if it could."""
@@ -130,7 +143,8 @@ class Recording:
             key = at, some.start
             totals = self._totals.setdefault(key, {}) if keep else self._totals.pop(key, None)
             part = signal.of(some)
-            to_operands, kept = redistribute(layer, part, rule(layer, part), relevance[some], stabilizer, totals)
+            shares = _shares(rule, layer, part)
+            to_operands, kept = redistribute(layer, part, shares, relevance[some], stabilizer, totals)
             if len(kept.bias) == len(relevance):  # all at once
                 return to_operands, kept
             for whole, one in zip(passed, to_operands, strict=True):
@@ -177,13 +191,24 @@ class Recording:
         again._walk(entering, keep=False)
         raise ValueError(
             "what entered is not what arrived and was absorbed: the weights were changed through .data, which goes "
-            "unnoticed, or the numbers are too short for this network; make a new LRP, or compute in float64."
+            "unnoticed (make a new LRP); the numbers are too short for this network (compute in float64); or a rule "
+            "of your own has shares that take more or less than all of the relevance."
         )
 
 
-def ordinary(tensor: Tensor) -> Tensor:
-    """A tensor that gradients could be taken of; one made in inference mode could not, and is copied."""
-    return tensor.clone() if tensor.is_inference() else tensor.detach()
+def _multiplies_short(images: Tensor) -> bool:
+    """Whether single precision may be multiplied with the digits of half precision, as GPUs do by default."""
+    exact = images.device.type == "cpu" and torch.get_float32_matmul_precision() == "highest"
+    return images.dtype == torch.float32 and not exact
+
+
+def _shares(rule: Rule, layer: LinearMap, signal: Signal) -> Iterable[Share]:
+    """Of a rule, which should yield them."""
+    shares = rule(layer, signal)
+    if shares is None or isinstance(shares, Share):
+        name = getattr(rule, "__name__", type(rule).__name__)
+        raise ValueError(f"the rule {name!r} should yield shares; it returned {type(shares).__name__}.")
+    return shares
 
 
 def _parts(signal: Signal) -> Iterator[slice]:

@@ -5,34 +5,13 @@ import operator
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from types import FunctionType
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn import functional as F
-from torchvision.ops import stochastic_depth
 
-# Functions that write over their first argument.
-IN_PLACE = (operator.iadd, operator.isub, operator.imul, operator.itruediv, torch.relu_, torch.sigmoid_, torch.tanh_)
-# What hands on its input, or a view of it: dropout does so when evaluated.
-SHARING_MODULES = (nn.Identity, nn.modules.dropout._DropoutNd, nn.Flatten, nn.Unflatten)
-SHARING = (
-    "view",
-    "reshape",
-    "flatten",
-    "permute",
-    "transpose",
-    "squeeze",
-    "unsqueeze",
-    "contiguous",
-    "narrow",
-    "chunk",
-)
-SHARING_FUNCTIONS = (
-    *(torch.flatten, torch.reshape, torch.permute, torch.transpose, torch.squeeze, torch.unsqueeze, torch.narrow),
-    *(operator.getitem, torch.chunk, torch.split, torch.unbind, "split", "unbind", F.dropout, stochastic_depth),
-)
+from whycluster.lrp.calls import is_about_shape, is_in_place
+from whycluster.lrp.nodes import FRESH
 
 
 class _Proxy(fx.Proxy):
@@ -57,6 +36,16 @@ class _Tracer(fx.Tracer):
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _Proxy(node, self)
 
+    def path_of_module(self, mod: nn.Module) -> str:
+        try:
+            return super().path_of_module(mod)
+        except NameError:
+            if type(mod) is nn.Sequential:  # such as `self.features[:5]`, whose layers have names of their own
+                return "made in forward"
+            raise ValueError(
+                f"its forward makes a {type(mod).__name__} that is no part of it; make it in __init__, as an attribute"
+            ) from None
+
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
@@ -70,30 +59,39 @@ def trace_graph(network: nn.Module) -> tuple[fx.Graph, dict[str, Any]]:
         The graph, and the tensors that its `get_attr` nodes name: of the network, or written into its `forward`.
 
     Raises:
-        ValueError: if what it computes depends on values, or is written over while it is still needed.
+        ValueError: if torch.fx cannot follow what it does, or if it writes over what is still needed.
     """
+    if isinstance(network, torch.jit.ScriptModule):
+        raise ValueError("a network compiled by torch.jit cannot be traced; give the module that it was made from.")
     tracer = _Tracer()
     tracer.record_stack_traces = True
     before = set(vars(network))
     try:
         with _evaluating(network):
-            graph = tracer.trace(network)
+            graph = tracer.trace(network, _defaults(network))
         kept = {
             str(node.target): _attribute(network, str(node.target)) for node in graph.nodes if node.op == "get_attr"
         }
-    except (fx.proxy.TraceError, TypeError, RuntimeError) as error:
+    except Exception as error:  # in the user's program, run with placeholders for values, anything may fail
+        met = isinstance(error, fx.proxy.TraceError) or any(word in str(error) for word in ("Proxy", "symbolic"))
+        why = ", because what it computes depends on values" if met else ""
         raise ValueError(
-            f"{type(network).__name__} cannot be traced by torch.fx, "
-            f"because what it computes depends on values: {error}"
+            f"{type(network).__name__} cannot be traced by torch.fx{why}: {type(error).__name__}: {error}"
         ) from error
     finally:  # torch.fx hangs tensors that it meets on its way onto the network
         for name in set(vars(network)) - before:
             delattr(network, name)
-    _read_what_was_written(graph, network)
+    _read_what_was_written(graph, dict(network.named_modules()))
     for node in reversed(graph.nodes):
         if not node.users and node.op not in ("placeholder", "output"):
             graph.erase_node(node)  # what nobody reads needs no rule
     return graph, kept
+
+
+def _defaults(network: nn.Module) -> dict[str, Any]:
+    """What the network's optional arguments are, which a call with images alone leaves as they are."""
+    parameters = list(inspect.signature(network.forward).parameters.values())[1:]
+    return {one.name: one.default for one in parameters if one.default is not one.empty}
 
 
 def _attribute(network: nn.Module, target: str) -> Any:
@@ -104,11 +102,16 @@ def _attribute(network: nn.Module, target: str) -> Any:
     return value.detach() if isinstance(value, Tensor) else value
 
 
-def _read_what_was_written(graph: fx.Graph, network: nn.Module) -> None:
+def _read_what_was_written(graph: fx.Graph, modules: dict[str, nn.Module]) -> None:
     """Where a node works in place, whoever reads its input later reads its output: here nothing is in place."""
     shared: dict[fx.Node, set[fx.Node]] = {}  # nodes that may be other names of the same memory
     for node in graph.nodes:
-        if _is_in_place(node, network):
+        if "out" in node.kwargs:
+            raise ValueError(
+                f"the node {node.name!r} writes into `out=`; LRP follows values, not memory: leave it out."
+            )
+        in_place = is_in_place(node, modules)
+        if in_place:
             written = node.all_input_nodes[0]
             for other in shared.get(written, set()) - {written}:
                 if any(user > node for user in other.users):
@@ -117,29 +120,17 @@ def _read_what_was_written(graph: fx.Graph, network: nn.Module) -> None:
                         "values, not memory: compute it out of place there."
                     )
             written.replace_all_uses_with(node, delete_user_cb=partial(operator.lt, node))
-            shared[node] = shared.setdefault(written, {written})
-            shared[node].add(node)
-        elif _may_share_memory(node, network):
-            source = node.all_input_nodes[0]
-            shared[node] = shared.setdefault(source, {source})
-            shared[node].add(node)
+        if in_place or _may_share_memory(node, modules):
+            sources = node.all_input_nodes[:1] if in_place else node.all_input_nodes
+            group = {node}.union(*(shared.get(source, {source}) for source in sources))
+            shared.update(dict.fromkeys(group, group))
 
 
-def _is_in_place(node: fx.Node, network: nn.Module) -> bool:
-    if node.op == "call_module":
-        return bool(getattr(network.get_submodule(str(node.target)), "inplace", False))
-    if node.op == "call_method":
-        return str(node.target).endswith("_") and not str(node.target).startswith("__")
-    if isinstance(node.target, FunctionType):  # functions of torch that are not written in Python know no `inplace`
-        return bool(inspect.signature(node.target).bind(*node.args, **node.kwargs).arguments.get("inplace"))
-    return node.target in IN_PLACE
-
-
-def _may_share_memory(node: fx.Node, network: nn.Module) -> bool:
-    """Whether what a node hands on may be its input under another name."""
-    if node.op == "call_module":
-        return isinstance(network.get_submodule(str(node.target)), SHARING_MODULES)
-    return bool(node.all_input_nodes) and (node.target in SHARING or node.target in SHARING_FUNCTIONS)
+def _may_share_memory(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
+    """Whether what a node hands on may be one of its inputs under another name."""
+    if node.op not in ("call_module", "call_method", "call_function") or is_about_shape(node):
+        return False
+    return (type(modules[str(node.target)]) if node.op == "call_module" else node.target) not in FRESH
 
 
 @contextmanager

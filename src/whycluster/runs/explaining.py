@@ -136,7 +136,7 @@ def _report(run: Path, explained: int, weak: int, n_targets: int, skipped: int) 
     if weak:
         say(
             f"in {weak} of {explained * n_targets} heatmaps the pixels hold less than half of the discriminant; "
-            "biases absorbed the rest, see receipts.csv"
+            "biases and stabilisers absorbed the rest, see receipts.csv"
         )
     say(f"heatmaps: {short(run / 'heatmaps')}")
     say(f"galleries: tensorboard --logdir {quote(str(short(run)))}")
