@@ -341,5 +341,5 @@ class Summary(nn.Module):
 
 @pytest.mark.parametrize("network", [nn.Sequential(nn.Linear(5, 3), nn.Flatten(0)), Summary()])
 def test_an_output_has_a_row_for_each_image(network: nn.Module) -> None:
-    with pytest.raises(ValueError, match="it should have a row for each image. Let it keep the batch dimension"):
+    with pytest.raises(ValueError, match="it should have a row for each image"):
         LRP(network, EpsilonPlus())(torch.ones(2, 5), lambda output: output)

@@ -108,7 +108,7 @@ def _read_what_was_written(graph: fx.Graph, modules: dict[str, nn.Module]) -> No
     for node in graph.nodes:
         if "out" in node.kwargs:
             raise ValueError(
-                f"the node {node.name!r} writes into `out=`; LRP follows values, not memory: leave it out."
+                f"the node {node.name!r} writes into its argument `out`; LRP follows values, not memory: leave it out."
             )
         in_place = is_in_place(node, modules)
         if in_place:
