@@ -126,9 +126,12 @@ class NeuralizedKernelKMeans(Head):
             The factors of `R_ij / h_ij`, `(n, I, M)` and `(n, M)`, and what no pair could take, `(n,)`.
         """
         h = distances[:, None, :] - distances[:, own, None]  # (n, I, M)
+        size, precision = h.abs(), torch.finfo(h.dtype)
+        noise = 8 * precision.eps * distances.abs().amax(1)  # rounding; all there is between equal supports
+        h.masked_fill_(size <= noise[:, None, None], 0)
         # A pair at whose border a row lies counts the less, the nearer: by (h / floor)², if that is below 1.
-        floor = (SMALLEST_DENOMINATOR * explained.abs()).clamp(min=torch.finfo(h.dtype).tiny)[..., None]
-        size = h.abs().clamp_(min=floor)
+        floor = (SMALLEST_DENOMINATOR * explained.abs()).clamp(min=precision.tiny)[..., None]
+        size.clamp_(min=floor)
         inverse = (h / size).div_(size).mul_(weights[:, own, None])
         inverse[:, :, own] = 0
         counting = h.mul_(inverse).sum(1).mul_(weights)  # (n, M)
