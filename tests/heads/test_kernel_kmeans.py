@@ -365,11 +365,11 @@ def test_blocks_change_nothing(
         torch.testing.assert_close(part, expected, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize(("m", "d", "block"), [(50, 40, 500), (50, 40, 5000), (20, 200, 4000)])
 @pytest.mark.parametrize("mixed", [False, True])
 @pytest.mark.parametrize("rule", ["midpoint", "zero"])
-def test_no_tensor_of_all_pairs_is_made(rule: Any, mixed: bool, monkeypatch: Any) -> None:
-    n, m, d = 60, 50, 40
-    block = 10 * m  # pairs of one row's target and all others
+def test_no_tensor_of_all_pairs_is_made(rule: Any, mixed: bool, m: int, d: int, block: int, monkeypatch: Any) -> None:
+    n = 60
     monkeypatch.setattr(kernel_kmeans, "BLOCK", block)
     projection = torch.randn(d, d) if mixed else None
     head = NeuralizedKernelKMeans(torch.randn(m, d), torch.arange(m) % 5, 0.1, projection=projection)

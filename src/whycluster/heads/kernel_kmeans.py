@@ -5,7 +5,7 @@ competitors `C_k`: `h_ij = w_ij·x + b_ij`, `w_ij = 2 (u_i - u_j)`, `b_ij = |u_j
 soft minimum over `j`, and the minimum over `k`. As `h_ij = |x - u_j|² - |x - u_i|²`, both soft pools come apart into
 soft distances, one for each cluster, and their weights are `a_i = softmax(-gamma |x - u_i|²)` within a cluster.
 
-No tensor here has more than `N·M`, `N·D` or `M·D` entries, or `BLOCK`.
+No tensor here has more than `N·M`, `N·D` or `M·D` entries, or `BLOCK`; or what one row needs, where that is more.
 """
 
 import torch
@@ -105,7 +105,7 @@ class NeuralizedKernelKMeans(Head):
         for cluster in torch.unique(chosen).tolist():
             own = (self.labels == cluster).nonzero()[:, 0]
             rows = (chosen == cluster).nonzero()[:, 0]
-            for some in torch.split(rows, max(1, BLOCK // (len(own) * self.width))):
+            for some in torch.split(rows, max(1, BLOCK // (len(own) * max(self.near.shape)))):
                 inverse, shares, lost[some] = self._pairs(
                     own, evidence[some], weights[some], relevance[some], pooled.explained[some]
                 )
