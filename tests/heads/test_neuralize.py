@@ -1,12 +1,26 @@
+import math
+import warnings
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from sklearn.cluster import DBSCAN, KMeans, MiniBatchKMeans
+from scipy import sparse
+from sklearn.cluster import DBSCAN, BisectingKMeans, KMeans, MiniBatchKMeans
+from sklearn.datasets import load_digits, load_wine, make_blobs
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from whycluster.clustering.kernel_kmeans import KernelKMeans
-from whycluster.heads import neuralize
+from whycluster.heads import (
+    Head,
+    NeuralizedBisectingKMeans,
+    NeuralizedKernelKMeans,
+    NeuralizedKMeans,
+    heuristic_beta,
+    neuralize,
+)
 
 X = np.random.default_rng(0).normal(size=(60, 4)) * 3
 
@@ -18,6 +32,7 @@ X = np.random.default_rng(0).normal(size=(60, 4)) * 3
 def test_a_fitted_estimator(estimator: Any, dtype: type) -> None:
     model = estimator.fit(X.astype(dtype))
     head = neuralize(model, beta=0.2)
+    assert isinstance(head, NeuralizedKMeans)
     assert head.centroids.numpy().dtype == dtype
     assert np.array_equal(head.centroids.numpy(), model.cluster_centers_)
     assert float(head.beta) == 0.2
@@ -51,9 +66,188 @@ def test_what_cannot_be_neuralized(model: Any, sentence: str) -> None:
         neuralize(model)
 
 
-def test_arrays_are_taken_as_they_are():
+def test_arrays_are_taken_as_they_are() -> None:
     x = np.random.RandomState(0).randn(40, 3)
     fitted = KMeans(4, n_init=1, random_state=0).fit(x)
     head = neuralize(fitted)
     assert head(x).argmax(1).tolist() == fitted.predict(x).tolist()
     assert head.relevance(x).shape == (40, 3)
+
+
+FITTED: dict[str, Any] = {
+    "k-means": KMeans(4, n_init=1, random_state=0).fit(X),
+    "mini batches": MiniBatchKMeans(4, n_init=1, random_state=0).fit(X),
+    "bisecting": BisectingKMeans(4, n_init=1, random_state=0).fit(X),
+    "kernel": KernelKMeans(4, gamma=0.1, n_init=1, random_state=0).fit(X),
+    "fewer supports": KernelKMeans(4, gamma=0.1, n_init=1, max_supports=9, random_state=0).fit(X),
+    "pipeline": make_pipeline(StandardScaler(), KMeans(4, n_init=1, random_state=0)).fit(X),
+    "centroids": X[:4],
+}
+
+
+def test_each_clustering_has_its_head() -> None:
+    kinds = {name: type(neuralize(model)) for name, model in FITTED.items()}
+    assert kinds.pop("bisecting") is NeuralizedBisectingKMeans
+    assert kinds.pop("kernel") is kinds.pop("fewer supports") is NeuralizedKernelKMeans
+    assert set(kinds.values()) == {NeuralizedKMeans}
+
+
+# Beta.
+
+
+@pytest.mark.parametrize("kind", FITTED)
+def test_beta_is_one_over_the_mean_discriminant_of_the_training_data(kind: str) -> None:
+    head = neuralize(FITTED[kind], X)
+    assert float(head.beta) == pytest.approx(1 / float(head(X).amax(1).mean()), rel=1e-12)
+    assert float(head.beta) == heuristic_beta(head, [torch.from_numpy(X)])
+    assert float(neuralize(FITTED[kind], X, beta="auto").beta) == float(head.beta)
+
+
+def test_beta_over_more_rows_than_one_batch() -> None:
+    rows = np.tile(X, (40, 1))
+    assert len(rows) > 2048
+    beta = float(neuralize(FITTED["k-means"], X).beta)
+    assert float(neuralize(FITTED["k-means"], rows).beta) == pytest.approx(beta, rel=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["k-means", "bisecting", "pipeline"])
+def test_beta_without_training_data_is_that_of_the_means(kind: str) -> None:
+    model, head = FITTED[kind], neuralize(FITTED[kind])
+    labels = model.predict(X)
+    means = np.stack([X[labels == k].mean(0) for k in range(4)])
+    f = head(means).amax(1).numpy() @ np.bincount(labels) / len(X)
+    assert float(head.beta) == pytest.approx(1 / f, rel=1e-3)  # a mean of k-means is one up to its tolerance
+    assert float(head.beta) < float(neuralize(model, X).beta)
+
+
+def test_beta_of_centroids_alone_counts_each_once() -> None:
+    head = neuralize(X[:4])
+    assert float(head.beta) == pytest.approx(1 / float(head(X[:4]).amax(1).mean()), rel=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["kernel", "fewer supports"])
+def test_beta_of_a_kernel_without_training_data_is_that_of_its_supports(kind: str) -> None:
+    head = neuralize(FITTED[kind])
+    assert float(head.beta) == pytest.approx(1 / float(head(FITTED[kind].supports_).amax(1).mean()), rel=1e-12)
+    if kind == "kernel":  # all rows are supports
+        assert float(head.beta) == pytest.approx(float(neuralize(FITTED[kind], X).beta), rel=1e-12)
+
+
+def test_beta_where_no_clusters_differ() -> None:
+    same = np.ones((3, 2))
+    assert float(neuralize(same).beta) == 1
+    assert float(neuralize(same, same).beta) == 1
+
+
+@pytest.mark.parametrize("beta", [0, 0.0, 0.25, 3, math.inf, np.float32(0.5)])
+@pytest.mark.parametrize("kind", FITTED)
+def test_beta_as_a_number(kind: str, beta: Any) -> None:
+    assert float(neuralize(FITTED[kind], X, beta=beta).beta) == float(beta)
+    assert float(neuralize(FITTED[kind], beta=beta).beta) == float(beta)
+
+
+@pytest.mark.parametrize("kind", FITTED)
+@pytest.mark.parametrize(
+    ("beta", "sentence"),
+    [
+        ("heuristic", "beta='heuristic' should be >= 0"),
+        ("0.5", "beta='0.5' should be >= 0"),
+        (-1, "beta=-1 should be >= 0"),
+        (math.nan, "beta=nan should be >= 0"),
+    ],
+)
+def test_beta_that_makes_no_sense(beta: Any, sentence: str, kind: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        neuralize(FITTED[kind], X, beta=beta)
+
+
+@pytest.mark.parametrize("kind", FITTED)
+def test_training_data_that_do_not_fit(kind: str) -> None:
+    with pytest.raises(ValueError, match=r"features of shape \(60, 3\) do not fit this model, which takes \(N, 4\)"):
+        neuralize(FITTED[kind], X[:, :3])
+    with pytest.raises(ValueError, match="features of row 0 contain NaN or infinity"):
+        neuralize(FITTED[kind], X * np.nan)
+
+
+# Rows as people hold them.
+
+
+@pytest.mark.parametrize("kind", FITTED)
+def test_rows_in_any_container(kind: str) -> None:
+    head = neuralize(FITTED[kind], X)
+    f, relevance = head(torch.from_numpy(X)), head.relevance(torch.from_numpy(X))
+    locked = X.copy()
+    locked.flags.writeable = False
+    with warnings.catch_warnings(action="error"):
+        for rows in (X, sparse.csr_matrix(X), sparse.coo_array(X), X.tolist(), np.asfortranarray(X), locked):
+            assert torch.equal(head(rows), f)
+            assert torch.equal(head.relevance(rows), relevance)
+            assert float(neuralize(FITTED[kind], rows).beta) == float(head.beta)
+        torch.testing.assert_close(head(X[::-1]), f.flip(0))
+
+
+def test_data_frames() -> None:
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(X, columns=list("abcd"))
+    model = KMeans(4, n_init=1, random_state=0).fit(frame)
+    head = neuralize(model, frame)
+    assert np.array_equal(head(frame).argmax(1).numpy(), model.predict(frame))
+    assert torch.equal(head.relevance(frame, model.labels_), head.relevance(X, model.labels_))
+    with pytest.raises(ValueError, match="features of type object should be numbers"):
+        head(frame.assign(a="word"))
+
+
+def test_centroids_in_arrays_of_any_layout() -> None:
+    centroids = X[:4].copy()
+    centroids.flags.writeable = False
+    with warnings.catch_warnings(action="error"):
+        for same in (centroids, np.asfortranarray(centroids), centroids[::-1][::-1]):
+            assert torch.equal(neuralize(same)(X), neuralize(X[:4])(X))
+        assert neuralize(centroids[::-1])(X).shape == (60, 4)
+
+
+# The decision is that of scikit-learn on every row; only rows as near to one mean as to another may differ.
+
+
+def decides_as(model: Any, rows: np.ndarray) -> int:
+    """Asserts that all decisions are those of the model; how many rows are left out, as ties up to rounding."""
+    head = neuralize(model, beta=1.0)
+    nearest, centres = [], torch.from_numpy(model.cluster_centers_)
+    for part in torch.split(torch.from_numpy(rows), 100):
+        exact = torch.cdist(part, centres, compute_mode="donot_use_mm_for_euclid_dist").square()  # by differences
+        nearest.append(exact.topk(2, largest=False).values)
+    best, second = torch.cat(nearest).numpy().T
+    tied = second - best <= 1e-12 * second
+    assert np.array_equal(head(rows).argmax(1).numpy()[~tied], model.predict(rows)[~tied])
+    return int(tied.sum())
+
+
+@pytest.mark.parametrize("load", [load_wine, load_digits])
+@pytest.mark.parametrize("n_clusters", [2, 3, 10, 50])
+def test_the_decision_on_data_that_people_know(n_clusters: int, load: Any) -> None:
+    data = load().data
+    for kind in (KMeans, MiniBatchKMeans):
+        assert decides_as(kind(n_clusters, n_init=1, random_state=0).fit(data), data) == 0
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_the_decision_on_blobs(seed: int) -> None:
+    data, _ = make_blobs(1000, n_features=2 + 3 * seed, centers=6, cluster_std=4.0, random_state=seed)
+    assert decides_as(KMeans(3 + seed, n_init=1, random_state=seed).fit(data), data) == 0
+
+
+def test_the_decision_among_ten_thousand_clusters() -> None:
+    random = np.random.default_rng(0)
+    means, rows = random.normal(size=(10_000, 16)), random.normal(size=(2_000, 16))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model = KMeans(10_000, init=means, n_init=1, max_iter=1).fit(means)
+    assert len(np.unique(model.predict(rows))) > 1000
+    assert decides_as(model, rows) == 0
+
+
+def test_the_relevance_among_ten_thousand_clusters_conserves() -> None:
+    random = np.random.default_rng(0)
+    head: Head = neuralize(random.normal(size=(10_000, 16)), beta=0.1)
+    got = head.attribute(random.normal(size=(50, 16)))
+    torch.testing.assert_close(got.relevance.sum(1), got.explained, rtol=1e-10, atol=1e-10)

@@ -55,6 +55,11 @@ class NeuralizedBisectingKMeans(Head):
     ) -> None:
         left, right = checked_points("centres", left), checked_points("centres", right)
         n_clusters = len(splits) + 1
+        if left.shape != right.shape or len(left) != len(splits):
+            raise ValueError(
+                f"centres of shapes {tuple(left.shape)} and {tuple(right.shape)} should be one for each side of "
+                f"{len(splits)} splits."
+            )
         super().__init__(n_clusters, torch.cat([left, right]).mean(0), beta)
         self.splits = splits
         away = right - left if projection is None else duals(right - left, projection)

@@ -55,7 +55,7 @@ def neuralize(model: Any, X: Any = None, *, beta: float | Literal["auto"] = "aut
 def _rewritten(model: Any, beta: float) -> tuple[Head, Tensor, Tensor]:
     """A head, some points typical of the training data `(T, D)`, and how many rows each of them stands for `(T,)`."""
     if isinstance(model, Tensor | np.ndarray):
-        head = NeuralizedKMeans(torch.as_tensor(model), beta)
+        head = NeuralizedKMeans(as_rows(model), beta)
         return head, head.centroids, torch.ones(len(head.centroids))
     folded = Folded(model)
     estimator, projection = folded.estimator, folded.projection

@@ -13,6 +13,8 @@ from sklearn.preprocessing import MaxAbsScaler, MinMaxScaler, RobustScaler, Stan
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
+from whycluster.heads.head import as_rows
+
 
 class Folded:
     """A model taken apart: the clustering at its end, and the affine map before it.
@@ -42,7 +44,7 @@ class Folded:
         original = points
         for _, step in reversed(self._steps):
             original = step.inverse_transform(original)
-        rows = torch.as_tensor(np.asarray(original))
+        rows = as_rows(original)
         if self.projection is not None:
             a, moved, wanted = self.projection, (rows - rows[0]).double(), torch.as_tensor(points - points[0]).double()
             again = moved * a if a.ndim == 1 else moved @ a.double().T
