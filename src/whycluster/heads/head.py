@@ -269,7 +269,7 @@ def as_rows(x: Any) -> Tensor:
     array = np.asarray(x.toarray() if sparse.issparse(x) else x)
     if array.dtype.kind not in "fiub":
         raise ValueError(f"features of type {array.dtype} should be numbers.")
-    return torch.as_tensor(np.require(array, requirements="CW"))  # frames are not writable, flips run backwards
+    return torch.as_tensor(np.require(array, requirements=["C", "W"]))  # frames are not writable, flips run backwards
 
 
 def heuristic_beta(head: Head, batches: Iterable[Tensor]) -> float:
