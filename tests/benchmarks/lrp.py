@@ -9,18 +9,15 @@ residual rule that it has (`norm`) is used on both sides.
 """
 
 import argparse
-import ctypes
-import gc
 import operator
 import statistics
-import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from pathlib import Path
 
 import torch
 import zennit.composites
 from architectures import gradient
+from measure import peak, seconds
 from networks import network_of, without_norms
 from torch import Tensor, nn
 from zennit.torchvision import ResNetCanonizer, VGGCanonizer
@@ -28,7 +25,6 @@ from zennit.torchvision import ResNetCanonizer, VGGCanonizer
 from whycluster.lrp import LRP, EpsilonGammaBox
 
 LOW, HIGH = -2.2, 2.7
-CLEAR = Path("/proc/self/clear_refs")
 
 
 class Peer:
@@ -44,36 +40,6 @@ class Peer:
         with self.composite.context(self.network) as hooked:
             output = hooked(leaf)
             return torch.autograd.grad(output, leaf, output.detach() * cotangent)[0]
-
-
-def seconds(run: Callable[[], object], device: torch.device) -> float:
-    """How long a run takes."""
-    began = time.perf_counter()
-    run()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - began
-
-
-def peak(run: Callable[[], object], device: torch.device) -> float:
-    """Peak memory of a run, in MiB above what was there before."""
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        run()
-        return (torch.cuda.max_memory_allocated() - before) / 2**20
-    ctypes.CDLL(None).malloc_trim(0)  # or what earlier runs freed would hide what this one takes
-    CLEAR.write_text("5")
-    before = status("VmRSS")
-    run()
-    return (status("VmHWM") - before) / 2**20
-
-
-def status(key: str) -> int:
-    """Of this process, in bytes."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith(key)).split()[1]) * 1024
 
 
 def compare(name: str, options: argparse.Namespace) -> list[str]:

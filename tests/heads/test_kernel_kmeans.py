@@ -230,6 +230,29 @@ def test_the_data_of_these_tests_have_borders_that_are_near(x: Tensor, u: Tensor
     assert (plain - guarded).abs().max() > 1e-2
 
 
+@pytest.mark.parametrize("rule", ["midpoint", "zero"])
+@pytest.mark.parametrize(
+    "projection", [torch.rand(D).double() + 0.5, torch.randn(3, D).double()], ids=["scales", "mixes"]
+)
+def test_relevance_through_a_projection(projection: Tensor, rule: Any) -> None:
+    a = torch.diag(projection) if projection.ndim == 1 else projection
+    u, labels = torch.randn(8, D, dtype=torch.float64), torch.arange(8) // 4
+    u[4:] += 6
+    x = torch.randn(3, D, dtype=torch.float64)
+    got = NeuralizedKernelKMeans(u, labels, 0.1, projection=projection).attribute(x, 0, rule=rule)
+    for n, row in enumerate(x):
+        d = ((row - u) @ a.T).square().sum(1)
+        f = lme(d[4:].tolist(), -0.1) - lme(d[:4].tolist(), -0.1)
+        assert (d[4:, None] - d[:4]).abs().min() > SMALLEST_DENOMINATOR * abs(f)
+        expected = torch.zeros(D, dtype=torch.float64)
+        for i, share_i in enumerate(soft(d[:4].tolist(), -0.1)):
+            for j, share_j in enumerate(soft(d[4:].tolist(), -0.1), start=4):
+                w, middle = 2 * a.T @ a @ (u[i] - u[j]), (u[i] + u[j]) / 2 * (rule == "midpoint")
+                expected += f * share_i * share_j / float(d[j] - d[i]) * w * (row - middle)
+        torch.testing.assert_close(got.relevance[n], expected, rtol=1e-9, atol=1e-9)
+        assert float(got.explained[n]) == pytest.approx(f, rel=1e-10)
+
+
 @pytest.mark.parametrize("gamma", np.logspace(-12, 12, 9))
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_any_gamma_conserves(dtype: torch.dtype, gamma: float, x: Tensor, u: Tensor, labels: Tensor) -> None:

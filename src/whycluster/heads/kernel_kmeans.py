@@ -16,7 +16,7 @@ from whycluster.heads.head import Head, Passed
 from whycluster.heads.kmeans import checked_points, duals, scores
 from whycluster.heads.pooling import SMALLEST_DENOMINATOR, Pooled, discriminants, logits
 
-BLOCK = 2**22  # pairs of supports whose borders are looked at together
+BLOCK = 2**18  # pairs of supports whose borders are looked at together: as many as stay in a cache
 
 
 class NeuralizedKernelKMeans(Head):

@@ -81,7 +81,7 @@ class NeuralizedKMeans(Head):
     def _pass(self, evidence: Tensor, chosen: Tensor, pooled: Pooled, h: Tensor) -> Passed:
         q = quotients(pooled, h)
         # As coefficients of the centroids: Σ_k q_k for the chosen one, -q_k for its competitors.
-        coefficients = q.neg().scatter_(1, chosen[:, None], q.sum(1, keepdim=True))
+        coefficients = q.neg_().scatter_(1, chosen[:, None], -q.sum(1, keepdim=True))
         mu = self.centroids - self.centre
         if self.duals is None:
             return Passed(2 * (coefficients @ mu), coefficients @ mu.square())

@@ -85,6 +85,8 @@ def take_most(h: Tensor, beta: float) -> Pooled:
     if beta == 0:
         exponents.masked_fill_(h == torch.inf, -torch.inf)  # where 0 · ∞ stands
     p = exponents.softmax(dim=1)
+    if (f > 0).all():
+        return Pooled(f, p)  # no border is nearer than f
     floor = SMALLEST_DENOMINATOR * f.abs()
     near = h.abs() < floor
     if near.any():
