@@ -1,16 +1,30 @@
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.prune import l1_unstructured
 
 from whycluster.lrp import LRP, EpsilonGammaBox, EpsilonPlus
 from whycluster.lrp.graph import trace
 from whycluster.lrp.linear_maps import AveragePool, Convolution, Linear, LinearMap
 
 Forward = Callable[[nn.Module, Tensor], Tensor]
+
+
+class OwnNorm(nn.BatchNorm2d):
+    """Adds nothing."""
+
+
+class OwnConvolution(nn.Conv2d):
+    def __init__(self, *settings: int, padding: int) -> None:
+        super().__init__(*settings, padding=padding)
+
+    def of_interest(self) -> float:
+        return float(self.weight.norm())
 
 
 class Network(nn.Module):
@@ -25,6 +39,8 @@ class Network(nn.Module):
         self.layer = nn.LayerNorm(3)
         self.layers = nn.Sequential(nn.Conv2d(3, 3, 3), nn.ReLU(), nn.Conv2d(3, 3, 3))
         self.register_buffer("mean", torch.ones(3, 1, 1))
+        self.register_buffer("order", torch.tensor([1, 1, 0]))
+        self.own = nn.Sequential(OwnNorm(3), OwnConvolution(3, 2, 3, padding=1))
         nn.init.normal_(self.norm.running_mean)
         nn.init.uniform_(self.norm.running_var, 0.5, 2)
         self.double()
@@ -80,6 +96,18 @@ def shuffled(net: nn.Module, x: Tensor) -> Tensor:
 
 
 WAYS_OF_WRITING = {
+    "indices as a tensor": lambda net, x: net.conv(x[:, torch.tensor([2, 1, 0])])[:, net.order],
+    "layers of one's own kind": lambda net, x: net.own(net.conv(x)),
+    "layers as functions": lambda net, x: F.linear(
+        F.conv2d(x, net.conv.weight, net.conv.bias, padding=1), net.linear.weight, bias=net.linear.bias
+    ),
+    "a convolution as a function, as large as before": lambda net, x: F.conv2d(x, net.conv.weight, None, 1, "same"),
+    "a gate of unknown operations": lambda net, x: (lambda h: h * torch.sigmoid(h.amax((2, 3), True).cumsum(1)))(
+        net.conv(x)
+    ),
+    "a pooled gate": lambda net, x: (lambda h: h * torch.sigmoid(net.again(h)).mean((2, 3), keepdim=True))(net.conv(x)),
+    "a clamped gate": lambda net, x: net.conv(x) * torch.sigmoid(net.again(x)).clamp(0.1, 0.9),
+    "clamped": lambda net, x: net.again(torch.clamp(net.conv(x), min=0)),
     "relu_ as method": lambda net, x: net.again(net.conv(x).relu_()),
     "relu by position in place": lambda net, x: net.again(F.relu(net.conv(x), True)),
     "relu by keyword in place": lambda net, x: net.again(F.relu(net.conv(x), inplace=True)),
@@ -250,6 +278,26 @@ def viewed_over() -> nn.Module:
     return Network(compute)
 
 
+def written_into() -> nn.Module:
+    def compute(net: nn.Module, x: Tensor) -> Tensor:
+        h = net.conv(x)
+        h[:, 0] = 0
+        return net.again(h)
+
+    return Network(compute)
+
+
+def pruned() -> nn.Module:
+    network = nn.Sequential(nn.Conv2d(3, 3, 1))
+    l1_unstructured(network[0], "weight", 0.3)
+    return network
+
+
+class Standardised(nn.Conv2d):
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return super()._conv_forward(input, weight / weight.std(), bias)
+
+
 SHARING: dict[str, Callable[[Tensor], Tensor]] = {
     "dropout2d": lambda h: F.dropout2d(h, training=False),
     "alpha_dropout": lambda h: F.alpha_dropout(h, training=False),
@@ -282,7 +330,7 @@ ERRORS: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "padding by reflection": (lambda: Network(lambda net, x: F.pad(x, (1, 1), "reflect")), "here it is 'reflect'"),
     "a layer norm with computed weights": (
         lambda: Network(lambda net, x: F.layer_norm(x, (4,), net.conv(x).mean((0, 1, 2)))),
-        "weights that the network keeps",
+        "layers whose weight the network keeps",
     ),
     "all parts at once": (
         lambda: Network(lambda net, x: torch.cat(net.conv(x).chunk(3, 1))),
@@ -305,7 +353,7 @@ ERRORS: dict[str, tuple[Callable[[], nn.Module], str]] = {
         lambda: Network(lambda net, x: torch.add(net.conv(x), 1, out=x)),
         "writes into its argument `out`",
     ),
-    "a method in place": (lambda: Network(lambda net, x: net.conv(x).clamp_(0, 1)), UNKNOWN.format("clamp", "clamp_")),
+    "a method in place": (lambda: Network(lambda net, x: net.conv(x).floor_()), UNKNOWN.format("floor", "floor_")),
     "a function in place": (lambda: Network(lambda net, x: torch.exp_(net.conv(x))), UNKNOWN.format("exp", "exp_")),
     "a layer made in forward": (
         lambda: Network(lambda net, x: nn.ModuleList([net.conv])[0](nn.Conv2d(3, 3, 1)(x))),
@@ -332,6 +380,13 @@ ERRORS: dict[str, tuple[Callable[[], nn.Module], str]] = {
         lambda: Network(lambda net, x: torch.div(net.conv(x), 2, rounding_mode="floor")),
         "without rounding",
     ),
+    "a normalised output": (lambda: Network(lambda net, x: F.normalize(net.conv(x))), "does not know"),
+    "written into a part": (written_into, "writes into a part of a tensor; make a new one"),
+    "pruned": (pruned, "not what they are computed from .*; make them plain by torch.nn.utils.prune.remove"),
+    "a convolution with other weights": (
+        lambda: nn.Sequential(Standardised(3, 3, 1)),
+        "whose weight the network keeps",
+    ),
     "if": (lambda: Network(lambda net, x: net.conv(x) if x.sum() > 0 else x), DEPENDS),
     "loop": (lambda: Network(lambda net, x: next(net.conv(x) for _ in range(x.shape[0]))), DEPENDS),
     "length": (lambda: Network(lambda net, x: net.conv(x)[: len(x)]), DEPENDS),
@@ -352,9 +407,39 @@ def test_errors_name_the_place(what: str, left_alone: Callable[[nn.Module], Call
     check()
 
 
+def test_where_tracing_stops_the_line_is_the_users() -> None:
+    with pytest.raises(ValueError, match=r"test_graph\.py.*line \d+, in compute"):
+        LRP(written_into(), EpsilonPlus())
+
+
+def test_data_parallel_training_leaves_the_network_what_it_is() -> None:
+    network, images = Network(lambda net, x: net.again(net.conv(x).relu())), torch.rand(2, 3, 4, 4, dtype=torch.float64)
+    expected = LRP(network, EpsilonPlus())(images, torch.ones_like)[1]
+    assert torch.equal(LRP(nn.DataParallel(network), EpsilonPlus())(images, torch.ones_like)[1], expected)
+
+
 def test_the_line_of_an_unknown_operation_is_the_users() -> None:
     with pytest.raises(ValueError, match=r"test_graph\.py.*line \d+"):
         LRP(Network(lambda net, x: torch.sort(x)[0]), EpsilonPlus())
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"dilation": (2, 2), "padding": (2, 2)},
+        {"dilation": 2, "padding": "same"},
+        {"padding": "valid"},
+        {"stride": 2, "dilation": 2},
+    ],
+)
+def test_a_convolution_is_what_it_was_made_into(settings: dict[str, Any]) -> None:
+    network = Network(lambda net, x: net.again(net.conv(x)))
+    for name, value in settings.items():
+        setattr(network.again, name, value)
+    images = torch.rand(2, 3, 9, 8, dtype=torch.float64)
+    attribution = LRP(network, EpsilonPlus()).attribute(images, torch.ones_like)
+    torch.testing.assert_close(attribution.output, network(images).detach(), rtol=1e-12, atol=1e-12)
+    assert attribution.receipt.imbalance.max() < 1e-12
 
 
 def test_a_single_layer_is_a_network() -> None:

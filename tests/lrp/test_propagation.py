@@ -251,6 +251,44 @@ def test_changed_settings_count() -> None:
     assert lrp.steps is steps  # explained as evaluated in either mode
 
 
+class Remembering(nn.Module):
+    """Keeps what it saw last, counts, and has settings in a dictionary."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3)
+        self.last: Tensor | None = None
+        self.seen: list[Tensor] = []
+        self.register_buffer("calls", torch.zeros(()))
+        self.settings = {"scale": 2.0}
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        self.last = self.conv(x) * self.settings["scale"]
+        self.seen.append(self.last)
+        return self.last
+
+
+def test_a_network_that_remembers_is_neither_changed_nor_traced_anew() -> None:
+    network, images = Remembering(), torch.rand(2, 3, 5, 5)
+    lrp = LRP(network, EpsilonPlus())
+    assert (network.last, network.seen, float(network.calls)) == (None, [], 0)
+    steps = lrp.steps
+    for calls in (1, 2):
+        network(images)
+        lrp(images, torch.ones_like)
+        assert float(network.calls) == calls
+        assert len(network.seen) == calls
+    assert lrp.steps is steps
+
+
+def test_settings_in_a_dictionary_count() -> None:
+    network, images = Remembering(), torch.rand(2, 3, 5, 5)
+    lrp = LRP(network, EpsilonPlus())
+    network.settings["scale"] = 5.0
+    torch.testing.assert_close(lrp(images, torch.ones_like)[0], network(images).detach())
+
+
 def test_another_precision(mixed: Mixed, images: Tensor) -> None:
     network = mixed(0)
     exact = LRP(copy.deepcopy(network), EpsilonGammaBox(-2, 2)).attribute(images, first_output)

@@ -203,6 +203,34 @@ def test_relevance_that_an_infinity_swallows_is_an_error() -> None:
         LRP(network, EpsilonPlus())(images_of().abs() + 2, output)
 
 
+def test_an_infinity_that_hardly_counts_is_an_error() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 64, 3), nn.ReLU6(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 1))
+    network[0].weight.data[5] = 3e38
+    network[4].weight.data[:] = 1
+    network[4].weight.data[0, 5] = 1e-4
+    with pytest.raises(ValueError, match="the output of '0' holds an infinity"):
+        LRP(network, EpsilonPlus())(images_of().abs() + 2, output)
+
+
+def test_images_taken_apart_into_a_larger_batch_have_a_receipt() -> None:
+    class Patches(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(3 * 32 * 8, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            patches = x.reshape(x.shape[0], 3, 4, 8, 32).transpose(1, 2).reshape(-1, 3 * 8 * 32)
+            return self.linear(patches).reshape(x.shape[0], 4, 4).mean(1)
+
+    images = images_of()
+    receipt = LRP(Patches(), EpsilonPlus()).attribute(images, output).receipt
+    torch.testing.assert_close(receipt.absorbed, receipt.entered - receipt.arrived)
+    assert len(receipt.layers["linear"].bias) == 4 * len(images)
+    kept = sum(layer.total.sum() for layer in receipt.layers.values())
+    torch.testing.assert_close(kept, receipt.absorbed.sum(), rtol=1e-4, atol=1e-5)
+    assert receipt.is_plausible()
+
+
 def test_weights_that_changed_unnoticed_show_in_the_receipt() -> None:
     network = small()
     lrp = LRP(network, EpsilonGammaBox(LOW, HIGH))

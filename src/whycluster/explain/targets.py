@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from whycluster.explain.model import Assignment
@@ -14,22 +15,19 @@ class Target:
 
     Attributes:
         name: `assigned`, `runner_up`, `3` or `3:5`.
-        cluster: the cluster to explain, where it is the same for all images.
-        against: the only competitor, if there is one.
+        cluster: the cluster to explain, where the name alone does not say it; one, or one for each image, `(N,)`.
+        against: the only competitor, if there is one; one, or one for each image.
     """
 
     name: str
-    cluster: int | None = None
-    against: int | None = None
+    cluster: int | Tensor | None = None
+    against: int | Tensor | None = None
 
     def clusters(self, assignment: Assignment) -> Tensor:
         """The cluster to explain of each image, `(N,)`."""
-        if self.name == "assigned":
-            return assignment.cluster
-        if self.name == "runner_up":
-            return assignment.runner_up
-        assert self.cluster is not None  # by `parse_target`
-        return assignment.cluster.new_full(assignment.cluster.shape, self.cluster)
+        if self.cluster is None:
+            return assignment.runner_up if self.name == "runner_up" else assignment.cluster
+        return torch.as_tensor(self.cluster).to(assignment.cluster).expand_as(assignment.cluster)
 
 
 def parse_target(text: str | int, n_clusters: int) -> list[Target]:

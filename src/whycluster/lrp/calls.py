@@ -44,8 +44,15 @@ class Call:
         return self.constants.get(given, given) if isinstance(given, fx.Node) else given
 
 
+CURE = "cut the network at an earlier layer, or write the step with operations that LRP knows"
+
+
 class UnknownOperationError(ValueError):
     """What is wrong with a node, and what could be done about it."""
+
+    def __init__(self, problem: str, cure: str = CURE) -> None:
+        super().__init__(problem)
+        self.cure = cure
 
 
 # Out of place, what `x += y` and its like compute.
@@ -100,7 +107,10 @@ def _check_weights(module: nn.Module) -> None:
     hooked = isinstance(vars(module).get("weight"), Tensor)
     if hooked or is_parametrized(module):
         cure = "remove_weight_norm or remove_spectral_norm" if hooked else "parametrize.remove_parametrizations"
-        raise UnknownOperationError(f"LRP wants weights, not what they are computed from: see torch.nn.utils.{cure}")
+        cure = "prune.remove" if hasattr(module, "weight_mask") else cure
+        raise UnknownOperationError(
+            "LRP wants weights, not what they are computed from", f"make them plain by torch.nn.utils.{cure}"
+        )
 
 
 def is_in_place(node: fx.Node, modules: dict[str, nn.Module]) -> bool:

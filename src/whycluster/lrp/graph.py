@@ -1,9 +1,7 @@
 """From a traced network to the operations that LRP walks, batch norms folded into the layers before them."""
 
 import operator
-import os
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,17 +10,11 @@ from torch import Tensor, fx, nn
 from whycluster.lrp.calls import Call, UnknownOperationError, call_of, is_about_shape
 from whycluster.lrp.folding import fold
 from whycluster.lrp.linear_maps import Add, BatchNorm, Convolution, Linear, LinearMap, Shift
-from whycluster.lrp.nodes import OPERATIONS, PARTS, part
-from whycluster.lrp.operations import Operation, Plain
-from whycluster.lrp.tracing import trace_graph
+from whycluster.lrp.nodes import OPERATIONS, PARTS, kind_of, part
+from whycluster.lrp.operations import Operation, Plain, Unknown
+from whycluster.lrp.tracing import plain_network, trace_graph, users_line
 
-# Where a line of code is not the user's: torch, this package, and what torch.fx writes itself.
-NOT_THE_USERS = (
-    *(f"{place}{os.sep}" for place in (Path(torch.__file__).parent, Path(__file__).parents[1])),
-    "<eval_with_key>",
-)
 IMAGE = -1
-CURE = "cut the network at an earlier layer, or write the step with operations that LRP knows"
 
 
 @dataclass(frozen=True)
@@ -62,8 +54,8 @@ def trace(network: nn.Module) -> list[Step]:
     Raises:
         ValueError: if the network cannot be traced, or has an operation that relevance cannot pass.
     """
-    network = getattr(network, "_orig_mod", network)  # of what torch.compile made
-    if type(network) in OPERATIONS:
+    network = plain_network(network)
+    if kind_of(network) in OPERATIONS:
         network = nn.Sequential(network)  # a single layer; torch.fx would look into it
     building = _Building(dict(network.named_modules()))
     graph, kept = trace_graph(network)
@@ -108,7 +100,7 @@ class _Building:
     def add_constant(self, node: fx.Node, value: Any) -> None:
         """A tensor that the network keeps."""
         self.constants[node] = value
-        self.place[node] = self._append(node.name, Plain(lambda: value), ())
+        self.place[node] = self._append(str(node.target), Plain(lambda: value), ())
 
     def add(self, node: fx.Node) -> None:
         """The step of a node; a folded batch norm becomes part of the step before it."""
@@ -132,11 +124,14 @@ class _Building:
             else:
                 self.place[node] = self._add(node, call, inputs)
         except UnknownOperationError as error:
-            raise ValueError(f"{error} (node {_name(node)!r}{_line(node)}); {CURE}.") from error
+            raise ValueError(_problem(node, error)) from error
 
     def _add(self, node: fx.Node, call: Call, inputs: tuple[int, ...]) -> int:
         """The place of a node through which relevance may pass."""
-        operation = self._operation(call)
+        try:
+            operation = self._operation(call)
+        except UnknownOperationError as error:
+            return self._append(_name(node), Unknown(call.function, _problem(node, error)), inputs)
         if isinstance(operation, BatchNorm) and self._fold(node, operation, inputs[0]):
             return inputs[0]
         if isinstance(operation, Add):
@@ -149,7 +144,7 @@ class _Building:
         return self._append(_name(node), operation, inputs)
 
     def _operation(self, call: Call) -> Operation:
-        build = OPERATIONS.get(call.key)
+        build = OPERATIONS.get(call.key if call.module is None else kind_of(call.module))
         if build is None:
             raise UnknownOperationError(f"LRP does not know how relevance passes {_what(call)!r}")
         return build(call)
@@ -213,6 +208,8 @@ def _ending_at(steps: list[Step], last: int | None) -> list[Step]:
     reached = {last}
     for at in reversed(range(0 if last is None else last + 1)):
         operation, inputs = steps[at].operation, steps[at].inputs
+        if at in reached and isinstance(operation, Unknown):
+            raise ValueError(operation.problem)
         if at in reached and not isinstance(operation, Plain):
             reached.update(inputs[carrier] for carrier in operation.carriers(len(inputs)))
         for source in inputs:
@@ -230,16 +227,14 @@ def _ending_at(steps: list[Step], last: int | None) -> list[Step]:
     ]
 
 
+def _problem(node: fx.Node, error: UnknownOperationError) -> str:
+    """What is wrong with a node, where it stands, and what could be done."""
+    return f"{error} (node {_name(node)!r}{users_line([node.stack_trace or ''])}); {error.cure}."
+
+
 def _name(node: fx.Node) -> str:
     return str(node.target) if node.op == "call_module" else node.name
 
 
 def _what(call: Call) -> str:
     return getattr(call.key, "__name__", str(call.key))
-
-
-def _line(node: fx.Node) -> str:
-    """The line of the user's program that made a node."""
-    lines = [line.strip() for line in (node.stack_trace or "").splitlines()]
-    places = [line for line in lines if line.startswith("File") and not any(place in line for place in NOT_THE_USERS)]
-    return f", {places[-1]}" if places else ""

@@ -249,6 +249,9 @@ class AveragePool(LinearMap):
     def is_nonnegative(self, inputs: Sequence[bool]) -> bool:
         return inputs[0]
 
+    def is_gate(self, inputs: Sequence[bool]) -> bool:
+        return inputs[0]
+
 
 class Add(LinearMap):
     """A sum of several values, such as a residual connection: the weights are 1, or -1 where one is subtracted."""

@@ -17,18 +17,53 @@ from whycluster.lrp.operations import Activation, Concatenate, Gate, Identity, M
 
 def _convolution(call: Call) -> Operation:
     module = call.module
-    assert isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d)  # by the table below
-    if module.padding_mode != "zeros":
-        raise UnknownOperationError(f"LRP knows zero padding; the convolution pads by {module.padding_mode!r}")
-    # What torch resolved of padding="same" or of numbers: (before, after), last dimension first.
-    flat = module._reversed_padding_repeated_twice
-    padding = list(zip(flat[::2], flat[1::2], strict=True))[::-1]
-    return Convolution(
-        module.weight.detach(), _detached(module.bias), module.stride, padding, module.dilation, module.groups
-    )
+    if module is None:
+        weight, bias = _kept(call, 1, "weight"), _kept(call, 2, "bias")
+        defaults = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1}
+        settings = [call.argument(at, name, defaults[name]) for at, name in enumerate(defaults, start=3)]
+    else:
+        assert isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d)  # by the table below
+        if module.padding_mode != "zeros":
+            raise UnknownOperationError(f"LRP knows zero padding; the convolution pads by {module.padding_mode!r}")
+        weight, bias = module.weight.detach(), _detached(module.bias)
+        settings = [module.stride, module.padding, module.dilation, module.groups]
+    if weight is None or any(isinstance(setting, fx.Node) for setting in settings):
+        raise UnknownOperationError("LRP knows convolutions with weights and settings that are fixed")
+    stride, padding, dilation, groups = settings
+    stride, dilation = _each(stride, weight), _each(dilation, weight)
+    return Convolution(weight, bias, stride, _sides(padding, dilation, weight), dilation, groups)
+
+
+def _each(setting: Any, weight: Tensor) -> tuple[int, ...]:
+    """A setting for each dimension of a convolution."""
+    return (setting,) * (weight.ndim - 2) if isinstance(setting, int) else tuple(setting)
+
+
+def _sides(padding: Any, dilation: tuple[int, ...], weight: Tensor) -> list[tuple[int, int]]:
+    """Padding before and after, for each dimension."""
+    if padding == "same":
+        extra = [d * (kernel - 1) for d, kernel in zip(dilation, weight.shape[2:], strict=True)]
+        return [(all_ // 2, all_ - all_ // 2) for all_ in extra]
+    return [(side, side) for side in _each(0 if padding == "valid" else padding, weight)]
+
+
+def _kept(call: Call, place: int, name: str) -> Tensor | None:
+    """Weights given to a function, which the network should keep.
+
+    Raises:
+        UnknownOperationError: if they are computed.
+    """
+    given = call.argument(place, name, None)
+    if isinstance(given, fx.Node):
+        raise UnknownOperationError(f"LRP knows layers whose {name} the network keeps, not a computed one")
+    return _detached(given)
 
 
 def _linear(call: Call) -> Operation:
+    if call.module is None:
+        weight, bias = _kept(call, 1, "weight"), _kept(call, 2, "bias")
+        assert weight is not None  # by the signature
+        return Linear(weight, bias)
     assert isinstance(call.module, nn.Linear)
     return Linear(call.module.weight.detach(), _detached(call.module.bias))
 
@@ -56,9 +91,7 @@ def _layer_norm(call: Call) -> Operation:
     if isinstance(call.module, nn.LayerNorm):
         norm = call.module
         return LayerNorm(norm.normalized_shape, _detached(norm.weight), _detached(norm.bias), norm.eps)
-    weight, bias = call.argument(2, "weight", None), call.argument(3, "bias", None)
-    if isinstance(weight, fx.Node) or isinstance(bias, fx.Node):
-        raise UnknownOperationError("LRP knows layer norms with weights that the network keeps, not with computed ones")
+    weight, bias = _kept(call, 2, "weight"), _kept(call, 3, "bias")
     shape = call.argument(1, "normalized_shape", ())
     if isinstance(shape, fx.Node) or any(isinstance(length, fx.Node) for length in shape):
         raise UnknownOperationError("LRP knows layer norms of a fixed shape")
@@ -122,6 +155,11 @@ def _activation(call: Call) -> Operation:
     return Activation(call.function)
 
 
+def _clamp(call: Call) -> Operation:
+    low = call.argument(1, "min", None)
+    return Activation(call.function, nonnegative=isinstance(low, int | float) and low >= 0, gate=call.gates[0])
+
+
 def _max_pool(call: Call) -> Operation:
     if call.kwargs.get("return_indices") or getattr(call.module, "return_indices", False):
         raise UnknownOperationError("LRP knows max pooling that does not return indices")
@@ -156,8 +194,8 @@ def _detached(tensor: Tensor | None) -> Tensor | None:
 
 # Kinds of nodes `->` the operation they are: types of modules, functions, names of methods.
 ROWS: tuple[tuple[Callable[[Call], Operation], tuple[Any, ...]], ...] = (
-    (_convolution, (nn.Conv1d, nn.Conv2d, nn.Conv3d)),
-    (_linear, (nn.Linear,)),
+    (_convolution, (nn.Conv1d, nn.Conv2d, nn.Conv3d, F.conv1d, F.conv2d, F.conv3d)),
+    (_linear, (nn.Linear, F.linear)),
     (_batch_norm, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)),
     (_layer_norm, (nn.LayerNorm, F.layer_norm)),
     (_plus, (operator.add, torch.add, "add")),
@@ -170,6 +208,7 @@ ROWS: tuple[tuple[Callable[[Call], Operation], tuple[Any, ...]], ...] = (
     (_activation, (nn.SiLU, F.silu, nn.GELU, F.gelu, nn.Hardswish, F.hardswish, nn.Mish, F.mish)),
     (_activation, (nn.ELU, F.elu, nn.SELU, F.selu, nn.CELU, F.celu, nn.Hardtanh, F.hardtanh)),
     (_activation, (nn.LeakyReLU, F.leaky_relu, nn.PReLU)),
+    (_clamp, (torch.clamp, "clamp")),
     (_max_pool, (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, F.max_pool1d, F.max_pool2d, F.max_pool3d)),
     (_max_pool, (nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d)),
     (_max_pool, (F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d)),
@@ -189,6 +228,19 @@ ROWS: tuple[tuple[Callable[[Call], Operation], tuple[Any, ...]], ...] = (
     (_identity, (nn.Identity, StochasticDepth, stochastic_depth, torch.clone, "clone", torch.detach, "detach")),
 )
 OPERATIONS: dict[Any, Callable[[Call], Operation]] = {key: build for build, keys in ROWS for key in keys}
+OWN = {"__init__", "__module__", "__doc__", "__annotations__", "__qualname__", "extra_repr", "reset_parameters"}
+
+
+def kind_of(module: nn.Module) -> type[nn.Module]:
+    """The type of a module; of one that only adds to a type that is known, that one."""
+    more: set[str] = set()
+    for kind in type(module).__mro__:
+        if kind in OPERATIONS and not any(hasattr(kind, name) or name in ("weight", "bias") for name in more - OWN):
+            return kind
+        more |= set(vars(kind))
+    return type(module)
+
+
 # Their outputs lie in memory of their own; that of everything else may be an input under another name.
 FRESH = frozenset(key for key, build in OPERATIONS.items() if build not in (_rearrange, _identity))
 FRESH |= {torch.clone, "clone"}

@@ -2,7 +2,7 @@
 
 Three kinds. A `LinearMap` (see `linear_maps`) mixes values, so a composite has to name the rule by which relevance
 passes it. A `Routing` only moves, gates or bends values, and hands each its relevance without asking. A `Plain` node
-computes what no relevance can reach: sizes and constants.
+computes what no relevance can reach: sizes and constants. And what is `Unknown` no relevance may reach.
 """
 
 from collections.abc import Callable, Sequence
@@ -56,6 +56,29 @@ class Plain(Operation):
 
     def is_gate(self, inputs: Sequence[bool]) -> bool:
         return True
+
+
+class Unknown(Operation):
+    """What relevance cannot pass; within a gate it does not have to.
+
+    Args:
+        function: what is computed.
+        problem: what to say if relevance arrives.
+    """
+
+    recomputed = False
+
+    def __init__(self, function: Callable[..., Any], problem: str) -> None:
+        self.function, self.problem = function, problem
+
+    def forward(self, *inputs: Any) -> Any:
+        return self.function(*inputs)
+
+    def carriers(self, n_inputs: int) -> Sequence[int]:
+        return ()
+
+    def is_nonnegative(self, inputs: Sequence[bool]) -> bool:
+        return False
 
 
 class Routing(Operation):
@@ -175,6 +198,9 @@ class MaxPool(Routing):
     way = "to the largest"
     reads_values = True
     recomputed = False
+
+    def is_gate(self, inputs: Sequence[bool]) -> bool:
+        return inputs[0]
 
     def route(self, inputs: Sequence[Any], relevance: Tensor) -> Sequence[Tensor]:
         x, *others = inputs

@@ -93,9 +93,9 @@ class LRP:
             self._build()
 
     def _build(self) -> None:
-        self._built_from = self._state()
         with torch.inference_mode(False), torch.no_grad():
             self.steps = trace(self.network)
+        self._built_from = self._state()
         for step in self.steps:
             if step.reached and isinstance(step.operation, LinearMap):
                 try:
@@ -113,15 +113,24 @@ class LRP:
 
         What is written through `.data` leaves no trace.
         """
-        modules = list(self.network.modules())
-        attributes = [item for module in modules for item in vars(module).items()]
-        kept = [value for _, value in attributes if isinstance(value, Tensor)]
-        tensors = [*self.network.parameters(), *self.network.buffers(), *kept]
+        read = {name for step in self.steps for name in (step.name, *(step.norm or "").split(", "))}
+        tensors: list[Tensor] = [*self.network.parameters()]
+        settings, modules = [], []
+        for place, module in self.network.named_modules():
+            modules.append(id(module))
+            settings += [(name, _frozen(value)) for name, value in vars(module).items() if name != "training"]
+            for name, value in (*module._buffers.items(), *vars(module).items()):
+                # Of other tensors, what the network remembers of its last images, say, nothing depends on them.
+                if isinstance(value, Tensor) and (place in read or f"{place}.{name}".lstrip(".") in read):
+                    tensors.append(value)
         versions = [(tensor.data_ptr(), -1 if tensor.is_inference() else tensor._version) for tensor in tensors]
-        settings = [(name, value) for name, value in attributes if name != "training" and _is_plain(value)]
-        return [versions, settings, [id(module) for module in modules]]
+        return [versions, settings, modules]
 
 
-def _is_plain(value: Any) -> bool:
-    """Whether it may be a setting of a module, such as a stride or an epsilon."""
-    return all(type(one) in PLAIN for one in value) if type(value) is tuple else type(value) in PLAIN
+def _frozen(value: Any) -> Any:
+    """A copy of what may be a setting of a module, such as a stride or an epsilon; `None` of everything else."""
+    if isinstance(value, list | tuple):
+        return [_frozen(one) for one in value if one is None or _frozen(one) is not None]
+    if type(value) is dict:
+        return _frozen(list(value.items()))
+    return value if type(value) in PLAIN else None

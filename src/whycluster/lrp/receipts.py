@@ -59,14 +59,17 @@ class Receipt:
 
     @property
     def absorbed(self) -> Tensor:
-        """What all layers kept, `(N,)`."""
+        """What all layers kept, `(N,)`; by difference, where layers have other rows than one for each image."""
+        if not self._by_image:
+            return self.entered - self.arrived
         return sum((layer.total for layer in self.layers.values()), torch.zeros_like(self.entered))
 
     @property
     def imbalance(self) -> Tensor:
         """What is missing of the relevance, as a share of the largest amount in the receipt, `(N,)`; rounding only."""
         missing = (self.entered - self.arrived - self.absorbed).abs()
-        return missing / torch.stack(self._amounts).abs().amax(0).clamp(min=torch.finfo(missing.dtype).tiny)
+        amounts = [amount for amount in self._amounts if len(amount) == len(missing)]
+        return missing / torch.stack(amounts).abs().amax(0).clamp(min=torch.finfo(missing.dtype).tiny)
 
     def is_plausible(self, short: bool = False) -> bool:
         """Whether it balances without a NaN or an infinity; a single one in any pixel or layer would show.
@@ -74,10 +77,17 @@ class Receipt:
         Args:
             short: whether products were computed with fewer digits than relevance has.
         """
-        if len({len(amount) for amount in self._amounts}) > 1:  # batches that grow or shrink on the way
-            return bool(torch.cat(self._amounts).isfinite().all())
         tolerance = SHORT if short else TOLERANCES.get(self.entered.dtype, SHORT)
-        return bool((self.imbalance <= tolerance).all())
+        if self._by_image:
+            return bool((self.imbalance <= tolerance).all())
+        kept = [amount.sum() for layer in self.layers.values() for amount in layer]
+        missing = self.entered.sum() - self.arrived.sum() - sum(kept)
+        return bool(missing.abs() <= tolerance * torch.cat(self._amounts).abs().sum())
+
+    @property
+    def _by_image(self) -> bool:
+        """Whether no batch grows or shrinks on the way."""
+        return all(len(amount) == len(self.entered) for amount in self._amounts)
 
     @property
     def _amounts(self) -> list[Tensor]:

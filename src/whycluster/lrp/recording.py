@@ -89,20 +89,23 @@ class Recording:
         with torch.inference_mode(False), torch.no_grad(), self._autocast():
             entering = relevance.detach().to(self._values[IMAGE].dtype, copy=True)
             attribution = self._walk(entering, keep)
-            if not attribution.receipt.is_plausible(self._short):
-                self._find_fault(entering)
+            # R / inf is 0: a receipt may balance over an infinity. Finite values may have an infinite sum.
+            balanced = attribution.receipt.is_plausible(self._short)
+            if not (balanced and all(torch.isfinite(total) for total in self._sums)):
+                self._find_fault(entering, balanced)
             return attribution
 
     def _walk(self, entering: Tensor, keep: bool) -> Attribution:
         arriving = {len(self._steps) - 1: entering}
         layers: dict[str, Absorbed] = {}
+        self._sums: list[Tensor] = []
         for at, step in reversed(list(enumerate(self._steps))):
             relevance = arriving.pop(at, None)
             if relevance is not None:  # a gate, a size: nothing arrives
                 passed, absorbed = self._pass(at, relevance, keep)
                 for i, part in zip(self._carriers(step), passed, strict=True):
                     self._look_at(part, f"the relevance that {step.name!r} passes on")
-                    if i != IMAGE and isinstance(self._steps[i].operation, Plain):
+                    if self._is_plain(i):
                         absorbed = (absorbed or Absorbed.nothing(relevance)).plus(_by_constant(part))
                         continue
                     part = part if part.shape == self._shape(i) else part.sum_to_size(self._shape(i))
@@ -121,14 +124,16 @@ class Recording:
         step = self._steps[at]
         operation = step.operation
         if isinstance(operation, Routing):
-            known = operation.reads_values
-            passed = operation.route([self._value(i) if known else self._blank(i) for i in step.inputs], relevance)
+            known = [operation.reads_values or self._is_plain(i) for i in step.inputs]
+            inputs = [self._value(i) if read else self._blank(i) for i, read in zip(step.inputs, known, strict=True)]
+            passed = operation.route(inputs, relevance)
             if operation.adds_constants:
                 lost = per_image(relevance) - sum(map(per_image, passed))
                 return passed, Absorbed.nothing(relevance)._replace(bias=lost)
             return passed, None
         assert isinstance(operation, LinearMap)  # nothing arrives at what is plain
         inputs, z = [self._value(i) for i in step.inputs], self._value(at)
+        self._sums.append(z.sum())
         signal = Signal(operation.operands(inputs, z), z, step.nonnegative)
         return self._share_out(at, operation.given(inputs), signal, relevance, keep)
 
@@ -151,6 +156,9 @@ class Recording:
                 whole[some] = one
             absorbed.append(kept)
         return passed, Absorbed(*map(torch.cat, zip(*absorbed, strict=True)))
+
+    def _is_plain(self, at: int) -> bool:
+        return at != IMAGE and isinstance(self._steps[at].operation, Plain)
 
     def _carriers(self, step: Step) -> list[int]:
         return [step.inputs[at] for at in step.operation.carriers(len(step.inputs))]
@@ -176,7 +184,7 @@ class Recording:
             kind = "NaN" if tensor.isnan().any() else "an infinity"
             raise ValueError(f"{what} holds {kind}; look at the weights there, or raise the stabilizer of its rule.")
 
-    def _find_fault(self, entering: Tensor) -> None:
+    def _find_fault(self, entering: Tensor, balanced: bool) -> None:
         """Goes both ways again, looking at every step.
 
         Raises:
@@ -189,6 +197,8 @@ class Recording:
         if not entering.isfinite().all():
             raise ValueError("the relevance given for the output holds values that are not finite.")
         again._walk(entering, keep=False)
+        if balanced:
+            return
         raise ValueError(
             "what entered is not what arrived and was absorbed: the weights were changed through .data, which goes "
             "unnoticed (make a new LRP); the numbers are too short for this network (compute in float64); or a rule "

@@ -2,16 +2,25 @@
 
 import inspect
 import operator
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import os
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from whycluster.lrp.calls import is_about_shape, is_in_place
-from whycluster.lrp.nodes import FRESH
+from whycluster.lrp.nodes import FRESH, OPERATIONS, kind_of
+
+# Where a line of code is not the user's: torch, this package, and what torch.fx writes itself.
+NOT_THE_USERS = (
+    *(f"{place}{os.sep}" for place in (Path(torch.__file__).parent, Path(__file__).parents[1])),
+    "<eval_with_key>",
+)
 
 
 class _Proxy(fx.Proxy):
@@ -25,6 +34,9 @@ class _Proxy(fx.Proxy):
 
     def __imul__(self, other: Any) -> Any:
         return self.tracer.create_proxy("call_function", operator.imul, (self, other), {})
+
+    def __setitem__(self, place: Any, value: Any) -> None:
+        raise ValueError("it writes into a part of a tensor; make a new one, by torch.cat or by a product with a mask")
 
     def __itruediv__(self, other: Any) -> Any:
         return self.tracer.create_proxy("call_function", operator.itruediv, (self, other), {})
@@ -46,10 +58,21 @@ class _Tracer(fx.Tracer):
                 f"its forward makes a {type(mod).__name__} that is no part of it; make it in __init__, as an attribute"
             ) from None
 
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return kind_of(m) in OPERATIONS or super().is_leaf_module(m, module_qualified_name)
+
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
+        m = plain_network(m)
         return super().call_module(m, m.forward, args, kwargs)
+
+
+def plain_network(network: nn.Module) -> nn.Module:
+    """What is within the wrapping of torch.compile, or of data-parallel training."""
+    if isinstance(network, nn.parallel.DataParallel | nn.parallel.DistributedDataParallel):
+        return plain_network(network.module)
+    return getattr(network, "_orig_mod", network)
 
 
 def trace_graph(network: nn.Module) -> tuple[fx.Graph, dict[str, Any]]:
@@ -65,22 +88,21 @@ def trace_graph(network: nn.Module) -> tuple[fx.Graph, dict[str, Any]]:
         raise ValueError("a network compiled by torch.jit cannot be traced; give the module that it was made from.")
     tracer = _Tracer()
     tracer.record_stack_traces = True
-    before = set(vars(network))
     try:
-        with _evaluating(network):
+        with _untouched(network):
             graph = tracer.trace(network, _defaults(network))
-        kept = {
-            str(node.target): _attribute(network, str(node.target)) for node in graph.nodes if node.op == "get_attr"
-        }
+            names = [str(node.target) for node in graph.nodes if node.op == "get_attr"]
+            kept = {name: _attribute(network, name) for name in names}  # also what torch.fx hangs onto the network
     except Exception as error:  # in the user's program, run with placeholders for values, anything may fail
         met = isinstance(error, fx.proxy.TraceError) or any(word in str(error) for word in ("Proxy", "symbolic"))
         why = ", because what it computes depends on values" if met else ""
+        line = users_line(traceback.format_list(traceback.extract_tb(error.__traceback__)))
         raise ValueError(
-            f"{type(network).__name__} cannot be traced by torch.fx{why}: {type(error).__name__}: {error}"
+            f"{type(network).__name__} cannot be traced by torch.fx{why}: {type(error).__name__}: {error}{line}"
         ) from error
-    finally:  # torch.fx hangs tensors that it meets on its way onto the network
-        for name in set(vars(network)) - before:
-            delattr(network, name)
+    for name in names:
+        with suppress(AttributeError):
+            kept[name] = _attribute(network, name)  # and not the copy of a buffer
     _read_what_was_written(graph, dict(network.named_modules()))
     for node in reversed(graph.nodes):
         if not node.users and node.op not in ("placeholder", "output"):
@@ -106,7 +128,7 @@ def _read_what_was_written(graph: fx.Graph, modules: dict[str, nn.Module]) -> No
     """Where a node works in place, whoever reads its input later reads its output: here nothing is in place."""
     shared: dict[fx.Node, set[fx.Node]] = {}  # nodes that may be other names of the same memory
     for node in graph.nodes:
-        if "out" in node.kwargs:
+        if node.kwargs.get("out") is not None:
             raise ValueError(
                 f"the node {node.name!r} writes into its argument `out`; LRP follows values, not memory: leave it out."
             )
@@ -130,17 +152,33 @@ def _may_share_memory(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
     """Whether what a node hands on may be one of its inputs under another name."""
     if node.op not in ("call_module", "call_method", "call_function") or is_about_shape(node):
         return False
-    return (type(modules[str(node.target)]) if node.op == "call_module" else node.target) not in FRESH
+    return (kind_of(modules[str(node.target)]) if node.op == "call_module" else node.target) not in FRESH
 
 
 @contextmanager
-def _evaluating(network: nn.Module) -> Iterator[None]:
-    """The network in evaluation mode, and afterwards each of its modules in the mode it was in."""
-    modes = [(module, module.training) for module in network.modules()]
+def _untouched(network: nn.Module) -> Iterator[None]:
+    """The network in evaluation mode, and afterwards as it was, whatever its forward writes into it."""
+    modules = list(network.modules())
+    before = [dict(vars(module)) for module in modules]
+    contents = [value for attributes in before for value in attributes.values() if isinstance(value, dict | list)]
+    copies = [value.copy() for value in contents]
     try:
-        for module, _ in modes:
+        for module in modules:
             module.training = False
+            for name, buffer in module._buffers.items():
+                module._buffers[name] = None if buffer is None else buffer.clone()
         yield
     finally:
-        for module, training in modes:
-            module.training = training
+        for value, copied in zip(contents, copies, strict=True):
+            value.clear()
+            value.extend(copied) if isinstance(value, list) else value.update(copied)
+        for module, attributes in zip(modules, before, strict=True):
+            vars(module).clear()
+            vars(module).update(attributes)
+
+
+def users_line(frames: Iterable[str]) -> str:
+    """The last line of the user's own program among these, which begin with `File …`; empty if there is none."""
+    lines = [line.strip() for frame in frames for line in frame.splitlines()]
+    places = [line for line in lines if line.startswith("File") and not any(place in line for place in NOT_THE_USERS)]
+    return f", {places[-1]}" if places else ""
