@@ -113,7 +113,7 @@ class LRP:
 
         What is written through `.data` leaves no trace.
         """
-        read = {name for step in self.steps for name in (step.name, *(step.norm or "").split(", "))}
+        read = {name for step in self.steps for name in (step.name, *(step.norm.split(", ") if step.norm else ()))}
         tensors: list[Tensor] = [*self.network.parameters()]
         settings, modules = [], []
         for place, module in self.network.named_modules():
