@@ -10,7 +10,7 @@ from sklearn.datasets import make_blobs, make_circles
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from sklearn.svm import SVC
-from sklearn.utils.estimator_checks import parametrize_with_checks
+from sklearn.utils.estimator_checks import check_dataframe_column_names_consistency, parametrize_with_checks
 from torch import Tensor
 
 from whycluster.clustering import kernel_kmeans
@@ -376,6 +376,16 @@ def test_fewer_supports() -> None:
 @parametrize_with_checks([KernelKMeans(3, n_init=2), KernelKMeans(2, n_init=1, max_supports=5)])
 def test_scikit_learns_own_checks(estimator: Any, check: Any) -> None:
     check(estimator)
+
+
+def test_names_of_columns_count() -> None:
+    check_dataframe_column_names_consistency("KernelKMeans", KernelKMeans(3, n_init=2))
+
+
+def test_rows_that_are_alike_cannot_fill_all_clusters() -> None:
+    x = np.repeat([[0.0], [1.0], [5.0], [6.0]], 4, axis=0)
+    with pytest.warns(ConvergenceWarning, match="only 4 of n_clusters=5 clusters have rows of their own"):
+        KernelKMeans(5, gamma=1.0, n_init=4, random_state=0).fit(x)
 
 
 def test_settings_are_read_set_and_copied() -> None:

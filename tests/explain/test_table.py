@@ -158,7 +158,7 @@ def test_rings_by_the_coordinate_that_tells_them_apart():
         ({"feature_names": "abcd"}, r"feature_names='abcd' should be a list of 4 names"),
         ({"target": 7}, "target=7 is no cluster"),
         ({"target": 0.5}, r"target=0.5 should be a cluster number, or one for each of 40 rows"),
-        ({"target": "all"}, "target='all' should be a cluster number"),
+        ({"target": "nearest"}, "target='nearest' should be a cluster number, .* runner_up or all"),
         ({"target": [0, 1]}, r"target=\[0, 1\] should be a cluster number"),
         ({"target": 1, "against": 1}, "against itself"),
         ({"rule": "epsilon"}, "rule='epsilon' is unknown"),
@@ -231,3 +231,30 @@ def test_whycluster_needs_neither_pandas_nor_matplotlib():
     # scikit-learn imports pandas by itself where it is; what counts is that nothing here asks for it.
     script = "import sys; sys.modules['pandas'] = sys.modules['matplotlib'] = None; import whycluster"
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_targets_in_words(kind, rows):
+    fitted = KINDS[kind].fit(rows)
+    x = torch.from_numpy(rows)
+    head = neuralize(fitted)
+    runner_up = head(x).topk(2).indices[:, 1]
+    pd.testing.assert_frame_equal(explain_table(fitted, rows, target="assigned"), explain_table(fitted, rows))
+    table = explain_table(fitted, rows, target="runner_up")
+    np.testing.assert_array_equal(table.index.get_level_values("cluster"), runner_up)
+    np.testing.assert_allclose(table, head.relevance(x, runner_up))
+    table = explain_table(fitted, rows, target="all")
+    assert table.shape == (len(rows) * 3, 4)
+    for cluster in range(3):
+        own = table.xs(cluster, level="cluster")
+        np.testing.assert_array_equal(own.index, range(len(rows)))
+        np.testing.assert_allclose(own, head.relevance(x, cluster), rtol=1e-12)
+
+
+@pytest.mark.parametrize("wrapped", [lambda model, wine: model, neuralize], ids=["model", "head"])
+@pytest.mark.parametrize("kind", [KMeans(3, n_init=1, random_state=0), KernelKMeans(3, n_init=1, random_state=0)])
+def test_columns_in_another_order_are_refused_of_models_and_heads(kind, wrapped, wine):
+    model = wrapped(kind.fit(wine), wine)
+    assert list(explain_table(model, wine.to_numpy()).columns) == list(wine.columns)
+    with pytest.raises(ValueError, match="in another order"):
+        explain_table(model, wine[wine.columns[::-1]])

@@ -8,6 +8,7 @@ import torch
 from scipy import sparse
 from sklearn.cluster import DBSCAN, BisectingKMeans, KMeans, MiniBatchKMeans
 from sklearn.datasets import load_digits, load_wine, make_blobs
+from sklearn.decomposition import PCA
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -251,3 +252,67 @@ def test_the_relevance_among_ten_thousand_clusters_conserves() -> None:
     head: Head = neuralize(random.normal(size=(10_000, 16)), beta=0.1)
     got = head.attribute(random.normal(size=(50, 16)))
     torch.testing.assert_close(got.relevance.sum(1), got.explained, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("far", [1e4, 1e6])
+@pytest.mark.parametrize("kind", ["k-means", "bisecting", "kernel"])
+def test_float32_decides_exactly_though_one_cluster_is_far_away(kind: str, far: float) -> None:
+    x, _ = make_blobs(400, 4, centers=5, random_state=0)
+    centres = np.stack([x[i::5].mean(0) for i in range(5)] + [np.array([far, 0, 0, 0])])
+    rows = torch.from_numpy(x)
+    if kind == "kernel":
+        heads = [
+            NeuralizedKernelKMeans(torch.as_tensor(centres, dtype=dtype), torch.arange(6), 0.1)
+            for dtype in (torch.float32, torch.float64)
+        ]
+    elif kind == "k-means":
+        heads = [neuralize(centres.astype(dtype)) for dtype in (np.float32, np.float64)]
+    else:
+        data = np.vstack([x, centres[-1:]])
+        heads = [
+            neuralize(BisectingKMeans(6, random_state=0).fit(data.astype(dtype))) for dtype in (np.float32, np.float64)
+        ]
+    rough, exact = (head(rows.to(head.centre.dtype)) for head in heads)
+    clear = exact.topk(2).values.diff().abs()[:, 0] > 1e-3
+    assert torch.equal(rough.argmax(1)[clear], exact.argmax(1)[clear])
+    mine, right = (f.double().amax(1) for f in (rough, exact))
+    assert ((mine - right).abs() / right)[clear].median() < 1e-4
+
+
+def test_mini_batches_without_labels() -> None:
+    x = np.random.default_rng(0).normal(size=(50, 3))
+    fitted = MiniBatchKMeans(3, compute_labels=False, n_init=1, random_state=0).fit(x)
+    assert (neuralize(fitted)(torch.from_numpy(x)).argmax(1).numpy() == fitted.predict(x)).all()
+
+
+def test_a_pipeline_far_from_the_origin_in_float32() -> None:
+    x, _ = make_blobs(200, 6, centers=3, random_state=0)
+    x = (x + 1e5).astype(np.float32)
+    model = make_pipeline(StandardScaler(), PCA(4), KMeans(3, n_init=1, random_state=0)).fit(x)
+    assert (neuralize(model)(torch.from_numpy(x)).argmax(1).numpy() == model.predict(x)).all()
+
+
+@pytest.mark.parametrize("beta", [None, "auto"])
+def test_the_ways_to_say_automatic(beta: Any) -> None:
+    x = np.random.default_rng(0).normal(size=(50, 3))
+    fitted, rows = KMeans(3, n_init=1, random_state=0).fit(x), torch.from_numpy(x)
+    head = neuralize(fitted, beta=beta)
+    torch.testing.assert_close(head.relevance(rows, beta=beta), neuralize(fitted).relevance(rows))
+
+
+def test_targets_in_words() -> None:
+    x = torch.randn(30, 3, dtype=torch.float64)
+    head = neuralize(x[:5])
+    best = head(x).topk(2).indices
+    torch.testing.assert_close(head.relevance(x, target="assigned"), head.relevance(x, target=best[:, 0]))
+    torch.testing.assert_close(head.relevance(x, target="runner_up"), head.relevance(x, target=best[:, 1]))
+    with pytest.raises(ValueError, match="target='nearest' is unknown; choose a cluster, assigned or runner_up"):
+        head.relevance(x, target="nearest")
+
+
+@pytest.mark.parametrize("name", ["target", "against"])
+@pytest.mark.parametrize("wrong", [1.7, torch.tensor([0.9]), float("nan"), [True]])
+def test_clusters_are_whole_numbers(name: str, wrong: Any) -> None:
+    head = neuralize(torch.randn(4, 3))
+    with pytest.raises(ValueError, match=f"{name}=.* should be a cluster number"):
+        head.relevance(torch.randn(1, 3), **{name: wrong})

@@ -19,12 +19,13 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator, ClusterMixin
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import check_array, check_random_state
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 KEPT = 2**27  # entries of a kernel matrix that is kept; a larger one is computed again in each iteration
 BLOCK = 2**22  # entries computed at once
+DTYPES = [np.float64, np.float32]
 
 
 def soft_minimum(values: Tensor, gamma: float) -> Tensor:
@@ -69,7 +70,7 @@ def assign_softly(x: Tensor, supports: Tensor, labels: Tensor, gamma: float) -> 
     Returns:
         Cluster and soft distance, `(N,)` each.
     """
-    centre, order = supports.mean(0), labels.argsort(stable=True)
+    centre, order = supports.median(0).values, labels.argsort(stable=True)
     sizes: list[int] = torch.bincount(labels).tolist()
     near = (supports - centre)[order]
     blocks = torch.split(x, max(1, BLOCK // len(supports)))
@@ -211,14 +212,17 @@ class KernelKMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # scikit
             ValueError: for settings that make no sense, more clusters than rows, or rows that are not finite.
         """
         self._check_settings()
-        x = self._checked(X)
+        x = torch.as_tensor(validate_data(self, X, dtype=DTYPES, copy=True))
         if len(x) < self.n_clusters:
             raise ValueError(f"n_samples={len(x)} should be >= n_clusters={self.n_clusters}.")
-        self.n_features_in_ = x.shape[1]
         self.gamma_ = auto_gamma(x) if self.gamma == "auto" else float(self.gamma)
         fit = fit_kernel_kmeans(x, self.n_clusters, self.gamma_, self.n_init, self.max_iter, self.random_state)
         if not fit.converged:
-            warn(f"no restart settled in max_iter={self.max_iter} iterations.", ConvergenceWarning, stacklevel=2)
+            warn(
+                f"the best restart did not settle in max_iter={self.max_iter} iterations.",
+                ConvergenceWarning,
+                stacklevel=2,
+            )
         self.inertia_, self.n_iter_, self.agreement_ = fit.inertia, fit.n_iter, 1.0
         self._keep(x, fit.labels, torch.arange(len(x)))
         self.labels_ = self._decide(x)
@@ -226,6 +230,13 @@ class KernelKMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # scikit
             self._keep(x, fit.labels, representatives(x, fit.labels, self.gamma_, self.max_supports))
             full, self.labels_ = self.labels_, self._decide(x)
             self.agreement_ = float((full == self.labels_).mean())
+        found = len(np.unique(self.labels_))
+        if found < self.n_clusters:
+            warn(
+                f"only {found} of n_clusters={self.n_clusters} clusters have rows of their own; rows may be alike.",
+                ConvergenceWarning,
+                stacklevel=2,
+            )
         return self
 
     def predict(self, X: Any) -> np.ndarray:  # noqa: N803
@@ -235,13 +246,7 @@ class KernelKMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # scikit
             ValueError: for rows of another width, or not finite; scikit-learn's `NotFittedError` before `fit`.
         """
         check_is_fitted(self)
-        x = self._checked(X)
-        if x.shape[1] != self.n_features_in_:
-            raise ValueError(
-                f"X has {x.shape[1]} features, but {type(self).__name__} is expecting {self.n_features_in_} features "
-                "as input."
-            )
-        return self._decide(x)
+        return self._decide(torch.as_tensor(validate_data(self, X, dtype=DTYPES, copy=True, reset=False)))
 
     def _decide(self, x: Tensor) -> np.ndarray:
         supports, labels = torch.as_tensor(self.supports_, dtype=x.dtype), torch.as_tensor(self.support_labels_)
@@ -259,10 +264,6 @@ class KernelKMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # scikit
             if isinstance(given, bool) or not isinstance(given, int | np.integer) or given < value:
                 raise ValueError(f"{name}={given!r} should be a whole number >= {value}.")
         check_gamma(self.gamma)
-
-    @staticmethod
-    def _checked(rows: Any) -> Tensor:
-        return torch.as_tensor(check_array(rows, dtype=[np.float64, np.float32], copy=True))
 
 
 def check_gamma(gamma: Any) -> None:
@@ -284,7 +285,7 @@ class _Kernel:
     """
 
     def __init__(self, x: Tensor, gamma: float) -> None:
-        self.x, self.gamma = x - x.mean(0), gamma
+        self.x, self.gamma = x - x.median(0).values, gamma
         self.step = max(1, BLOCK // len(x))
         self._kept: list[Tensor] = []
 

@@ -12,7 +12,8 @@ from whycluster.data import UnreadableImageError, read_image
 from whycluster.data.decoding import to_rgb
 from whycluster.explain.model import Assignment, ClusterModel
 from whycluster.explain.targets import Target, parse_target
-from whycluster.heads import Rule
+from whycluster.heads import Beta, Rule
+from whycluster.heads.head import checked_beta
 from whycluster.lrp import LRP, Composite, Residual, named_composite
 
 BATCH_SIZE = 16
@@ -67,7 +68,7 @@ class Explainer:
         model: a fitted model, on the device to work on.
         composite: the rules for the network, by name or built.
         head_rule: `zero`, `midpoint`, or `auto`: `zero`, which is right behind a CNN whose zeros have nothing to pass.
-        beta: stiffness of the pooling over competitors; `None`: the model's own.
+        beta: stiffness of the pooling over competitors; `auto`: the model's own.
         residual: how residual sums share out, `ratio` or `norm`, in a composite given by name.
 
     Raises:
@@ -86,13 +87,12 @@ class Explainer:
         model: ClusterModel,
         composite: str | Composite = "epsilon_gamma_box",
         head_rule: Literal["auto", "zero", "midpoint"] = "auto",
-        beta: float | None = None,
+        beta: Beta = "auto",
         residual: Residual = "ratio",
     ) -> None:
         if head_rule not in ("auto", "zero", "midpoint"):
             raise ValueError(f"head_rule={head_rule!r} is unknown; choose auto, zero or midpoint.")
-        if beta is not None and not beta >= 0:
-            raise ValueError(f"beta={beta} should be >= 0.")
+        beta = None if beta is None or beta == "auto" else checked_beta(beta)
         if isinstance(composite, str):
             composite = named_composite(composite, *model.backbone.bounds(), residual)
         self.model = model

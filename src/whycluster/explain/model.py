@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from whycluster.backbones import Backbone, restore_backbone
 from whycluster.files import written_whole
 from whycluster.heads import Head, NeuralizedKernelKMeans, NeuralizedKMeans
+from whycluster.heads.pooling import best_two
 
 FORMAT = "whycluster model"
 FORMAT_VERSION = 1
@@ -84,11 +85,10 @@ class ClusterModel(nn.Module):
 
     def assign(self, features: Tensor) -> Assignment:
         """Where images with these features `(N, D)` belong."""
-        discriminants = self.head(features)
-        discriminant, cluster = discriminants.max(1, keepdim=True)  # of equal ones the first; `topk` would take any
-        runner_up = discriminants.scatter(1, cluster, -torch.inf).argmax(1)
-        probability = self.head.probability(features).gather(1, cluster)
-        return Assignment(cluster[:, 0], discriminant[:, 0], probability[:, 0], runner_up)
+        discriminants, probabilities = self.head(features), self.head.probability(features)
+        cluster, runner_up = best_two(discriminants)
+        discriminant, probability = (v.gather(1, cluster[:, None])[:, 0] for v in (discriminants, probabilities))
+        return Assignment(cluster, discriminant, probability, runner_up)
 
     def save(self, path: str | Path) -> None:
         """Writes the model to a file, whole or not at all.

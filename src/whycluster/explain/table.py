@@ -1,16 +1,17 @@
 """Relevance of every feature of every row, as a pandas frame."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from scipy import sparse
-from sklearn.pipeline import Pipeline
 from torch import Tensor
 
 from whycluster.heads import Head, Rule, neuralize
-from whycluster.heads.head import as_rows
+from whycluster.heads.head import NAMED, Beta, as_rows
+from whycluster.heads.pipelines import fitted_names
+from whycluster.heads.pooling import best_two
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,7 +27,7 @@ def explain_table(
     target: Any = None,
     against: Any = None,
     rule: Rule = "midpoint",
-    beta: float | Literal["auto"] = "auto",
+    beta: Beta = "auto",
 ) -> "pd.DataFrame":
     """Explains the cluster of each row by its features.
 
@@ -36,15 +37,16 @@ def explain_table(
         model: whatever `neuralize` takes, or the head that it returns.
         X: `(N, D)`, an array, tensor, frame or sparse matrix.
         feature_names: `D` of them; `None`: those of the frame, else those the model was fitted with, else `x0`, `x1`, …
-        target: the cluster to explain, one or `(N,)`; `None`: the assigned one.
+        target: the cluster to explain, one or `(N,)`, `runner_up`, or `all`, each in a row of its own; `None` or
+            `assigned`: the assigned one.
         against: the only competitor, one or `(N,)`; `None`: all others.
         rule: `midpoint`, by which a row sums to its discriminant, or `zero`, as in `Head.attribute`.
         beta: stiffness of the pooling over competitors; `auto`: the head's own, which is what `neuralize` finds without
             training data unless a head is given.
 
     Returns:
-        `(N, D)`, a column for each feature. The index has two levels: the row (its number, or the frame's own index)
-        and `cluster`, the one explained.
+        `(N, D)`, or `(N·K, D)` for `all`, a column for each feature. The index has two levels: the row (its number, or
+        the frame's own index) and `cluster`, the one explained.
 
     Raises:
         ValueError: if the model cannot be neuralized; if features do not fit it in number, names or order, or are not
@@ -65,26 +67,29 @@ def explain_table(
         True
     """
     pd = _pandas()
-    fitted, own = _fitted_names(model), getattr(X, "columns", None)
+    fitted, own = fitted_names(model), getattr(X, "columns", None)
     _check_names(own, fitted)
     head = model if isinstance(model, Head) else neuralize(model, beta=beta)
     data = _numbers(pd, X)
     _check_width(tuple(data.shape), head.n_features)
     columns = _columns(feature_names, own, fitted, head.n_features)
     labels = X.index if isinstance(X, pd.DataFrame) else pd.RangeIndex(data.shape[0])
-    cluster, competitor = _per_row("target", target, len(labels)), _per_row("against", against, len(labels))
+    targets = range(head.n_clusters) if isinstance(target, str) and target == "all" else [target]
+    asked, competitor = [_asked(one, len(labels)) for one in targets], _per_row("against", against, len(labels))
 
-    explained = np.empty(len(labels), np.int64)
-    relevance = np.empty(data.shape, np.float64 if head.centre.dtype == torch.float64 else np.float32)
+    explained = np.empty((len(labels), len(asked)), np.int64)
+    relevance = np.empty((*explained.shape, head.n_features), str(head.centre.dtype).removeprefix("torch."))
     for some in _slices(len(labels), head):
         x = _finite(_block(data, some).to(head.centre.dtype), labels[some], columns)
-        with torch.no_grad():
-            chosen = head(x).argmax(1) if cluster is None else cluster[some]
-            part = head.relevance(
-                x, chosen, None if competitor is None else competitor[some], rule, None if beta == "auto" else beta
-            )
-        explained[some], relevance[some] = chosen.cpu().numpy(), part.to("cpu", torch.float64).numpy()
-    return pd.DataFrame(relevance, index=_index(pd, labels, explained), columns=columns)
+        rivals = None if competitor is None else competitor[some]
+        for at, cluster in enumerate(asked):
+            with torch.no_grad():
+                named = cluster is None or isinstance(cluster, str)
+                chosen = best_two(head(x))[NAMED.index(cluster or NAMED[0])] if named else cluster[some]
+                part = head.relevance(x, chosen, rivals, rule, beta)
+            explained[some, at], relevance[some, at] = chosen.cpu().numpy(), part.cpu().numpy()
+    index = _index(pd, labels.repeat(len(asked)), explained.flatten())
+    return pd.DataFrame(relevance.reshape(-1, head.n_features), index=index, columns=columns)
 
 
 def _pandas() -> Any:
@@ -93,13 +98,6 @@ def _pandas() -> Any:
     except ImportError as error:
         raise ImportError("explain_table gives a pandas frame; pip install 'whycluster[tables]'.") from error
     return pandas
-
-
-def _fitted_names(model: Any) -> Any:
-    """Names of the columns that a model was fitted with, `None` if they had none."""
-    while isinstance(model, Pipeline):
-        model = next((step for _, step in model.steps if step is not None and not isinstance(step, str)), None)
-    return getattr(model, "feature_names_in_", None)
 
 
 def _check_names(own: Any, fitted: Any) -> None:
@@ -200,6 +198,13 @@ def _finite(x: Tensor, labels: Any, columns: Any) -> Tensor:
 
 def _said(label: Any) -> str:
     return repr(label.item() if isinstance(label, np.generic) else label)
+
+
+def _asked(target: Any, n_rows: int) -> Any:
+    """A target in words, or as a cluster for each row."""
+    if isinstance(target, str) and target not in NAMED:
+        raise ValueError(f"target={target!r} should be a cluster number, one for each row, {', '.join(NAMED)} or all.")
+    return target if isinstance(target, str) else _per_row("target", target, n_rows)
 
 
 def _per_row(name: str, value: Any, n_rows: int) -> Tensor | None:

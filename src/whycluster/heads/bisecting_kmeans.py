@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from whycluster.heads.head import Head, Passed
-from whycluster.heads.kmeans import checked_points, duals
+from whycluster.heads.kmeans import checked_points, duals, middle
 from whycluster.heads.pooling import Pooled, quotients
 
 
@@ -60,7 +60,7 @@ class NeuralizedBisectingKMeans(Head):
                 f"centres of shapes {tuple(left.shape)} and {tuple(right.shape)} should be one for each side of "
                 f"{len(splits)} splits."
             )
-        super().__init__(n_clusters, torch.cat([left, right]).mean(0), beta)
+        super().__init__(n_clusters, middle(torch.cat([left, right])), beta)
         self.splits = splits
         away = right - left if projection is None else duals(right - left, projection)
         self.register_buffer("weight", 2 * away)  # (S, D), of |x - left|² - |x - right|²

@@ -10,9 +10,11 @@ import torch
 from scipy import sparse
 from torch import Tensor, nn
 
-from whycluster.heads.pooling import Pooled, take_most
+from whycluster.heads.pooling import Pooled, best_two, take_most
 
 Rule = Literal["midpoint", "zero"]
+Beta = float | Literal["auto"] | None
+NAMED = ("assigned", "runner_up")  # targets
 
 
 class HeadAttribution(NamedTuple):
@@ -51,12 +53,16 @@ class Head(nn.Module, ABC):
         centre: of the clusters, `(D,)`; what is near it loses no digits.
         beta: stiffness of the soft assignment and of the pooling over competitors, `>= 0`, or infinite.
 
+    Attributes:
+        feature_names_in_: names of the columns that the clustering was fitted with, if they had any.
+
     Raises:
         ValueError: for a single cluster, or a negative `beta`.
     """
 
     centre: Tensor
     beta: Tensor
+    feature_names_in_: Any = None
 
     def __init__(self, n_clusters: int, centre: Tensor, beta: float) -> None:
         super().__init__()
@@ -135,7 +141,7 @@ class Head(nn.Module, ABC):
             return torch.nn.functional.one_hot(self(x).argmax(1), self.n_clusters).to(self.centre.dtype)
         return self.logit(x, s).sigmoid()
 
-    def competition(self, x: Tensor, target: Any = None, beta: float | None = None) -> Tensor:
+    def competition(self, x: Tensor, target: Any = None, beta: Beta = None) -> Tensor:
         """How much each competitor counts, `p_k`, `(N, K)`; parameters as in `attribute`."""
         _, evidence, chosen = self._opened(x, target)
         return self._pooled(evidence, chosen, None, beta)[0].weights
@@ -143,10 +149,10 @@ class Head(nn.Module, ABC):
     def relevance(
         self,
         x: Tensor,
-        target: Tensor | int | None = None,
+        target: Tensor | int | str | None = None,
         against: Tensor | int | None = None,
         rule: Rule = "midpoint",
-        beta: float | None = None,
+        beta: Beta = None,
     ) -> Tensor:
         """Relevance `(N, D)` of the features for a discriminant; parameters as in `attribute`."""
         return self.attribute(x, target, against, rule, beta).relevance
@@ -154,20 +160,20 @@ class Head(nn.Module, ABC):
     def attribute(
         self,
         x: Tensor,
-        target: Tensor | int | None = None,
+        target: Tensor | int | str | None = None,
         against: Tensor | int | None = None,
         rule: Rule = "midpoint",
-        beta: float | None = None,
+        beta: Beta = None,
     ) -> HeadAttribution:
         """Explains a discriminant of each row by its features.
 
         Args:
             x: `(N, D)`.
-            target: the cluster to explain, one or `(N,)`; `None`: the assigned one.
+            target: the cluster to explain, one or `(N,)`, or `runner_up`; `None` or `assigned`: the assigned one.
             against: the only competitor, one or `(N,)`; `None`: all others. Then `h_k` takes the place of `f_c`.
             rule: `midpoint` conserves the discriminant, and counts what is absent too; `zero` gives nothing to
                 features that are zero, and the bias keeps its share. Section III-C of the paper.
-            beta: stiffness of the pooling over competitors; `None`: the head's own.
+            beta: stiffness of the pooling over competitors; `None` or `auto`: the head's own.
 
         Raises:
             ValueError: for an unknown rule, a cluster that does not exist, a target against itself, or features that
@@ -183,9 +189,9 @@ class Head(nn.Module, ABC):
     def relevance_by_competitor(
         self,
         x: Tensor,
-        target: Tensor | int | None = None,
+        target: Tensor | int | str | None = None,
         rule: Rule = "midpoint",
-        beta: float | None = None,
+        beta: Beta = None,
     ) -> Tensor:
         """What each competitor adds to the relevance, `(N, K, D)`; the sum over `K` is `relevance(x, target)`.
 
@@ -193,9 +199,13 @@ class Head(nn.Module, ABC):
         """
         check_rule(rule)
         x, evidence, chosen = self._opened(x, target)
-        (f, p), h = self._pooled(evidence, chosen, None, beta)
+        pooled, h = self._pooled(evidence, chosen, None, beta)
+        return self._pass_apart(x, evidence, chosen, pooled, h, rule)
+
+    def _pass_apart(self, x: Tensor, evidence: Tensor, chosen: Tensor, pooled: Pooled, h: Tensor, rule: Rule) -> Tensor:
+        """Relevance of the features from each competitor, `(N, K, D)`: one pass each, unless a head knows better."""
         clusters = torch.arange(self.n_clusters, device=x.device)
-        alone = (Pooled(f, p * (clusters == k)) for k in clusters)
+        alone = (Pooled(pooled.explained, pooled.weights * (clusters == k)) for k in clusters)
         return torch.stack([self._by_rule(x, self._pass(evidence, chosen, one, h), rule)[0] for one in alone], dim=1)
 
     def _by_rule(self, x: Tensor, passed: Passed, rule: Rule) -> tuple[Tensor, Tensor]:
@@ -209,10 +219,14 @@ class Head(nn.Module, ABC):
         """Features that are fit for use, the evidence in them, and the clusters to explain `(N,)`."""
         x = self._checked(x)
         evidence = self._evidence(x - self.centre)
-        chosen = self._discriminants(evidence).argmax(1) if target is None else self._clusters("target", target, x)
-        return x, evidence, chosen
+        if target is None or isinstance(target, str):
+            clusters = dict(zip(NAMED, best_two(self._discriminants(evidence)), strict=True))
+            if target is not None and target not in clusters:
+                raise ValueError(f"target={target!r} is unknown; choose a cluster, {' or '.join(NAMED)}.")
+            return x, evidence, clusters[target or "assigned"]
+        return x, evidence, self._clusters("target", target, x)
 
-    def _pooled(self, evidence: Tensor, chosen: Tensor, against: Any, beta: float | None) -> tuple[Pooled, Tensor]:
+    def _pooled(self, evidence: Tensor, chosen: Tensor, against: Any, beta: Beta) -> tuple[Pooled, Tensor]:
         """The minimum over all who compete, and their `h_k`, infinite for those who do not."""
         h = self._margins(evidence, chosen).masked_fill_(self._silent(chosen, against), torch.inf)
         return take_most(h, self._stiffness(beta)), h
@@ -229,7 +243,10 @@ class Head(nn.Module, ABC):
 
     def _clusters(self, name: str, value: Any, rows: Tensor) -> Tensor:
         """One cluster or `(N,)` as `(N,)`, each of them existing."""
-        clusters = torch.as_tensor(value, dtype=torch.int64, device=rows.device)
+        clusters = torch.as_tensor(np.array(value) if isinstance(value, list | tuple | str) else value)
+        if clusters.is_floating_point() or clusters.is_complex() or clusters.dtype == torch.bool:
+            raise ValueError(f"{name}={value!r:.60} should be a cluster number, or one for each row.")
+        clusters = clusters.to(rows.device, torch.int64)
         if clusters.ndim > 1 or clusters.numel() not in (1, len(rows)):
             raise ValueError(
                 f"{name} of shape {tuple(clusters.shape)} should be one cluster, or one for each of {len(rows)} rows."
@@ -242,8 +259,8 @@ class Head(nn.Module, ABC):
             )
         return clusters.expand(len(rows))
 
-    def _stiffness(self, beta: float | None) -> float:
-        return float(self.beta) if beta is None else checked_beta(beta)
+    def _stiffness(self, beta: Beta) -> float:
+        return float(self.beta) if beta is None or beta == "auto" else checked_beta(beta)
 
     def _checked(self, x: Any) -> Tensor:
         rows = as_rows(x)
@@ -281,13 +298,17 @@ def heuristic_beta(head: Head, batches: Iterable[Tensor]) -> float:
     return rows / total if total > 0 else 1.0
 
 
-def checked_beta(beta: float) -> float:
+def checked_beta(beta: Any) -> float:
     """Raises:
     ValueError: unless it is a number `>= 0`.
     """
-    if isinstance(beta, str) or not beta >= 0:
-        raise ValueError(f"beta={beta!r} should be >= 0.")
-    return float(beta)
+    try:
+        number = float("nan" if isinstance(beta, str) else beta)
+    except (TypeError, ValueError):
+        number = float("nan")
+    if not number >= 0:
+        raise ValueError(f"beta={beta!r} should be >= 0, or 'auto'.")
+    return number
 
 
 def check_rule(rule: str) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from whycluster.clustering.kernel_kmeans import soft_distances
 from whycluster.heads.head import Head, Passed
-from whycluster.heads.kmeans import checked_points, duals, scores
+from whycluster.heads.kmeans import checked_points, duals, middle, scores
 from whycluster.heads.pooling import SMALLEST_DENOMINATOR, Pooled, discriminants, logits
 
 BLOCK = 2**18  # pairs of supports whose borders are looked at together: as many as stay in a cache
@@ -56,7 +56,7 @@ class NeuralizedKernelKMeans(Head):
             raise ValueError("labels should run from 0 to K - 1, and each cluster should have supports.")
         if not 0 < gamma < torch.inf:
             raise ValueError(f"gamma={gamma} should be a number > 0.")
-        super().__init__(int(labels.max()) + 1, supports.mean(0), beta)
+        super().__init__(int(labels.max()) + 1, middle(supports), beta)
         order = labels.argsort(stable=True)  # cluster by cluster
         self.register_buffer("gamma", torch.tensor(float(gamma), dtype=torch.float64))
         self.register_buffer("near", (supports - self.centre)[order])  # supports, with the origin at the centre

@@ -9,7 +9,7 @@ No tensor here has more than `N·K`, `N·D` or `K·D` entries: the weights `w` a
 import torch
 from torch import Tensor
 
-from whycluster.heads.head import Head, Passed
+from whycluster.heads.head import Head, Passed, Rule
 from whycluster.heads.pooling import Pooled, discriminants, logits, quotients
 
 
@@ -40,6 +40,9 @@ class NeuralizedKMeans(Head):
         projection: `A`, where distances are those of `A x`: `(D,)` for a scaling of each feature, or `(D', D)`. The
             centroids are in the space of `x` all the same.
 
+    Two equal centroids are at no distance from each other: `h_k` between them is 0 for every row, and so are the
+    discriminants and the relevance of both, which tie.
+
     Raises:
         ValueError: for centroids of another shape, fewer than two, or not finite; for a negative `beta`.
 
@@ -61,7 +64,7 @@ class NeuralizedKMeans(Head):
                 f"centroids of shape {tuple(centroids.shape)}: a head needs (K, D) with K >= 2, "
                 "as one cluster alone has no competitor."
             )
-        super().__init__(len(centroids), centroids.mean(0), beta)
+        super().__init__(len(centroids), middle(centroids), beta)
         self.register_buffer("centroids", centroids)
         self.register_buffer("duals", None if projection is None else duals(centroids - self.centre, projection))
 
@@ -91,6 +94,14 @@ class NeuralizedKMeans(Head):
         offset += mu[chosen] * by_duals - self.duals[chosen] * (coefficients @ mu)
         return Passed(2 * by_duals, offset)
 
+    def _pass_apart(self, x: Tensor, evidence: Tensor, chosen: Tensor, pooled: Pooled, h: Tensor, rule: Rule) -> Tensor:
+        g = self.centroids if self.duals is None else self.duals
+        relevance = x.new_empty(*h.shape, self.n_features)
+        for row, c, q, out in zip(x, chosen, quotients(pooled, h), relevance, strict=True):  # (K, D) each: cacheable
+            torch.sub(g[c], g, out=out).mul_(2 * q[:, None])
+            out.mul_(row if rule == "zero" else row - (self.centroids + self.centroids[c]) / 2)
+        return relevance
+
 
 def checked_points(name: str, points: Tensor) -> Tensor:
     """A copy of points `(M, D)` in floating point.
@@ -105,6 +116,11 @@ def checked_points(name: str, points: Tensor) -> Tensor:
     if not points.isfinite().all():
         raise ValueError(f"the {name} contain NaN or infinity.")
     return points.detach().clone()
+
+
+def middle(points: Tensor) -> Tensor:
+    """Where most of the points `(M, D)` are, `(D,)`: unlike the mean, one that is far away does not move it."""
+    return points.median(0).values if len(points) else points.sum(0)
 
 
 def duals(points: Tensor, projection: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """A fitted clustering `->` its neuralized head, in one call."""
 
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,15 +10,15 @@ from torch import Tensor
 
 from whycluster.clustering.kernel_kmeans import KernelKMeans
 from whycluster.heads.bisecting_kmeans import NeuralizedBisectingKMeans, Split
-from whycluster.heads.head import Head, as_rows, heuristic_beta
+from whycluster.heads.head import Beta, Head, as_rows, checked_beta, heuristic_beta
 from whycluster.heads.kernel_kmeans import NeuralizedKernelKMeans
 from whycluster.heads.kmeans import NeuralizedKMeans
-from whycluster.heads.pipelines import Folded
+from whycluster.heads.pipelines import Folded, fitted_names
 
 BATCH = 1024
 
 
-def neuralize(model: Any, X: Any = None, *, beta: float | Literal["auto"] = "auto") -> Head:  # noqa: N803
+def neuralize(model: Any, X: Any = None, *, beta: Beta = "auto") -> Head:  # noqa: N803
     """Rewrites a fitted clustering as a neural network with the same decisions.
 
     Args:
@@ -41,8 +41,10 @@ def neuralize(model: Any, X: Any = None, *, beta: float | Literal["auto"] = "aut
         >>> head(torch.tensor([[4.0]])).abs()
         tensor([[8., 8.]], dtype=torch.float64)
     """
-    head, typical, counts = _rewritten(model, 1.0 if beta == "auto" else beta)
-    if beta == "auto":
+    automatic = beta is None or beta == "auto"
+    head, typical, counts = _rewritten(model, 1.0 if automatic else checked_beta(beta))
+    head.feature_names_in_ = fitted_names(model)
+    if automatic:
         if X is not None:
             value = heuristic_beta(head, torch.split(as_rows(X), BATCH))
         else:
@@ -71,7 +73,8 @@ def _rewritten(model: Any, beta: float) -> tuple[Head, Tensor, Tensor]:
             "pipeline that ends in one, or (K, D) centroids."
         )
     means = folded.back(estimator.cluster_centers_)
-    counts = torch.bincount(torch.as_tensor(estimator.labels_).long(), minlength=len(means))
+    assigned = getattr(estimator, "labels_", range(len(means)))  # a MiniBatchKMeans may have none
+    counts = torch.bincount(torch.as_tensor(assigned).long(), minlength=len(means))
     if isinstance(estimator, BisectingKMeans):
         splits, centres = _tree(estimator)
         left, right = folded.back(centres.reshape(-1, centres.shape[-1])).view(2, len(splits), -1)

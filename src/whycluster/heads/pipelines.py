@@ -41,7 +41,7 @@ class Folded:
         Raises:
             ValueError: if there are none.
         """
-        original = points
+        original = points.astype(np.float64) if self._steps else points  # offsets may be large
         for _, step in reversed(self._steps):
             original = step.inverse_transform(original)
         rows = as_rows(original)
@@ -51,6 +51,13 @@ class Folded:
             if not torch.allclose(again, wanted, rtol=1e-4, atol=1e-4 * float(wanted.abs().max())):
                 raise ValueError("the steps of this pipeline cannot be undone; transform the data with them first.")
         return rows
+
+
+def fitted_names(model: Any) -> Any:
+    """Names of the columns that a model or pipeline was fitted with, `None` if they had none."""
+    while isinstance(model, Pipeline):
+        model = next((step for _, step in model.steps if step is not None and not isinstance(step, str)), None)
+    return getattr(model, "feature_names_in_", None)
 
 
 def _flat(pipeline: Pipeline) -> list[tuple[str, Any]]:

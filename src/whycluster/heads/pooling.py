@@ -45,6 +45,17 @@ def discriminants(distances: Tensor) -> Tensor:
     return others.sub_(distances)
 
 
+def best_two(discriminants: Tensor) -> tuple[Tensor, Tensor]:
+    """The assigned cluster and the runner-up, `(N,)` each, of discriminants `(N, K)`; of equal ones the first.
+
+    Example:
+        >>> best_two(torch.tensor([[-8.0, 3.0, -3.0]]))
+        (tensor([1]), tensor([2]))
+    """
+    cluster = discriminants.argmax(1)  # `topk` would take any of equal ones
+    return cluster, discriminants.scatter(1, cluster[:, None], -torch.inf).argmax(1)
+
+
 def logits(distances: Tensor, stiffness: float) -> Tensor:
     """The soft discriminants, `log(P_c / (1 - P_c)) = -log Σ_{k != c} exp(-s h_k)` with `P = softmax(-s d)`.
 

@@ -13,7 +13,8 @@ from whycluster.clustering.features import FeatureStore
 from whycluster.clustering.kernel_kmeans import KernelKMeans, assign_softly, check_gamma
 from whycluster.clustering.kmeans import assign
 from whycluster.clustering.lloyd import KMeans
-from whycluster.heads import Head, NeuralizedKernelKMeans, NeuralizedKMeans, heuristic_beta
+from whycluster.heads import Beta, Head, NeuralizedKernelKMeans, NeuralizedKMeans, heuristic_beta
+from whycluster.heads.head import checked_beta
 from whycluster.runs.settings import whole_number
 
 
@@ -66,7 +67,7 @@ class KMeansHead:
         n_init: restarts.
         max_iter: iterations at most.
         tol: see `KMeans`.
-        beta: stiffness of the head; `None`: `1 / E[f_c]` over the features.
+        beta: stiffness of the head; `auto`: `1 / E[f_c]` over the features.
 
     Raises:
         ValueError: for settings that make no sense.
@@ -76,7 +77,7 @@ class KMeansHead:
     n_init: int = 10
     max_iter: int = 300
     tol: float = 1e-4
-    beta: float | None = None
+    beta: Beta = "auto"
 
     def __post_init__(self) -> None:
         _check(self)
@@ -111,7 +112,7 @@ class KernelKMeansHead:
         max_supports: how many images may stand for the clusters; `None`: all.
         n_init: restarts.
         max_iter: iterations at most.
-        beta: stiffness of the head; `None`: `1 / E[f_c]` over the features.
+        beta: stiffness of the head; `auto`: `1 / E[f_c]` over the features.
 
     Raises:
         ValueError: for settings that make no sense.
@@ -122,7 +123,7 @@ class KernelKMeansHead:
     max_supports: int | None = None
     n_init: int = 10
     max_iter: int = 300
-    beta: float | None = None
+    beta: Beta = "auto"
 
     def __post_init__(self) -> None:
         _check(self)
@@ -154,11 +155,12 @@ def _check(head: Any) -> None:
     """What all clusterings are told."""
     for name, least in (("n_clusters", 2), ("n_init", 1), ("max_iter", 1)):
         whole_number(f"head.{name}", getattr(head, name), least)
-    if head.beta is not None and not (isinstance(head.beta, int | float) and 0 <= head.beta < math.inf):
-        raise ValueError(f"head.beta={head.beta} should be a number >= 0, or null.")
+    if head.beta is not None and head.beta != "auto" and not (isinstance(head.beta, int | float) and head.beta >= 0):
+        raise ValueError(f"head.beta={head.beta} should be a number >= 0, or auto.")
 
 
-def _with_beta(head: Head, beta: float | None, features: FeatureStore) -> Head:
+def _with_beta(head: Head, beta: Beta, features: FeatureStore) -> Head:
     """The head with the stiffness that was asked for, or the heuristic one."""
-    head.beta.fill_(heuristic_beta(head, features.batches(head.width)) if beta is None else beta)
+    automatic = beta is None or beta == "auto"
+    head.beta.fill_(heuristic_beta(head, features.batches(head.width)) if automatic else checked_beta(beta))
     return head
