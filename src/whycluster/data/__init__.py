@@ -1,8 +1,10 @@
 """Images in: collections, decoding, and what was skipped and why."""
 
-from whycluster.data.collections import Collection, Digits, Folder, has_labels, open_collection
+from whycluster.data.collections import Collection, Digits, Folder, has_labels
 from whycluster.data.decoding import UnreadableImageError, read_image
 from whycluster.data.images import Batch, PreparedImages, image_loader, share_of_rank
+from whycluster.data.opening import open_collection
+from whycluster.data.scenes import Scenes
 
 __all__ = [
     "Batch",
@@ -10,6 +12,7 @@ __all__ = [
     "Digits",
     "Folder",
     "PreparedImages",
+    "Scenes",
     "UnreadableImageError",
     "has_labels",
     "image_loader",

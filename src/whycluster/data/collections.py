@@ -1,7 +1,6 @@
 """Collections of images: the digits that ship with scikit-learn, and folders of one's own."""
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -44,6 +43,10 @@ class Collection(Protocol):
         """The pixels themselves as features `(N, D)`, where that is a baseline worth comparing with."""
         ...
 
+    def mask(self, index: int) -> Image.Image | None:
+        """White on black, the pixels that alone can be the reason for an image's label, where that is known."""
+        ...
+
 
 class Digits:
     """1797 handwritten digits, 8×8 pixels, white on black, with their values as labels.
@@ -74,6 +77,9 @@ class Digits:
 
     def raw_features(self) -> np.ndarray | None:
         return self._pixels.reshape(len(self._pixels), -1)
+
+    def mask(self, index: int) -> Image.Image | None:
+        return None
 
 
 class Folder:
@@ -107,21 +113,8 @@ class Folder:
     def raw_features(self) -> np.ndarray | None:
         return None
 
-
-KINDS: dict[str, Callable[..., Collection]] = {"digits": Digits, "folder": Folder}
-
-
-def open_collection(source: dict[str, Any]) -> Collection:
-    """A collection from the `source` of an earlier one.
-
-    Raises:
-        ValueError: for an unknown kind, or if a folder is not there any more.
-    """
-    values = dict(source)
-    kind = values.pop("kind", None)
-    if kind not in KINDS:
-        raise ValueError(f"a collection of kind {kind!r} is unknown; this version knows {', '.join(KINDS)}.")
-    return KINDS[kind](**values)
+    def mask(self, index: int) -> Image.Image | None:
+        return None
 
 
 def _listed(skipped: dict[str, str]) -> str:

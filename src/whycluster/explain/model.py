@@ -49,6 +49,7 @@ class ClusterModel(nn.Module):
         source: the collection that the centroids were fitted on (see `open_collection`).
         seed: that they were fitted with.
         versions: of the software that made the model; `None`: what is running.
+        groups: names of the clusters, where they are known groups.
 
     Raises:
         ValueError: if the head takes other features than the backbone gives.
@@ -61,6 +62,7 @@ class ClusterModel(nn.Module):
         source: dict[str, Any] | None = None,
         seed: int | None = None,
         versions: dict[str, str] | None = None,
+        groups: list[str] | None = None,
     ) -> None:
         super().__init__()
         if head.n_features != backbone.n_features:
@@ -72,6 +74,7 @@ class ClusterModel(nn.Module):
         self.source = source
         self.seed = seed
         self.versions = versions or running_versions()
+        self.groups = groups
 
     @property
     def n_clusters(self) -> int:
@@ -105,6 +108,7 @@ class ClusterModel(nn.Module):
             "source": self.source,
             "seed": self.seed,
             "versions": self.versions,
+            "groups": self.groups,
         }
         with written_whole(Path(path)) as beside, open(beside, "wb") as file:
             torch.save(content, file)  # an open file, as torch would write a file's name into it
@@ -127,6 +131,7 @@ class ClusterModel(nn.Module):
                 content["source"],
                 content["seed"],
                 content["versions"],
+                content.get("groups"),
             )
         except (AttributeError, KeyError, TypeError, RuntimeError) as error:
             raise ValueError(f"the checkpoint {str(path)!r} is incomplete or damaged ({error!r:.200}).") from error

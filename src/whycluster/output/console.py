@@ -4,6 +4,9 @@ import re
 from pathlib import Path
 
 from rich.console import Console
+from rich.table import Table
+
+WIDTH = 160  # characters, the least that a table may take; narrower ones tear numbers apart
 
 _console = Console(highlight=False, soft_wrap=True)
 
@@ -11,6 +14,11 @@ _console = Console(highlight=False, soft_wrap=True)
 def say(line: str) -> None:
     """Prints a line."""
     _console.print(line, markup=False)
+
+
+def show(table: Table) -> None:
+    """Prints a table as wide as it has to be."""
+    Console(highlight=False, width=max(_console.width, WIDTH)).print(table)
 
 
 def short(path: Path) -> Path:

@@ -2,8 +2,8 @@
 
 from whycluster.runs.command import plain_errors
 from whycluster.runs.explaining import explain
-from whycluster.runs.fitting import KernelKMeansHead, KMeansHead
+from whycluster.runs.fitting import GroupMeansHead, KernelKMeansHead, KMeansHead
 from whycluster.runs.settings import make_trainer
 from whycluster.runs.training import train
 
-__all__ = ["KMeansHead", "KernelKMeansHead", "explain", "make_trainer", "plain_errors", "train"]
+__all__ = ["GroupMeansHead", "KMeansHead", "KernelKMeansHead", "explain", "make_trainer", "plain_errors", "train"]

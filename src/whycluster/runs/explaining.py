@@ -8,17 +8,19 @@ import pytorch_lightning as pl
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from whycluster.data import Collection, Folder, PreparedImages, open_collection
+from whycluster.evaluation import Evaluator
 from whycluster.explain import ClusterModel, Explainer, parse_target
 from whycluster.explain.predict import ExplanationModule
 from whycluster.lrp import Residual
 from whycluster.output.console import say, short
 from whycluster.output.explanations import ExplanationWriter, part_of
 from whycluster.output.tables import ASSIGNMENTS, RECEIPTS, join_parts, write_skipped
+from whycluster.runs.evaluating import EVALUATION, evaluate_sample
 from whycluster.runs.folders import check_free, clear, find_checkpoint
 from whycluster.runs.ranks import gathered
 from whycluster.runs.settings import decoding_workers, full_precision, whole_number
 
-RESULTS = ("assignments.csv", "receipts.csv", "skipped.csv", "heatmaps", "relevance", "tensorboard")
+RESULTS = (EVALUATION, "assignments.csv", "receipts.csv", "skipped.csv", "heatmaps", "relevance", "tensorboard")
 
 
 def explain(
@@ -33,6 +35,8 @@ def explain(
     beta: float | str | None = "auto",
     residual: Residual = "ratio",
     check: bool = False,
+    evaluate: bool = False,
+    evaluation: Evaluator | None = None,
     limit: int | None = None,
     batch_size: int = 16,
     num_workers: int | None = None,
@@ -52,6 +56,8 @@ def explain(
         beta: `auto`: the model's own; or a number.
         residual: how residual sums share out, `ratio` or `norm`.
         check: print which rule each node of the network gets, and explain nothing.
+        evaluate: measure the explanations of assigned clusters, too.
+        evaluation: how; `None`: as `Evaluator` does by default.
         limit: explain the first so many images only.
         batch_size: images at once.
         num_workers: processes that decode; `None`: as many as fit.
@@ -72,6 +78,9 @@ def explain(
     if check:
         say(f"{short(file.absolute())}, composite {composite}, residual sums by {residual}\n{explainer.lrp.describe()}")
         return 0
+    evaluator = evaluation or Evaluator()
+    if evaluate:
+        evaluator.methods(explainer)  # what is missing for it should show before hours of work
     collection = _collection(model, images)
     prepared = PreparedImages(collection, model.backbone.preprocessing, _first(len(collection.paths), limit))
     check_free(run, RESULTS, overwrite)
@@ -101,6 +110,10 @@ def explain(
     board = logger()
     writer.gallery.write(board.experiment)
     board.experiment.flush()
+    if evaluate:
+        model.to(explaining.strategy.root_device)
+        quiet = explaining.progress_bar_callback is None
+        evaluate_sample(explainer, evaluator, prepared, run, Path(board.log_dir), quiet)
     _report(run, sum(written), sum(weak), len(targets), len(skipped) + len(collection.skipped))
     return sum(written)
 

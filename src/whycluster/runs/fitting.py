@@ -1,10 +1,11 @@
 """The clusterings on offer: each fits stored features and neuralizes what it found."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from whycluster.clustering.features import FeatureStore
 from whycluster.clustering.kernel_kmeans import KernelKMeans, assign_softly, check_gamma
 from whycluster.clustering.kmeans import assign
 from whycluster.clustering.lloyd import KMeans
+from whycluster.data import has_labels
 from whycluster.heads import Beta, Head, NeuralizedKernelKMeans, NeuralizedKMeans, heuristic_beta
 from whycluster.heads.head import checked_beta
 from whycluster.runs.settings import whole_number
@@ -25,11 +27,13 @@ class Fitted(NamedTuple):
         head: the network.
         assign: the clustering itself: features `(N, D)` `->` cluster and squared distance to it, `(N,)` each.
         figures: for `metrics.json`.
+        groups: names of the clusters, where they are known groups.
     """
 
     head: Head
     assign: Callable[[Tensor], tuple[Tensor, Tensor]]
     figures: dict[str, float]
+    groups: list[str] | None = None
 
 
 class Clustering(Protocol):
@@ -37,7 +41,7 @@ class Clustering(Protocol):
 
     @property
     def n_clusters(self) -> int:
-        """`K`."""
+        """`K`, or the least that it can be."""
 
     @property
     def n_init(self) -> int:
@@ -47,8 +51,8 @@ class Clustering(Protocol):
     def max_iter(self) -> int:
         """Iterations at most."""
 
-    def fit(self, features: FeatureStore, trainer: pl.Trainer, seed: int) -> Fitted:
-        """Fits and neuralizes.
+    def fit(self, features: FeatureStore, labels: Sequence[str], trainer: pl.Trainer, seed: int) -> Fitted:
+        """Fits and neuralizes; what is known of each row, its label, only where the settings ask for it.
 
         Raises:
             ValueError: for settings that do not fit the features, or features that are not finite.
@@ -84,19 +88,14 @@ class KMeansHead:
         if not (isinstance(self.tol, int | float) and self.tol >= 0):
             raise ValueError(f"head.tol={self.tol} should be a number >= 0.")
 
-    def fit(self, features: FeatureStore, trainer: pl.Trainer, seed: int) -> Fitted:
+    def fit(self, features: FeatureStore, labels: Sequence[str], trainer: pl.Trainer, seed: int) -> Fitted:
         lloyd = KMeans(features, self.n_clusters, self.n_init, self.max_iter, self.tol, seed)
         trainer.fit(lloyd)
         if not math.isfinite(lloyd.inertia):
             raise ValueError("the trainer stopped before k-means had ended; leave out what limits its steps or time.")
         centroids = lloyd.centroids.cpu()
-        origin = centroids.mean(0)
-
-        def nearest(x: Tensor) -> tuple[Tensor, Tensor]:
-            return assign(x.double() - origin, centroids - origin)
-
         head = _with_beta(NeuralizedKMeans(centroids), self.beta, features)
-        return Fitted(head, nearest, {"inertia": lloyd.inertia, "n_iter": lloyd.n_iter})
+        return Fitted(head, _nearest(centroids), {"inertia": lloyd.inertia, "n_iter": lloyd.n_iter})
 
     def settings(self) -> dict[str, Any]:
         return asdict(self)
@@ -131,24 +130,68 @@ class KernelKMeansHead:
         if self.max_supports is not None:
             whole_number("head.max_supports", self.max_supports, self.n_clusters)
 
-    def fit(self, features: FeatureStore, trainer: pl.Trainer, seed: int) -> Fitted:
+    def fit(self, features: FeatureStore, labels: Sequence[str], trainer: pl.Trainer, seed: int) -> Fitted:
         settings = self.settings()
         del settings["beta"]
         model = KernelKMeans(**settings, random_state=seed).fit(features.open())
         if trainer.logger is not None:
             trainer.logger.log_metrics({"kernel_kmeans/inertia": model.inertia_}, step=model.n_iter_)
-        supports, labels = torch.from_numpy(model.supports_).double(), torch.from_numpy(model.support_labels_)
+        supports, clusters = torch.from_numpy(model.supports_).double(), torch.from_numpy(model.support_labels_)
 
         def nearest(x: Tensor) -> tuple[Tensor, Tensor]:
-            return assign_softly(x.double(), supports, labels, model.gamma_)
+            return assign_softly(x.double(), supports, clusters, model.gamma_)
 
         figures = {"inertia": model.inertia_, "n_iter": model.n_iter_, "gamma": model.gamma_}
         figures |= {"n_supports": len(supports), "agreement_of_supports": model.agreement_}
-        head = _with_beta(NeuralizedKernelKMeans(supports, labels, model.gamma_), self.beta, features)
+        head = _with_beta(NeuralizedKernelKMeans(supports, clusters, model.gamma_), self.beta, features)
         return Fitted(head, nearest, figures)
 
     def settings(self) -> dict[str, Any]:
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class GroupMeansHead:
+    """No clustering: the centroids are the means of known groups, which the labels of the images name.
+
+    Attributes:
+        beta: stiffness of the head; `auto`: `1 / E[f_c]` over the features.
+
+    Raises:
+        ValueError: for a `beta` that makes no sense.
+    """
+
+    beta: Beta = "auto"
+    n_clusters: ClassVar[int] = 2
+    n_init: ClassVar[int] = 1
+    max_iter: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    def fit(self, features: FeatureStore, labels: Sequence[str], trainer: pl.Trainer, seed: int) -> Fitted:
+        if not has_labels(list(labels)):
+            raise ValueError(
+                "head=group_means takes the labels of images for groups, and not all images have one of two; lay "
+                "each group into a sub-folder of its own, or take head=kmeans."
+            )
+        groups, of_row = np.unique(np.asarray(labels), return_inverse=True)
+        sums = torch.zeros(len(groups), features.n_features, dtype=torch.float64)
+        rows = iter(torch.split(torch.from_numpy(of_row), features.batch_rows()))
+        for batch in features.batches():
+            sums.index_add_(0, next(rows), batch.double())
+        means = sums / torch.from_numpy(np.bincount(of_row))[:, None]
+        head = _with_beta(NeuralizedKMeans(means), self.beta, features)
+        return Fitted(head, _nearest(means), {}, groups.tolist())
+
+    def settings(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def _nearest(centroids: Tensor) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    """Features `(N, D)` `->` the nearest centroid and its squared distance."""
+    origin = centroids.mean(0)
+    return lambda x: assign(x.double() - origin, centroids - origin)
 
 
 def _check(head: Any) -> None:

@@ -98,12 +98,12 @@ def train(
     board = logger()
     # One epoch more than iterations, to measure the result; in full precision, whatever the network ran in.
     fitting = trainer(logger=board, callbacks=[], max_epochs=head.max_iter + 1, precision="32-true")
-    fitted = head.fit(features, fitting, seed)
+    fitted = head.fit(features, [data.labels[row] for row in rows], fitting, seed)
     if not fitting.is_global_zero:
         return {}
     clustered = time.monotonic()
 
-    model = ClusterModel(backbone.cpu(), fitted.head, data.source, seed)
+    model = ClusterModel(backbone.cpu(), fitted.head, data.source, seed, groups=fitted.groups)
     assigned, wrong = _assign(model, fitted, features)
     metrics = _metrics(data, rows, features, head, fitted, assigned.cluster, seed)
     metrics |= {
@@ -192,8 +192,8 @@ def _metrics(
     sample = _sample(len(rows), SILHOUETTE_ROWS, seed)
     metrics: dict[str, Any] = {
         "n_images": len(rows),
-        "n_clusters": head.n_clusters,
-        "cluster_sizes": np.bincount(clusters, minlength=head.n_clusters).tolist(),
+        "n_clusters": fitted.head.n_clusters,
+        "cluster_sizes": np.bincount(clusters, minlength=fitted.head.n_clusters).tolist(),
         "beta": float(fitted.head.beta),
         **fitted.figures,
         "silhouette": silhouette(features.rows(sample), clusters[sample]),
@@ -203,7 +203,7 @@ def _metrics(
         metrics |= label_agreement(clusters, labels)
         raw = data.raw_features()
         if raw is not None:
-            plain = ScikitKMeans(head.n_clusters, n_init=head.n_init, random_state=seed).fit_predict(raw[rows])
+            plain = ScikitKMeans(fitted.head.n_clusters, n_init=head.n_init, random_state=seed).fit_predict(raw[rows])
             metrics["raw_pixels"] = label_agreement(plain, labels)
     return metrics
 

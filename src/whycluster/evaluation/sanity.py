@@ -1,0 +1,141 @@
+"""Do explanations depend on what they explain? On the weights they should; on noise nobody sees they should not.
+
+Questions to the same images: of a network whose weights are shuffled, top layer first (Adebayo et al. 2018); of other
+clusters; of images with a little noise (Yeh et al. 2019).
+"""
+
+import copy
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from whycluster.evaluation.statistics import rank_correlation
+from whycluster.explain import Explainer, Target
+from whycluster.lrp import LRP
+
+NOISE = 0.02  # of white: the most by which a value of a pixel is changed
+DRAWS = 4  # of noise; the worst of them counts
+PAIRS = 3  # competitors, the nearest, that are asked about one by one
+
+
+class Randomised(NamedTuple):
+    """What is left of explanations.
+
+    Attributes:
+        layers: shuffled layers with weights, from the top; 0: only the features that the clustering reads.
+        correlation: rank correlation of each heatmap with the one before, `(N,)`; NaN where there is none left.
+    """
+
+    layers: int
+    correlation: Tensor
+
+
+def randomisation(
+    explainer: Explainer, images: Tensor, clusters: Tensor, stages: int, generator: torch.Generator
+) -> Iterator[Randomised]:
+    """Explains with ever more of the weights shuffled, top layer first: of the clustering, then of the network.
+
+    Weights keep their values and lose their places, so that activations stay as large as they were.
+
+    Args:
+        explainer: is left as it is.
+        images: `(N, 3, H, W)`, from 0 to 1.
+        clusters: to explain, `(N,)`.
+        stages: into how many the layers of the network are divided.
+        generator: of the shuffles.
+    """
+    before = _heatmaps(explainer, explainer.lrp, images, clusters)
+    network = copy.deepcopy(explainer.model.backbone.network)
+    layers = [module for module in network.modules() if any(True for _ in module.parameters(recurse=False))][::-1]
+    features = torch.randperm(explainer.model.head.n_features, generator=generator).to(images.device)
+    done = 0
+    for count in sorted({round(len(layers) * stage / stages) for stage in range(stages + 1)}):
+        for layer in layers[done:count]:
+            shuffle(layer, generator)
+        done = count
+        lrp = LRP(network, explainer.lrp.composite)
+        yield Randomised(done, rank_correlation(before, _heatmaps(explainer, lrp, images, clusters, features)))
+
+
+def shuffle(layer: nn.Module, generator: torch.Generator) -> None:
+    """Exchanges the entries of each of its parameters and statistics at random."""
+    own = (*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False))
+    for _, values in own:
+        order = torch.randperm(values.numel(), generator=generator).to(values.device)
+        values.data = values.data.flatten()[order].view(values.shape)
+
+
+def _heatmaps(explainer: Explainer, lrp: LRP, images: Tensor, clusters: Tensor, order: Tensor | None = None) -> Tensor:
+    """Heatmaps `(N, H, W)` of a network, its features handed to the head in another order."""
+    recording = lrp.record(explainer.model.backbone.normalise(images))
+    features = recording.output if order is None else recording.output[:, order]
+    head = explainer.model.head.attribute(features, clusters, None, explainer.head_rule, explainer.beta)
+    relevance = (
+        head.relevance if order is None else torch.empty_like(head.relevance).index_copy_(1, order, head.relevance)
+    )
+    return recording.propagate(relevance.to(features), keep=False).relevance.sum(1)
+
+
+class Sensitivity(NamedTuple):
+    """How much explanations change with a little noise, at worst; `(N,)` each.
+
+    Attributes:
+        change: of the heatmap, as a share of its length.
+        correlation: rank correlation with the heatmap before.
+    """
+
+    change: Tensor
+    correlation: Tensor
+
+
+def sensitivity(explainer: Explainer, images: Tensor, clusters: Tensor, generator: torch.Generator) -> Sensitivity:
+    """Explains with noise of at most `NOISE` on each value; arguments as above."""
+    before = _heatmaps(explainer, explainer.lrp, images, clusters)
+    length = before.flatten(1).norm(dim=1)
+    changes, correlations = [], []
+    for _ in range(DRAWS):
+        noise = (2 * torch.rand(images.shape, generator=generator).to(images) - 1) * NOISE
+        after = _heatmaps(explainer, explainer.lrp, (images + noise).clamp(0, 1), clusters)
+        changes.append((after - before).flatten(1).norm(dim=1) / length)
+        correlations.append(rank_correlation(before, after))
+    return Sensitivity(torch.stack(changes).amax(0), torch.stack(correlations).amin(0))
+
+
+class Discriminativity(NamedTuple):
+    """Rank correlation of heatmaps of one image for different questions, `(N,)` each; NaN where there is one only.
+
+    Attributes:
+        runner_up: of the assigned cluster and of the runner-up.
+        pairs: of the assigned cluster against one competitor and against another, the mean over the nearest ones.
+    """
+
+    runner_up: Tensor
+    pairs: Tensor
+
+
+def discriminativity(explainer: Explainer, images: Tensor) -> Discriminativity:
+    """Whether different questions get different answers; images `(N, 3, H, W)`, from 0 to 1."""
+    model = explainer.model
+    with torch.no_grad():
+        nearest = model(images).argsort(stable=True, dim=1, descending=True)  # (N, K)
+    assigned, *others = nearest[:, : 1 + PAIRS].T
+    pairs = [Target("pair", assigned, other) for other in others] if len(others) > 1 else []
+    asked = [Target("assigned", assigned), Target("runner_up", others[0]), *pairs]
+    own, second, *against = [explanation.heatmap for explanation in explainer.explain_targets(images, asked)]
+    alike = [rank_correlation(one, other) for at, one in enumerate(against) for other in against[:at]]
+    mean = torch.stack(alike).mean(0) if alike else torch.full((len(images),), torch.nan)
+    return Discriminativity(rank_correlation(own, second), mean)
+
+
+def receipts(explainer: Explainer, images: Tensor) -> dict[str, float]:
+    """Where the discriminants of images went, as shares of them: the mean over images, and the worst imbalance."""
+    (explanation,) = explainer.explain_targets(images, [Target("assigned")])
+    total, features, pixels, absorbed = (column.double() for column in explanation.receipt)
+    return {
+        "features": float((features / total).mean()),
+        "pixels": float((pixels / total).mean()),
+        "absorbed": float((absorbed / total).mean()),
+        "imbalance": float(((total - pixels - absorbed) / total).abs().max()),
+    }
