@@ -36,13 +36,14 @@ def ranks(values: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def flip_counts(n_patches: int, fraction: float, steps: int) -> list[int]:
-    """How many patches are gone at each point of a curve, from none to `fraction` of them; no number twice.
+    """How many patches are gone at each point of a curve, from none to `fraction` of them, at least one; none twice.
 
     Example:
         >>> flip_counts(n_patches=10, fraction=0.5, steps=2)
         [0, 2, 5]
     """
-    return sorted({round(fraction * n_patches * step / steps) for step in range(steps + 1)})
+    most = max(1, round(fraction * n_patches))
+    return sorted({round(most * step / steps) for step in range(steps + 1)})
 
 
 def flipping_curve(

@@ -1,0 +1,62 @@
+import pytest
+import torch
+from scipy.ndimage import gaussian_filter
+
+from whycluster.evaluation.fills import FILLS, blur_fill, gaussian_blur, inpainted, mean_fill
+
+
+@pytest.fixture
+def images():
+    return torch.rand(3, 3, 20, 26, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("name", FILLS)
+def test_what_is_not_gone_stays(name, images):
+    gone = torch.rand(3, 1, 20, 26, generator=torch.Generator().manual_seed(1)) < 0.4
+    filled = FILLS[name](images, 4)(images)(gone)
+    assert torch.equal(filled.masked_select(~gone), images.masked_select(~gone))
+    assert not torch.equal(filled, images)
+    assert filled.min() >= 0
+    assert filled.max() <= 1 + 1e-12
+    assert torch.equal(FILLS[name](images, 4)(images)(torch.zeros_like(gone)), images)
+
+
+def test_the_mean_colour(images):
+    gone = torch.ones(3, 1, 20, 26, dtype=torch.bool)
+    assert torch.equal(
+        mean_fill(torch.tensor([0.1, 0.2, 0.3]))(images)(gone)[1, :, 4, 5], torch.tensor([0.1, 0.2, 0.3])
+    )
+    colour = FILLS["mean"](images, 4)(images)(gone)[2, :, 0, 0]
+    torch.testing.assert_close(colour, images.mean((0, 2, 3)))
+
+
+@pytest.mark.parametrize("sigma", [0.5, 2.0, 9.0])
+def test_blur_is_scipys(images, sigma):
+    expected = gaussian_filter(
+        images.numpy(), (0, 0, sigma, sigma), mode="nearest", radius=(0, 0, *[max(1, round(3 * sigma))] * 2)
+    )
+    torch.testing.assert_close(gaussian_blur(images, sigma), torch.from_numpy(expected))
+    gone = torch.ones(3, 1, 20, 26, dtype=torch.bool)
+    assert torch.equal(blur_fill(sigma)(images)(gone), gaussian_blur(images, sigma))
+
+
+def test_a_hole_in_one_colour_is_filled_with_it():
+    images = torch.full((1, 3, 17, 13), 0.3, dtype=torch.float64)
+    gone = torch.zeros(1, 1, 17, 13, dtype=torch.bool)
+    gone[:, :, 2:15, 3:11] = True
+    torch.testing.assert_close(inpainted(images.masked_fill(gone, 0.9), gone), images)
+
+
+def test_a_hole_between_two_colours_is_filled_from_either_side():
+    images = torch.zeros(1, 1, 16, 16, dtype=torch.float64)
+    images[..., 8:] = 1
+    gone = torch.zeros(1, 1, 16, 16, dtype=torch.bool)
+    gone[..., 5:11] = True
+    row = inpainted(images, gone)[0, 0, 8]
+    assert row[5] < 0.4
+    assert row[10] > 0.6
+    assert (row.diff() >= -1e-12).all()
+
+
+def test_where_nothing_is_left_nothing_is_made_up():
+    assert not inpainted(torch.ones(1, 3, 5, 4), torch.ones(1, 1, 5, 4, dtype=torch.bool)).any()

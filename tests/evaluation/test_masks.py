@@ -1,0 +1,49 @@
+import pytest
+import torch
+
+from whycluster.evaluation.masks import hits, mass_inside, rank_accuracy
+
+
+@pytest.fixture
+def masks():
+    masks = torch.zeros(2, 9, 9, dtype=torch.bool)
+    masks[0, 2:5, 3:7] = True
+    masks[1, 7:, 7:] = True
+    return masks
+
+
+def test_relevance_on_the_mask_alone_is_perfect(masks):
+    heatmaps = masks.double() * torch.rand(2, 9, 9) - 0.1 * ~masks
+    assert mass_inside(heatmaps, masks).tolist() == [1, 1]
+    assert rank_accuracy(heatmaps, masks).tolist() == [1, 1]
+
+
+def test_relevance_beside_the_mask_alone_is_worth_nothing(masks):
+    heatmaps = (~masks).double()
+    assert mass_inside(heatmaps, masks).tolist() == [0, 0]
+    assert rank_accuracy(heatmaps, masks).tolist() == [0, 0]
+    assert hits(heatmaps, masks, 3).tolist() == [False, False]
+
+
+def test_the_same_everywhere_is_worth_the_share_of_the_area(masks):
+    heatmaps = torch.ones(2, 9, 9, dtype=torch.float64)
+    share = masks.double().mean((1, 2))
+    torch.testing.assert_close(mass_inside(heatmaps, masks), share)
+    torch.testing.assert_close(rank_accuracy(heatmaps, masks).double(), share, rtol=1e-6, atol=0)
+
+
+def test_negative_relevance_has_no_mass(masks):
+    assert mass_inside(-torch.ones(2, 9, 9), masks).isnan().all()
+
+
+def test_rank_accuracy_counts_pixels():
+    heatmap = torch.tensor([[[5.0, 4.0, 3.0, 2.0, 1.0]]])
+    assert rank_accuracy(heatmap, torch.tensor([[[True, False, True, False, False]]])).tolist() == [0.5]
+
+
+@pytest.mark.parametrize("window", [1, 2, 3, 4])
+def test_the_densest_square_hits_where_its_centre_is(masks, window):
+    heatmaps = torch.zeros(2, 9, 9)
+    heatmaps[:, 3, 4] = 1.0  # of even windows around it the first is taken, whose centre is just above and left
+    heatmaps[:, 3:5, 4:6] += 0.1
+    assert hits(heatmaps, masks, window).tolist() == [True, False]

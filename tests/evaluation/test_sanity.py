@@ -1,0 +1,78 @@
+import copy
+
+import pytest
+import torch
+
+from whycluster.evaluation.sanity import discriminativity, randomisation, receipts, sensitivity, shuffle
+from whycluster.explain import ClusterModel, Explainer, Target
+from whycluster.heads import NeuralizedKMeans
+
+
+def generator():
+    return torch.Generator().manual_seed(0)
+
+
+def test_shuffled_weights_keep_their_values():
+    layer = torch.nn.BatchNorm2d(50)
+    torch.nn.init.normal_(layer.weight)
+    torch.nn.init.uniform_(layer.running_var, 1, 2)
+    before = copy.deepcopy(layer)
+    shuffle(layer, generator())
+    for name in ("weight", "running_var"):
+        now, was = getattr(layer, name), getattr(before, name)
+        assert torch.equal(now.sort().values, was.sort().values)
+        assert not torch.equal(now, was)
+
+
+def test_explanations_fall_apart_with_the_weights_and_the_explainer_stays(glyphs):
+    explainer, images = glyphs
+    clusters = explainer.model(images).argmax(1)
+    before = explainer.explain(images).heatmap
+    stages = list(randomisation(explainer, images, clusters, 3, generator()))
+    assert [stage.layers for stage in stages] == sorted({stage.layers for stage in stages})
+    assert stages[0].layers == 0
+    assert stages[-1].layers > 3
+    for stage in stages:
+        assert stage.correlation.nanmean().abs() < 0.6
+    assert torch.equal(explainer.explain(images).heatmap, before)
+
+
+def test_an_explanation_that_ignores_the_weights_would_be_found_out(glyphs, monkeypatch):
+    explainer, images = glyphs
+    monkeypatch.setattr("whycluster.evaluation.sanity._heatmaps", lambda explainer, lrp, images, *_: images.sum(1))
+    for stage in randomisation(explainer, images, torch.zeros(8, dtype=torch.long), 3, generator()):
+        torch.testing.assert_close(stage.correlation, torch.ones(8, dtype=torch.float64))
+
+
+def test_sensitivity_is_small_where_the_explanation_is_smooth(glyphs):
+    explainer, images = glyphs
+    found = sensitivity(explainer, images, explainer.model(images).argmax(1), generator())
+    assert (found.change > 0).all()
+    assert found.change.median() < 1
+    assert found.correlation.median() > 0.5
+
+
+def test_two_clusters_are_explained_by_opposite_heatmaps(glyphs):
+    explainer, images = glyphs
+    head = explainer.model.head
+    two = Explainer(ClusterModel(explainer.model.backbone, NeuralizedKMeans(head.centroids[:2])))
+    found = discriminativity(two, images)
+    torch.testing.assert_close(found.runner_up, -torch.ones(8, dtype=torch.float64), rtol=0, atol=1e-3)
+    assert found.pairs.isnan().all()  # there is one competitor only
+
+
+def test_discriminativity_asks_about_clusters_and_competitors(glyphs):
+    explainer, images = glyphs
+    found = discriminativity(explainer, images)
+    assert found.runner_up.shape == found.pairs.shape == (8,)
+    assert (found.pairs < 1).all()
+    assert found.runner_up.mean() < found.pairs.mean()
+
+
+def test_receipts(glyphs):
+    explainer, images = glyphs
+    found = receipts(explainer, images)
+    receipt = explainer.explain_targets(images, [Target("assigned")])[0].receipt
+    assert found["pixels"] == pytest.approx(float((receipt.pixels / receipt.discriminant).mean()))
+    assert found["pixels"] + found["absorbed"] == pytest.approx(1, abs=1e-4)
+    assert found["imbalance"] < 1e-4
