@@ -130,12 +130,12 @@ def discriminativity(explainer: Explainer, images: Tensor) -> Discriminativity:
 
 
 def receipts(explainer: Explainer, images: Tensor) -> dict[str, float]:
-    """Where the discriminants of images went, as shares of them: the mean over images, and the worst imbalance."""
+    """Where the discriminants of images went, all together, as shares of them; and the worst imbalance of an image."""
     (explanation,) = explainer.explain_targets(images, [Target("assigned")])
     total, features, pixels, absorbed = (column.double() for column in explanation.receipt)
     return {
-        "features": float((features / total).mean()),
-        "pixels": float((pixels / total).mean()),
-        "absorbed": float((absorbed / total).mean()),
+        "features": float(features.sum() / total.sum()),
+        "pixels": float(pixels.sum() / total.sum()),
+        "absorbed": float(absorbed.sum() / total.sum()),
         "imbalance": float(((total - pixels - absorbed) / total).abs().max()),
     }
