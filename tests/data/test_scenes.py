@@ -74,6 +74,9 @@ def test_scenes_made_again_from_their_source(digits, marks):
         ({"per_group": 0}, "data.per_group=0 should be a whole number"),
         ({"per_group": 2.5}, "data.per_group=2.5 should be a whole number"),
         ({"values": [3]}, r"data.values=\[3\] should be two or more"),
+        ({"values": [3, 3, 1]}, r"data.values=\[3, 3, 1\] should be two or more of .*, each once"),
+        ({"values": [1.0, 3]}, "data.values=.* should be two or more"),
+        ({"per_group": True}, "data.per_group=True should be a whole number"),
         ({"values": [3, 10]}, r"data.values=\[3, 10\] should be two or more"),
     ],
 )

@@ -60,6 +60,11 @@ def test_the_same_seed_gives_the_same_figures(glyphs):
         ({"fills": ["white"]}, "evaluation.fills=.* should be a list of some of mean, blur, inpaint"),
         ({"fills": "mean"}, "should be a list"),
         ({"fills": []}, "should name at least one"),
+        ({"fills": ["mean", "mean"]}, "evaluation.fills=.* each once"),
+        ({"baselines": None}, "evaluation.baselines=None should be a list"),
+        ({"fraction": None}, "evaluation.fraction=None should be above 0"),
+        ({"seed": -1}, "evaluation.seed=-1 should be a whole number >= 0"),
+        ({"seed": None}, "evaluation.seed=None should be a whole number"),
         ({"baselines": ["lime"]}, "evaluation.baselines=.* should be a list of some of random"),
     ],
 )
@@ -71,3 +76,8 @@ def test_settings_that_make_no_sense(settings, sentence):
 def test_no_images(glyphs):
     with pytest.raises(ValueError, match="no images to evaluate on"):
         Evaluator().evaluate(glyphs[0], torch.empty(0, 3, 32, 32))
+
+
+def test_a_patch_as_large_as_the_image(glyphs):
+    with pytest.raises(ValueError, match=r"evaluation\.patch=32 should be smaller than the images, 32 by 32 pixels"):
+        Evaluator(patch=32, baselines=[]).methods(glyphs[0])

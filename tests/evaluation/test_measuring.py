@@ -100,11 +100,11 @@ def test_masks(linear, bright, flips):
     assert measured("perfect", linear, bright, flips, torch.zeros_like(masks)).in_masks is None
 
 
-def test_batches_change_nothing_and_are_told(linear, bright, flips, monkeypatch):
+def test_batches_change_nothing_and_are_told(linear, bright, flips):
     whole = measured("perfect", linear, bright, flips)
-    monkeypatch.setattr("whycluster.evaluation.measuring.BATCH", 4)
     told = []
     method = Method(EXPLANATIONS["perfect"], 1)
-    apart = measure(method, linear, bright, assigned(linear, bright), flips, advance=told.append)
+    clusters = assigned(linear, bright, 4)
+    apart = measure(method, linear, bright, clusters, flips, batch_size=4, advance=told.append)
     torch.testing.assert_close(apart.curves["black"].most, whole.curves["black"].most)
     assert told == [4, 6]

@@ -33,7 +33,13 @@ def test_intervals_cover_the_truth_as_often_as_they_say():
 def test_what_is_no_number_is_left_out():
     assert interval(torch.tensor([1.0, math.nan, 1.0])).value == 1
     assert math.isnan(interval(torch.tensor([math.nan])).value)
-    assert interval(torch.tensor([2.0]), torch.tensor([4.0])) == (0.5, 0.5, 0.5)
+
+
+def test_a_single_image_has_no_interval():
+    value, low, high = interval(torch.tensor([2.0]), torch.tensor([4.0]))
+    assert value == 0.5
+    assert math.isnan(low)
+    assert math.isnan(high)
 
 
 def test_rank_correlation_is_spearmans():

@@ -26,7 +26,10 @@ def evaluation():
         "random": Measured(0, 0.0, {"mean": Curves(curve(4, 2, 1), curve(4, 2, 1))}, inside),
     }
     sanity = {
-        "randomised": [{"layers": 0, "correlation": figure(0.02)}, {"layers": 9, "correlation": figure(-0.04)}],
+        "randomised": [
+            {"layers": 0, "correlation": figure(0.02), "size": figure(0.3)},
+            {"layers": 9, "correlation": figure(-0.04), "size": figure(0.1)},
+        ],
         "discriminativity": {"runner_up": figure(-0.5), "pairs": figure(0.7)},
         "sensitivity": {"change": figure(0.2), "correlation": figure(0.9)},
         "receipts": {"features": 1.1, "pixels": 0.8, "absorbed": 0.2, "imbalance": 1e-7},
@@ -46,12 +49,14 @@ def test_the_table(evaluation):
     assert "60.0%" in lines[0]
     assert "50%" in lines[0]
     assert "0.000" in lines[1]
-    assert "10.0% of the area" in text
+    assert "10.0% of" in text
+    assert "40.0%" in lines[0]
 
 
 def test_the_sentences(evaluation):
     text = "\n".join(evaluation_sentences(evaluation))
-    assert "rank correlations of 0.02, -0.04" in text
+    assert "size 0.30, 0.10 with the heatmaps" in text
+    assert "0.02, -0.04 on average" in text
     assert "correlate by -0.50, and 0.70" in text
     assert "by 20% of their length at worst; rank correlation 0.90" in text
     assert "80% arrive at the pixels and 20% are absorbed; receipts balance to 1e-07" in text
@@ -65,6 +70,6 @@ def test_curves_in_tensorboard(evaluation, tmp_path):
     events = EventAccumulator(str(tmp_path / "evaluation" / "whycluster"))
     events.Reload()
     most = events.Scalars("discriminant, mean/most relevant first")
-    assert [(point.step, point.value) for point in most] == [(0, 1), (25, 0.25), (50, -0.25)]
+    assert [(point.step, point.value) for point in most] == [(0, 1), (1, 0.25), (2, -0.25)]
     assert events.Scalars("srg/mean")[0].value == pytest.approx(0.6875)
     assert len(events.Tags()["scalars"]) == 7

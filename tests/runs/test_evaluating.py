@@ -61,7 +61,9 @@ def test_masks_count_where_an_image_is_in_its_own_group(marked, run, tmp_path):
     model, scenes = ClusterModel.load(marked), Scenes("mark", 10)
     own = [int(model(model.backbone.preprocessing(scenes.load(at))[None]).argmax()) == 0 for at in range(10)]
     assert 0 < found["masks"]["images"] == sum(own)
-    assert 0 < found["methods"]["whycluster"]["masks"]["mass"]["value"] < 1
+    ours, random = (found["methods"][name]["masks"]["mass"]["value"] for name in ("whycluster", "random"))
+    assert random == pytest.approx(found["masks"]["area"], abs=0.01)
+    assert ours > 1.5 * random
 
 
 def test_an_evaluation_that_cannot_be_is_refused_before_the_work(trained, run, tmp_path, monkeypatch):

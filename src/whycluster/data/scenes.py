@@ -72,10 +72,11 @@ class Scenes:
         values = list(values)
         if variant not in ("digit", "mark"):
             raise ValueError(f"data.variant={variant!r} is unknown; choose digit or mark.")
-        if not isinstance(per_group, int) or per_group < 1:
+        if type(per_group) is not int or per_group < 1:
             raise ValueError(f"data.per_group={per_group} should be a whole number >= 1.")
-        if len(set(values)) < 2 or not set(values) <= set(range(10)):
-            raise ValueError(f"data.values={values} should be two or more of the digits from 0 to 9.")
+        digits_only = all(type(value) is int and 0 <= value <= 9 for value in values)
+        if not digits_only or len(set(values)) < max(2, len(values)):
+            raise ValueError(f"data.values={values} should be two or more of the digits from 0 to 9, each once.")
         self.groups = [str(value) for value in values] if variant == "digit" else ["marked", "plain"]
         self.source: dict[str, Any] = {
             "kind": "scenes", "variant": variant, "per_group": per_group, "values": values, "seed": seed

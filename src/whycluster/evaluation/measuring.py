@@ -13,7 +13,7 @@ from whycluster.evaluation.masks import hits, mass_inside, rank_accuracy
 from whycluster.evaluation.methods import Method
 from whycluster.explain import ClusterModel
 
-BATCH = 16  # images at once
+GRID = 14  # regions in a row
 MEASURES = ("discriminant", "probability", "assigned")  # of the cluster asked for; the last: whether it is the decision
 
 
@@ -78,6 +78,11 @@ class Flips(NamedTuple):
         return cls(patch, flip_counts(n_patches(size, patch), fraction, steps), fills)
 
 
+def region(images: Tensor) -> int:
+    """Side of a region of images `(N, 3, H, W)`, in pixels: of patches, and of what is looked at for density."""
+    return max(1, min(images.shape[2:]) // GRID)
+
+
 def n_patches(size: tuple[int, int], patch: int) -> int:
     """Of an image of this height and width."""
     return -(-size[0] // patch) * -(-size[1] // patch)
@@ -91,6 +96,7 @@ def measure(
     flips: Flips,
     masks: Tensor | None = None,
     seed: int = 0,
+    batch_size: int = 16,
     advance: Callable[[int], None] = lambda done: None,
 ) -> Measured:
     """Explains images with a method, and measures what comes of it.
@@ -103,30 +109,40 @@ def measure(
         flips: how to flip.
         masks: `(N, H, W)` bool; empty where the truth is not known.
         seed: same seed, same draws.
+        batch_size: images at once.
         advance: is told how many images are done.
     """
     generator = torch.Generator().manual_seed(seed)
     heatmaps, seconds = [], 0.0
     parts: dict[str, list[Curves]] = {name: [] for name in flips.fills}
-    for some in _batches(len(images)):
+    device = model.head.centre.device
+    for some in _batches(len(images), batch_size):
+        batch, asked = images[some].to(device), clusters[some].to(device)
+        _wait(device)
         started = time.perf_counter()
-        maps = method.explain(images[some], clusters[some], generator)
-        if maps.device.type == "cuda":
-            torch.cuda.synchronize()
+        maps = method.explain(batch, asked, generator)
+        _wait(device)
         seconds += time.perf_counter() - started
-        heatmaps.append(maps)
-        for name, curves in _flipped(model, images[some], clusters[some], maps, flips, generator):
-            parts[name].append(curves)
+        heatmaps.append(maps.cpu())
+        for name, curves in _flipped(model, batch, asked, maps, flips, generator):
+            parts[name].append(Curves(*(curve.cpu() for curve in curves)))
         advance(some.stop)
     joined = {name: Curves(*(torch.cat(column) for column in zip(*each, strict=True))) for name, each in parts.items()}
-    inside = None if masks is None else _beside_masks(torch.cat(heatmaps), masks, flips.patch)
+    inside = None if masks is None else _beside_masks(torch.cat(heatmaps), masks.cpu(), region(images))
     return Measured(method.passes, seconds / len(images), joined, inside)
 
 
-def assigned(model: ClusterModel, images: Tensor) -> Tensor:
-    """The cluster of each image, `(N,)`."""
+def _wait(device: torch.device) -> None:
+    """Until the device has done what it was asked for."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def assigned(model: ClusterModel, images: Tensor, batch_size: int = 16) -> Tensor:
+    """The cluster of each image, `(N,)`, on the CPU."""
+    device = model.head.centre.device
     with torch.no_grad():
-        return torch.cat([model(images[some]).argmax(1) for some in _batches(len(images))])
+        return torch.cat([model(images[some].to(device)).argmax(1).cpu() for some in _batches(len(images), batch_size)])
 
 
 @torch.no_grad()
@@ -162,6 +178,6 @@ def _beside_masks(heatmaps: Tensor, masks: Tensor, window: int) -> InMasks | Non
     return InMasks(mass_inside(maps, masks), rank_accuracy(maps, masks), hits(maps, masks, window).double())
 
 
-def _batches(n: int) -> Iterator[slice]:
-    for start in range(0, n, BATCH):
-        yield slice(start, min(start + BATCH, n))
+def _batches(n: int, size: int) -> Iterator[slice]:
+    for start in range(0, n, size):
+        yield slice(start, min(start + size, n))

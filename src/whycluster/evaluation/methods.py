@@ -1,5 +1,6 @@
 """Ways to explain an assignment: ours, and those that it has to beat. Gradients and occlusion are captum's."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -103,11 +104,12 @@ def occlusion(model: ClusterModel) -> Method:
     hiding = Occlusion(_discriminant(model))
 
     def explain(x: Tensor, clusters: Tensor) -> Tensor:
-        side = (x.shape[1], *(-(-n // WINDOWS) for n in x.shape[2:]))
+        side = (x.shape[1], *(math.ceil(n / WINDOWS) for n in x.shape[2:]))
         with torch.no_grad():
             return _attribute(hiding, x, clusters, sliding_window_shapes=side, strides=side)
 
-    return _attributed(model, explain, WINDOWS**2 + 1)
+    side = model.backbone.preprocessing.crop
+    return _attributed(model, explain, math.ceil(side / math.ceil(side / WINDOWS)) ** 2 + 1)
 
 
 BASELINES: dict[str, Callable[[ClusterModel], Method]] = {

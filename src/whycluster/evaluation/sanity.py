@@ -5,18 +5,20 @@ clusters; of images with a little noise (Yeh et al. 2019).
 """
 
 import copy
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from whycluster.evaluation.statistics import rank_correlation
+from whycluster.evaluation.statistics import interval, rank_correlation
 from whycluster.explain import Explainer, Target
 from whycluster.lrp import LRP
 
 NOISE = 0.02  # of white: the most by which a value of a pixel is changed
 DRAWS = 4  # of noise; the worst of them counts
+STAGES = 5  # of randomisation, besides that of the clustering alone
+SHUFFLES = 3  # of the weights; what is left is averaged over them
 PAIRS = 3  # competitors, the nearest, that are asked about one by one
 
 
@@ -25,11 +27,14 @@ class Randomised(NamedTuple):
 
     Attributes:
         layers: shuffled layers with weights, from the top; 0: only the features that the clustering reads.
-        correlation: rank correlation of each heatmap with the one before, `(N,)`; NaN where there is none left.
+        correlation: rank correlation of each heatmap with the one before, the mean over shuffles, `(N,)`; NaN where
+            there is none left.
+        size: the same without its sign, `(N,)`. The pattern of an image may stay and change its sign.
     """
 
     layers: int
     correlation: Tensor
+    size: Tensor
 
 
 def randomisation(
@@ -37,7 +42,8 @@ def randomisation(
 ) -> Iterator[Randomised]:
     """Explains with ever more of the weights shuffled, top layer first: of the clustering, then of the network.
 
-    Weights keep their values and lose their places, so that activations stay as large as they were.
+    Weights keep their values and lose their places, so that activations stay as large as they were. Some shuffles are
+    averaged.
 
     Args:
         explainer: is left as it is.
@@ -47,16 +53,23 @@ def randomisation(
         generator: of the shuffles.
     """
     before = _heatmaps(explainer, explainer.lrp, images, clusters)
-    network = copy.deepcopy(explainer.model.backbone.network)
-    layers = [module for module in network.modules() if any(True for _ in module.parameters(recurse=False))][::-1]
-    features = torch.randperm(explainer.model.head.n_features, generator=generator).to(images.device)
+    # Of each shuffle: the order of features, the network, and its layers with weights, from the top.
+    shuffled: list[tuple[Tensor, nn.Module, list[nn.Module]]] = []
+    for _ in range(SHUFFLES):
+        network: nn.Module = copy.deepcopy(explainer.model.backbone.network)
+        layers = [module for module in network.modules() if any(True for _ in module.parameters(recurse=False))][::-1]
+        order = torch.randperm(explainer.model.head.n_features, generator=generator).to(images.device)
+        shuffled.append((order, network, layers))
     done = 0
     for count in sorted({round(len(layers) * stage / stages) for stage in range(stages + 1)}):
-        for layer in layers[done:count]:
-            shuffle(layer, generator)
+        alike = []
+        for order, network, layers in shuffled:
+            for layer in layers[done:count]:
+                shuffle(layer, generator)
+            after = _heatmaps(explainer, LRP(network, explainer.lrp.composite), images, clusters, order)
+            alike.append(rank_correlation(before, after))
         done = count
-        lrp = LRP(network, explainer.lrp.composite)
-        yield Randomised(done, rank_correlation(before, _heatmaps(explainer, lrp, images, clusters, features)))
+        yield Randomised(done, torch.stack(alike).mean(0), torch.stack(alike).abs().mean(0))
 
 
 def shuffle(layer: nn.Module, generator: torch.Generator) -> None:
@@ -129,13 +142,51 @@ def discriminativity(explainer: Explainer, images: Tensor) -> Discriminativity:
     return Discriminativity(rank_correlation(own, second), mean)
 
 
-def receipts(explainer: Explainer, images: Tensor) -> dict[str, float]:
+def receipts(explainer: Explainer, batches: Sequence[Tensor]) -> dict[str, float]:
     """Where the discriminants of images went, all together, as shares of them; and the worst imbalance of an image."""
-    (explanation,) = explainer.explain_targets(images, [Target("assigned")])
-    total, features, pixels, absorbed = (column.double() for column in explanation.receipt)
+    parts = [explainer.explain_targets(images, [Target("assigned")])[0].receipt for images in batches]
+    total, features, pixels, absorbed = (torch.cat(column).double() for column in zip(*parts, strict=True))
     return {
         "features": float(features.sum() / total.sum()),
         "pixels": float(pixels.sum() / total.sum()),
         "absorbed": float(absorbed.sum() / total.sum()),
         "imbalance": float(((total - pixels - absorbed) / total).abs().max()),
     }
+
+
+def checked(explainer: Explainer, images: Tensor, clusters: Tensor, seed: int, batch_size: int) -> dict[str, Any]:
+    """All that this file asks, as plain values.
+
+    Args:
+        explainer: what is to be judged.
+        images: `(N, 3, H, W)`, from 0 to 1.
+        clusters: to explain, `(N,)`.
+        seed: of all that is drawn; the same weights are shuffled for all images.
+        batch_size: images at once.
+    """
+    device = explainer.model.head.centre.device
+    parts = [some.to(device) for some in torch.split(images, batch_size)]
+    batches = list(zip(parts, (some.to(device) for some in torch.split(clusters, batch_size)), strict=True))
+    shuffled = [list(randomisation(explainer, *batch, STAGES, _generator(seed))) for batch in batches]
+    return {
+        "images": len(images),
+        "randomised": [
+            {"layers": stages[0].layers, **_plain([stage[1:] for stage in stages], ("correlation", "size"))}
+            for stages in zip(*shuffled, strict=True)
+        ],
+        "discriminativity": _plain([discriminativity(explainer, some) for some in parts], Discriminativity._fields),
+        "sensitivity": _plain(
+            [sensitivity(explainer, *batch, _generator(seed)) for batch in batches], Sensitivity._fields
+        ),
+        "receipts": receipts(explainer, parts),
+    }
+
+
+def _generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def _plain(parts: Sequence[tuple[Tensor, ...]], names: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Columns of several batches as means with their intervals, by name."""
+    columns = [torch.cat(column) for column in zip(*parts, strict=True)]
+    return {name: interval(column)._asdict() for name, column in zip(names, columns, strict=True)}

@@ -1,5 +1,6 @@
 """Numbers of a sample of images, with how sure they are; and how alike heatmaps are."""
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +13,7 @@ RESAMPLES = 2000
 
 
 class Interval(NamedTuple):
-    """A mean over images, and where it lies in 95 of 100 bootstrap samples; of a single image just the mean."""
+    """A mean over images, and where it lies in 95 of 100 bootstrap samples; NaN for a single image."""
 
     value: float
     low: float
@@ -31,9 +32,10 @@ def interval(values: Tensor, units: Tensor | None = None, seed: int = 0) -> Inte
     kept = values.isfinite()
     numbers = values[kept].double().cpu().numpy()
     scale = np.ones_like(numbers) if units is None else units[kept].double().cpu().numpy()
-    if len(numbers) < 2 or np.ptp(numbers) == np.ptp(scale) == 0:
-        ratio = float(numbers.mean() / scale.mean()) if len(numbers) else float("nan")
-        return Interval(ratio, ratio, ratio)
+    if len(numbers) < 2:
+        return Interval(float(numbers[0] / scale[0]) if len(numbers) else math.nan, math.nan, math.nan)
+    if np.ptp(numbers) == np.ptp(scale) == 0:
+        return Interval(*[float(numbers[0] / scale[0])] * 3)
     bounds = stats.bootstrap(
         (numbers, scale),
         lambda a, b, axis: a.mean(axis) / b.mean(axis),

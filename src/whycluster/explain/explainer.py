@@ -71,6 +71,10 @@ class Explainer:
         beta: stiffness of the pooling over competitors; `auto`: the model's own.
         residual: how residual sums share out, `ratio` or `norm`, in a composite given by name.
 
+    Attributes:
+        composite: its name, or its type.
+        residual: of a composite given by name, else `None`.
+
     Raises:
         ValueError: for an unknown composite or rule, or a network that LRP cannot pass.
 
@@ -93,6 +97,9 @@ class Explainer:
         if head_rule not in ("auto", "zero", "midpoint"):
             raise ValueError(f"head_rule={head_rule!r} is unknown; choose auto, zero or midpoint.")
         beta = None if beta is None or beta == "auto" else checked_beta(beta)
+        named = isinstance(composite, str)
+        self.composite = composite if isinstance(composite, str) else type(composite).__name__
+        self.residual = residual if named else None
         if isinstance(composite, str):
             composite = named_composite(composite, *model.backbone.bounds(), residual)
         self.model = model

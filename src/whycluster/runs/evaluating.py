@@ -11,6 +11,7 @@ from torch import Tensor
 
 from whycluster.data import Collection, PreparedImages
 from whycluster.evaluation import Evaluation, Evaluator
+from whycluster.evaluation.measuring import assigned
 from whycluster.explain import ClusterModel, Explainer
 from whycluster.files import write_json
 from whycluster.output.console import say, show
@@ -20,7 +21,13 @@ EVALUATION = "evaluation.json"
 
 
 def evaluate_sample(
-    explainer: Explainer, evaluator: Evaluator, images: PreparedImages, run: Path, tensorboard: Path, quiet: bool
+    explainer: Explainer,
+    evaluator: Evaluator,
+    images: PreparedImages,
+    run: Path,
+    tensorboard: Path,
+    batch_size: int,
+    quiet: bool,
 ) -> Evaluation:
     """Evaluates on a sample of images and writes `evaluation.json` and curves.
 
@@ -30,14 +37,14 @@ def evaluate_sample(
         images: to draw the sample from.
         run: the run folder.
         tensorboard: its folder for TensorBoard.
+        batch_size: images at once.
         quiet: whether to show no progress.
 
     Raises:
         ValueError: if none of the images can be read.
     """
     rows, photos = _sample(images, evaluator)
-    device = explainer.model.head.centre.device
-    masks = _masks(explainer.model, images.collection, rows, photos.to(device))
+    masks = _masks(explainer.model, images.collection, rows, photos)
     columns = (
         TextColumn("evaluating: {task.description:>20}"),
         BarColumn(),
@@ -48,9 +55,10 @@ def evaluate_sample(
         task = bar.add_task("", total=1.0)
         evaluation = evaluator.evaluate(
             explainer,
-            photos.to(device),
+            photos,
             masks,
             lambda what, done: bar.update(task, description=what, completed=done),
+            batch_size,
         )
     plain = evaluation.to_plain()
     plain["images"] = [images.collection.paths[row] for row in rows]
@@ -86,11 +94,10 @@ def _masks(model: ClusterModel, collection: Collection, rows: list[int], photos:
     if model.groups is None:
         return None
     masks = photos.new_zeros(len(rows), *photos.shape[2:], dtype=torch.bool)
-    with torch.no_grad():
-        for at, row in enumerate(rows):
-            mask = collection.mask(row)
-            if mask is not None and model.groups[int(model(photos[at : at + 1]).argmax())] == collection.labels[row]:
-                masks[at] = model.backbone.preprocessing(mask.convert("RGB"))[0].to(photos.device) > 127
+    for at, (row, cluster) in enumerate(zip(rows, assigned(model, photos).tolist(), strict=True)):
+        mask = collection.mask(row)
+        if mask is not None and model.groups[cluster] == collection.labels[row]:
+            masks[at] = model.backbone.preprocessing(mask.convert("RGB"))[0] > 127
     return masks if masks.any() else None
 
 

@@ -113,7 +113,7 @@ def explain(
     if evaluate:
         model.to(explaining.strategy.root_device)
         quiet = explaining.progress_bar_callback is None
-        evaluate_sample(explainer, evaluator, prepared, run, Path(board.log_dir), quiet)
+        evaluate_sample(explainer, evaluator, prepared, run, Path(board.log_dir), batch_size, quiet)
     _report(run, sum(written), sum(weak), len(targets), len(skipped) + len(collection.skipped))
     return sum(written)
 
