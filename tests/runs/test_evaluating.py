@@ -1,4 +1,6 @@
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -84,3 +86,19 @@ def test_groups_of_a_folder(run, photos, tmp_path):
     metrics = json.loads((folder / "metrics.json").read_text())
     assert (metrics["n_clusters"], metrics["accuracy"]) == (2, 1)
     assert ClusterModel.load(folder).groups == ["dark", "light"]
+
+
+ASSETS = os.environ.get("WHYCLUSTER_ASSETS")
+
+
+@pytest.mark.skipif(not ASSETS, reason="WHYCLUSTER_ASSETS names no folder with trained weights and photos")
+def test_a_trained_network_is_seen_to_look_at_the_mark(run, tmp_path):
+    network = ("backbone=squeezenet1_0", f"backbone.weights={Path(str(ASSETS)) / 'squeezenet1_0.pt'}")
+    scenes = ("data=scenes", "data.variant=mark", "data.per_group=20")
+    checkpoint = run("train", tmp_path / "train", *scenes, *network)
+    options = (f"checkpoint={checkpoint}", *FEW, "evaluation.sample=null", "limit=20")
+    found = json.loads((run("explain", tmp_path / "why", *options) / "evaluation.json").read_text())
+    ours, gradient = (found["methods"][name]["masks"] for name in ("whycluster", "gradient_squared"))
+    assert ours["hit"]["value"] >= 0.9
+    assert ours["mass"]["value"] > 3 * found["masks"]["area"]
+    assert ours["mass"]["low"] > gradient["mass"]["high"]
