@@ -11,7 +11,7 @@ from whycluster.backbones import Backbone, Preprocessing, build_backbone
 from whycluster.data import UnreadableImageError
 from whycluster.explain import ClusterModel, Explainer, parse_target
 from whycluster.heads import NeuralizedKMeans
-from whycluster.lrp import EpsilonPlus
+from whycluster.lrp import Add, EpsilonPlus
 from whycluster.lrp.composites import COMPOSITES
 from whycluster.lrp.linear_maps import LinearMap
 
@@ -407,3 +407,12 @@ def test_tiny_is_the_network_restated(tiny):
     first, second = list(model.backbone.network.parameters())[::2], list(model.backbone.network.parameters())[1::2]
     maps = F.relu(F.conv2d(F.relu(F.conv2d(normal, first[0], second[0], padding=1)), first[1], second[1]))
     torch.testing.assert_close(model.backbone(images), maps.mean((2, 3)))
+
+
+@pytest.mark.parametrize(("rule", "residual"), [("auto", "norm"), ("zero", "norm"), ("midpoint", "ratio")])
+def test_residual_sums_by_the_head_rule(model, rule, residual):
+    explainer = Explainer(model, head_rule=rule)
+    assert (explainer.composite, explainer.residual) == ("epsilon_gamma_box", residual)
+    assert explainer.lrp.composite.layers[Add].rule.__name__ == residual
+    assert Explainer(model, head_rule=rule, residual="ratio").residual == "ratio"
+    assert Explainer(model, EpsilonPlus()).residual is None

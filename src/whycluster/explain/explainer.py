@@ -17,6 +17,7 @@ from whycluster.heads.head import checked_beta
 from whycluster.lrp import LRP, Composite, Residual, named_composite
 
 BATCH_SIZE = 16
+RESIDUALS: dict[Rule, Residual] = {"zero": "norm", "midpoint": "ratio"}  # by the figures in docs/defaults.md
 
 
 class Receipt(NamedTuple):
@@ -69,7 +70,8 @@ class Explainer:
         composite: the rules for the network, by name or built.
         head_rule: `zero`, `midpoint`, or `auto`: `zero`, which is right behind a CNN whose zeros have nothing to pass.
         beta: stiffness of the pooling over competitors; `auto`: the model's own.
-        residual: how residual sums share out, `ratio` or `norm`, in a composite given by name.
+        residual: how residual sums share out, `ratio` or `norm`, in a composite given by name; `auto`: what was
+            measured to explain better behind the head rule, `norm` behind `zero` and `ratio` behind `midpoint`.
 
     Attributes:
         composite: its name, or its type.
@@ -92,18 +94,18 @@ class Explainer:
         composite: str | Composite = "epsilon_gamma_box",
         head_rule: Literal["auto", "zero", "midpoint"] = "auto",
         beta: Beta = "auto",
-        residual: Residual = "ratio",
+        residual: Residual | Literal["auto"] = "auto",
     ) -> None:
         if head_rule not in ("auto", "zero", "midpoint"):
             raise ValueError(f"head_rule={head_rule!r} is unknown; choose auto, zero or midpoint.")
         beta = None if beta is None or beta == "auto" else checked_beta(beta)
-        named = isinstance(composite, str)
-        self.composite = composite if isinstance(composite, str) else type(composite).__name__
-        self.residual = residual if named else None
-        if isinstance(composite, str):
-            composite = named_composite(composite, *model.backbone.bounds(), residual)
         self.model = model
         self.head_rule: Rule = "zero" if head_rule == "auto" else head_rule
+        self.composite = composite if isinstance(composite, str) else type(composite).__name__
+        self.residual: Residual | None = None
+        if isinstance(composite, str):
+            self.residual = RESIDUALS[self.head_rule] if residual == "auto" else residual
+            composite = named_composite(composite, *model.backbone.bounds(), self.residual)
         self.beta = beta
         self.lrp = LRP(model.backbone.network, composite)
 

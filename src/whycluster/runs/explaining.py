@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from shlex import quote
+from typing import Literal
 
 import pytorch_lightning as pl
 from pytorch_lightning.loggers import TensorBoardLogger
@@ -33,7 +34,7 @@ def explain(
     composite: str = "epsilon_gamma_box",
     head_rule: str = "auto",
     beta: float | str | None = "auto",
-    residual: Residual = "ratio",
+    residual: Residual | Literal["auto"] = "auto",
     check: bool = False,
     evaluate: bool = False,
     evaluation: Evaluator | None = None,
@@ -54,7 +55,7 @@ def explain(
         composite: the rules for the network, by name.
         head_rule: `auto`, `zero` or `midpoint`.
         beta: `auto`: the model's own; or a number.
-        residual: how residual sums share out, `ratio` or `norm`.
+        residual: how residual sums share out, `ratio`, `norm`, or `auto` (see `Explainer`).
         check: print which rule each node of the network gets, and explain nothing.
         evaluate: measure the explanations of assigned clusters, too.
         evaluation: how; `None`: as `Evaluator` does by default.
@@ -76,7 +77,8 @@ def explain(
     targets = parse_target(target, model.n_clusters)
     explainer = Explainer(model, composite, head_rule, _number(beta), residual)  # type: ignore[arg-type]  # it checks
     if check:
-        say(f"{short(file.absolute())}, composite {composite}, residual sums by {residual}\n{explainer.lrp.describe()}")
+        say(f"{short(file.absolute())}, composite {composite}, residual sums by {explainer.residual}")
+        say(explainer.lrp.describe())
         return 0
     evaluator = evaluation or Evaluator()
     if evaluate:
