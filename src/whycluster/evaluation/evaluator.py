@@ -14,7 +14,7 @@ from whycluster.evaluation.sanity import checked
 from whycluster.explain import Explainer
 
 OURS = "whycluster"
-CHECKED = 16  # images of the sample, the first ones, on which the sanity of explanations is checked
+CHECKED = 16  # images, spread over the sample, on which the sanity of explanations is checked
 
 Progress = Callable[[str, float], None]  # what is done now, and which share of all the work is behind
 
