@@ -44,7 +44,8 @@ class Recording:
         self._totals: dict[tuple[int, int], dict[int, Tensor]] = {}
         self._values: dict[int, Any] = {IMAGE: images}
         self._run()
-        self.output = self._values[len(steps) - 1].clone()  # a caller may write into it
+        # A copy, as a caller may write into it.
+        self.output = self._values[len(steps) - 1].clone(memory_format=torch.contiguous_format)
         if not self.output.ndim or len(self.output) != len(images):
             raise ValueError(
                 f"the network makes an output of shape {tuple(self.output.shape)} from images of shape "
