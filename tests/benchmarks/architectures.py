@@ -10,11 +10,10 @@ time as a multiple of one plain input gradient. Ends with status 1 if a network 
 import argparse
 import statistics
 import sys
-import time
 import warnings
-from collections.abc import Callable
 
 import torch
+from measure import seconds
 from networks import cnns, network_of
 from torch import Tensor, nn
 
@@ -27,16 +26,6 @@ def gradient(network: nn.Module, images: Tensor, cotangent: Tensor) -> None:
     """The peer: one plain input gradient."""
     leaf = images.clone().requires_grad_()
     torch.autograd.grad(network(leaf), leaf, cotangent)
-
-
-def seconds(run: Callable[[], object], repetitions: int) -> list[float]:
-    """Of each run."""
-    taken = []
-    for _ in range(repetitions):
-        began = time.perf_counter()
-        run()
-        taken.append(time.perf_counter() - began)
-    return taken
 
 
 def measure(name: str, size: int, repetitions: int, dtype: torch.dtype) -> tuple[str, bool]:
@@ -53,8 +42,8 @@ def measure(name: str, size: int, repetitions: int, dtype: torch.dtype) -> tuple
     folded = float((attribution.output - output).abs().max() / output.abs().max())
     finite = bool(attribution.relevance.isfinite().all())
     missing = float(attribution.receipt.imbalance.max())
-    ours = seconds(lambda: lrp(images, lambda output: output * one), repetitions)
-    theirs = seconds(lambda: gradient(network, images, one), repetitions + 1)[1:]
+    ours = [seconds(lambda: lrp(images, lambda output: output * one)) for _ in range(repetitions)]
+    theirs = [seconds(lambda: gradient(network, images, one)) for _ in range(repetitions + 1)][1:]
     ratio = statistics.median(ours) / statistics.median(theirs)
     nodes = sum(step.reached for step in lrp.steps)
     fine = folded <= FOLDED and finite and missing <= BALANCE[dtype]

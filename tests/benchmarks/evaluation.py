@@ -12,10 +12,11 @@ import time
 from pathlib import Path
 
 import torch
+from defaults import features_of, loaded
 from rich.console import Console
 from sklearn.cluster import KMeans
 
-from whycluster.backbones import Backbone, build_backbone
+from whycluster.backbones import build_backbone
 from whycluster.data import Folder, Scenes
 from whycluster.evaluation import OURS, Evaluator
 from whycluster.evaluation.measuring import assigned
@@ -23,15 +24,6 @@ from whycluster.evaluation.statistics import interval
 from whycluster.explain import ClusterModel, Explainer
 from whycluster.heads import neuralize
 from whycluster.output.evaluations import evaluation_sentences, evaluation_table
-
-
-def prepared(collection: Folder | Scenes, backbone: Backbone) -> torch.Tensor:
-    return torch.stack([backbone.preprocessing(collection.load(at)) for at in range(len(collection.paths))])
-
-
-def features_of(backbone: Backbone, images: torch.Tensor) -> torch.Tensor:
-    with torch.no_grad():
-        return torch.cat([backbone(some) for some in images.split(16)]).double()
 
 
 def report(model: ClusterModel, images: torch.Tensor, masks: torch.Tensor | None, steps: int) -> None:
@@ -63,7 +55,7 @@ def main() -> None:
     generator = torch.Generator().manual_seed(0)
     for case in options.cases:
         collection = Folder(assets / "photos") if case == "photos" else Scenes("mark" if case == "marks" else "digit")
-        images = prepared(collection, backbone)
+        images = loaded(collection, backbone)
         features = features_of(backbone, images)
         if isinstance(collection, Folder):
             head = neuralize(KMeans(5, n_init=10, random_state=0).fit(features.numpy()), features)

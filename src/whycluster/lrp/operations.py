@@ -37,8 +37,12 @@ class Operation:
         return False
 
 
-class Plain(Operation):
-    """Sizes, constants, and what is computed from nothing else."""
+class DeadEnd(Operation):
+    """What relevance does not pass.
+
+    Args:
+        function: what is computed.
+    """
 
     recomputed = False
 
@@ -54,11 +58,15 @@ class Plain(Operation):
     def is_nonnegative(self, inputs: Sequence[bool]) -> bool:
         return False
 
+
+class Plain(DeadEnd):
+    """Sizes, constants, and what is computed from nothing else."""
+
     def is_gate(self, inputs: Sequence[bool]) -> bool:
         return True
 
 
-class Unknown(Operation):
+class Unknown(DeadEnd):
     """What relevance cannot pass; within a gate it does not have to.
 
     Args:
@@ -66,19 +74,9 @@ class Unknown(Operation):
         problem: what to say if relevance arrives.
     """
 
-    recomputed = False
-
     def __init__(self, function: Callable[..., Any], problem: str) -> None:
-        self.function, self.problem = function, problem
-
-    def forward(self, *inputs: Any) -> Any:
-        return self.function(*inputs)
-
-    def carriers(self, n_inputs: int) -> Sequence[int]:
-        return ()
-
-    def is_nonnegative(self, inputs: Sequence[bool]) -> bool:
-        return False
+        super().__init__(function)
+        self.problem = problem
 
 
 class Routing(Operation):

@@ -35,11 +35,11 @@ class _Proxy(fx.Proxy):
     def __imul__(self, other: Any) -> Any:
         return self.tracer.create_proxy("call_function", operator.imul, (self, other), {})
 
-    def __setitem__(self, place: Any, value: Any) -> None:
-        raise ValueError("it writes into a part of a tensor; make a new one, by torch.cat or by a product with a mask")
-
     def __itruediv__(self, other: Any) -> Any:
         return self.tracer.create_proxy("call_function", operator.itruediv, (self, other), {})
+
+    def __setitem__(self, place: Any, value: Any) -> None:
+        raise ValueError("it writes into a part of a tensor; make a new one, by torch.cat or by a product with a mask")
 
 
 class _Tracer(fx.Tracer):
