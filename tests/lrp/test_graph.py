@@ -185,7 +185,7 @@ def test_steps_know_their_names_and_what_comes_before_them() -> None:
     steps = trace(network)
     assert [step.name for step in steps] == ["0", "1.0", "1.2", "2", "3", "4"]
     assert [step.first for step in steps] == [True, True, False, False, False, False]
-    assert [step.nonnegative for step in steps] == [False, False, False, True, True, True]
+    assert [step.nonnegative for step in steps] == [False, False, True, True, True, False]
     assert [step.inputs for step in steps] == [(-1,), (0,), (1,), (2,), (3,), (4,)]
     kinds = [type(step.operation) for step in steps if isinstance(step.operation, LinearMap)]
     assert kinds == [AveragePool, Convolution, AveragePool, Linear]
@@ -193,9 +193,9 @@ def test_steps_know_their_names_and_what_comes_before_them() -> None:
 
 def test_concatenation_is_first_only_without_a_layer_and_nonnegative_only_throughout() -> None:
     steps = trace(Network(lambda net, x: net.again(torch.cat([net.conv(x).relu(), x], 2))))
-    assert (steps[-1].first, steps[-1].nonnegative) == (False, False)
+    assert (steps[-1].first, steps[-2].nonnegative) == (False, False)
     steps = trace(Network(lambda net, x: net.again(torch.cat([net.conv(x).relu(), net.again(x).relu()], 2))))
-    assert (steps[-1].first, steps[-1].nonnegative) == (False, True)
+    assert (steps[-1].first, steps[-2].nonnegative) == (False, True)
     assert trace(Network(lambda net, x: net.again(torch.cat([x, x], 2))))[-1].first
 
 
@@ -217,7 +217,8 @@ def test_concatenation_is_first_only_without_a_layer_and_nonnegative_only_throug
 )
 def test_what_cannot_be_negative_is_known(way: Forward, nonnegative: bool) -> None:
     steps = trace(Network(lambda net, x: net.again(way(net, net.conv(x)))))
-    assert steps[-1].nonnegative == nonnegative
+    [before] = steps[-1].inputs
+    assert steps[before].nonnegative == nonnegative
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The walk: memory, several targets, layouts and precisions, and values that are not finite."""
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -8,8 +9,19 @@ from families import FAMILIES
 from networks import randomized
 from torch import Tensor, nn
 
-from whycluster.lrp import LRP, Attribution, EpsilonGammaBox, EpsilonPlus, recording
+from whycluster.lrp import (
+    LRP,
+    Attribution,
+    Composite,
+    EpsilonGammaBox,
+    EpsilonPlus,
+    EpsilonPlusFlat,
+    Row,
+    recording,
+)
 from whycluster.lrp.linear_maps import Convolution, LinearMap
+from whycluster.lrp.rules import Rule, flat, gamma
+from whycluster.lrp.shares import Signal
 
 LOW, HIGH = -2.0, 2.0
 # With residual sums, gates, parts, layer norms and lone batch norms between them.
@@ -56,6 +68,49 @@ def test_several_targets_share_all_that_does_not_depend_on_them(family: str, mon
     for one, other in zip(together, alone, strict=True):
         torch.testing.assert_close(one.relevance, other.relevance, rtol=1e-12, atol=1e-15)
         torch.testing.assert_close(one.receipt.layers, other.receipt.layers, rtol=1e-10, atol=1e-13)
+
+
+BENT = {
+    "softplus": (nn.Softplus(), False),  # positive where its input is not
+    "hardtanh": (nn.Hardtanh(0.5, 2.0), False),  # so is this
+    "relu": (nn.ReLU(), True),
+    "relu6": (nn.ReLU6(), True),
+}
+
+
+@pytest.mark.parametrize("composite", [EpsilonGammaBox(LOW, HIGH), EpsilonPlus(residual="norm"), EpsilonPlusFlat()])
+@pytest.mark.parametrize("family", SOME)
+def test_knowing_where_relevance_can_be_changes_nothing(
+    family: str, composite: Composite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lrp, images = LRP(network_of(family).double(), composite), images_of().double()
+    knowing = lrp.attribute(images, output)
+    monkeypatch.setattr(
+        recording, "Signal", lambda operands, z, nonnegative, confined: Signal(operands, z, nonnegative)
+    )
+    asking = lrp.attribute(images, output)
+    torch.testing.assert_close(knowing.relevance, asking.relevance, rtol=1e-9, atol=1e-13)
+    torch.testing.assert_close(knowing.receipt.layers, asking.receipt.layers, rtol=1e-8, atol=1e-12)
+
+
+@pytest.mark.parametrize("bent", BENT)
+@pytest.mark.parametrize("rule", [gamma, flat])
+def test_relevance_is_known_to_be_at_positive_outputs_only_where_it_is(
+    rule: Rule, bent: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    activation, rectifies = BENT[bent]
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), activation, nn.MaxPool2d(2), nn.Dropout(), nn.Conv2d(4, 2, 3))
+    row = Row(partial(gamma, gamma=0.25) if rule is gamma else rule, 1e-6)
+    known = []
+    share_out = recording.redistribute
+    monkeypatch.setattr(
+        recording,
+        "redistribute",
+        lambda layer, signal, *args: known.append(signal.confined) or share_out(layer, signal, *args),
+    )
+    LRP(network.eval(), Composite({Convolution: row})).attribute(images_of(), output)
+    assert known == [False, rectifies and rule is gamma]
 
 
 @pytest.mark.parametrize("family", SOME)

@@ -107,7 +107,14 @@ def dense(module: nn.Module, shape: tuple[int, ...]) -> Tensor:
 
 
 @torch.no_grad()
-def compare(module: nn.Module, shape: tuple[int, ...], rule: str, nonnegative: bool, stabilizer: float) -> None:
+def compare(
+    module: nn.Module,
+    shape: tuple[int, ...],
+    rule: str,
+    nonnegative: bool,
+    stabilizer: float,
+    confined: bool = False,
+) -> None:
     x = torch.randn(3, *shape, dtype=torch.float64)
     x[x.abs() < 0.2] = 0
     x = x.abs() if nonnegative else x
@@ -115,6 +122,8 @@ def compare(module: nn.Module, shape: tuple[int, ...], rule: str, nonnegative: b
     z = module(x)
     r = torch.randn_like(z)
     r[0, 0] = 0
+    if confined:
+        r[z <= 0] = 0
     ones = copy.deepcopy(module)
     nn.init.ones_(ones.weight)
     w, ones = dense(module, shape), dense(ones, shape)
@@ -122,8 +131,8 @@ def compare(module: nn.Module, shape: tuple[int, ...], rule: str, nonnegative: b
 
     [step] = trace(nn.Sequential(module))
     ours, expected = RULES[rule]
-    signal = Signal((x,), z, nonnegative)
-    [relevance], absorbed = redistribute(step.operation, signal, ours(step.operation, signal), r, stabilizer)
+    signal = Signal((x,), z, nonnegative, confined)
+    [relevance], absorbed, _ = redistribute(step.operation, signal, ours(step.operation, signal), r.clone(), stabilizer)
 
     for n in range(len(x)):
         one = expected(w, ones, b, x[n].flatten(), r[n].flatten(), stabilizer)
@@ -140,6 +149,17 @@ def test_a_rule_is_its_formula(rule: str, layer: str, bias: bool, nonnegative: b
     torch.manual_seed(len(rule) + len(layer))
     build, shape = LAYERS[layer]
     compare(build(bias).double(), shape, rule, nonnegative, stabilizer=0.05)  # large, so that its place matters
+
+
+@pytest.mark.parametrize("stabilizer", [0.0, 0.05])
+@pytest.mark.parametrize("nonnegative", [False, True])
+@pytest.mark.parametrize("rule", RULES)
+def test_knowing_that_relevance_is_at_positive_outputs_changes_nothing(
+    rule: str, nonnegative: bool, stabilizer: float
+) -> None:
+    torch.manual_seed(len(rule))
+    build, shape = LAYERS["convolution"]
+    compare(build(True).double(), shape, rule, nonnegative, stabilizer, confined=True)
 
 
 @pytest.mark.parametrize("stabilizer", [0.0, 1e-6])
@@ -170,7 +190,7 @@ def test_average_pooling_goes_by_contributions(pool: nn.Module, shape: tuple[int
     w = pool(torch.eye(x[0].numel(), dtype=torch.float64).view(-1, *shape)).flatten(1).T
     [step] = trace(nn.Sequential(pool))
     signal = Signal((x,), z, False)
-    [relevance], absorbed = redistribute(step.operation, signal, norm(step.operation, signal), r, stabilizer)
+    [relevance], absorbed, _ = redistribute(step.operation, signal, norm(step.operation, signal), r, stabilizer)
     for n in range(len(x)):
         expected = share(w * x[n].flatten(), torch.zeros(len(w)), r[n].flatten(), stabilizer)
         torch.testing.assert_close(relevance[n].flatten(), expected[0])
@@ -187,7 +207,7 @@ def test_sums_share_out_by_contributions(rule: Callable[..., object], sign: int,
     x[1, 2] = y[1, 2] = 0
     layer = Add((1, sign))
     signal = Signal(layer.operands((x, y), x + sign * y), x + sign * y, False)
-    [to_x, to_y], absorbed = redistribute(layer, signal, rule(layer, signal), r, stabilizer)
+    [to_x, to_y], absorbed, _ = redistribute(layer, signal, rule(layer, signal), r, stabilizer)
     parts = torch.stack([x, sign * y])
     parts = parts.abs() if rule is ratio else parts
     total = parts.sum(0)
@@ -216,7 +236,7 @@ def test_a_layer_norm_is_centred_and_its_deviation_a_constant(shape: tuple[int, 
     torch.testing.assert_close(z, module(x).detach())
     r = torch.randn_like(z)
     signal = Signal((x,), z, False)
-    [relevance], absorbed = redistribute(step.operation, signal, epsilon(step.operation, signal), r, 0.05)
+    [relevance], absorbed, _ = redistribute(step.operation, signal, epsilon(step.operation, signal), r, 0.05)
     n = torch.Size(shape).numel()
     rows = list(zip(x.reshape(-1, n), r.reshape(-1, n), strict=True))
     weight, bias = (module.weight.flatten(), module.bias.flatten()) if affine else (torch.ones(n), torch.zeros(n))

@@ -26,7 +26,7 @@ class Step:
         operation: what it computes.
         inputs: the steps whose outputs it reads; `IMAGE` is the image.
         first: whether no layer with weights stands between the image and it.
-        nonnegative: whether its inputs are known to have no negative entry.
+        nonnegative: whether its output is known to have no negative entry.
         norm: the batch norm that is folded into it, if any.
         reached: whether relevance can reach it; gates and sizes are computed, and nothing more.
         kept: whether its output is kept for the walk back, rather than computed again.
@@ -84,7 +84,6 @@ class _Building:
         steps: so far.
         place: of each node that has one.
         gates: whether the output of each step is a gate.
-        nonnegative: whether it cannot be negative.
         constants: tensors that the network keeps, by the nodes that read them.
         wholes: calls that hand out several tensors, with the steps that they read.
     """
@@ -93,7 +92,6 @@ class _Building:
     steps: list[Step] = field(default_factory=list)
     place: dict[fx.Node, int] = field(default_factory=dict)
     gates: dict[int, bool] = field(default_factory=lambda: {IMAGE: False})
-    nonnegative: dict[int, bool] = field(default_factory=lambda: {IMAGE: False})
     constants: dict[fx.Node, Tensor] = field(default_factory=dict)
     wholes: dict[fx.Node, tuple[Call, tuple[int, ...]]] = field(default_factory=dict)
 
@@ -179,17 +177,16 @@ class _Building:
 
     def _append(self, name: str, operation: Operation, inputs: tuple[int, ...]) -> int:
         carriers = [inputs[at] for at in operation.carriers(len(inputs))]
-        nonnegative = [self.nonnegative[at] for at in inputs]
+        nonnegative = [at != IMAGE and self.steps[at].nonnegative for at in inputs]
         step = Step(
             name,
             operation,
             inputs,
             first=not any(at != IMAGE and _is_behind_weights(self.steps[at]) for at in carriers),
-            nonnegative=all(self.nonnegative[at] for at in carriers),
+            nonnegative=operation.is_nonnegative(nonnegative),
         )
         place = len(self.steps)
         self.steps.append(step)
-        self.nonnegative[place] = operation.is_nonnegative(nonnegative)
         self.gates[place] = operation.is_gate([self.gates[at] for at in inputs])
         return place
 

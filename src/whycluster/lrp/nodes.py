@@ -140,6 +140,10 @@ def _sum(call: Call, sign: int) -> Operation:
 
 
 def _rectifier(call: Call) -> Operation:
+    return Activation(call.function, rectifier=True)
+
+
+def _positive(call: Call) -> Operation:
     return Activation(call.function, nonnegative=True)
 
 
@@ -202,7 +206,8 @@ ROWS: tuple[tuple[Callable[[Call], Operation], tuple[Any, ...]], ...] = (
     (_minus, (operator.sub, torch.sub, torch.subtract, "sub", "subtract")),
     (_product, (operator.mul, torch.mul, torch.multiply, "mul", "multiply")),
     (_quotient, (operator.truediv, torch.div, torch.divide, "div", "divide")),
-    (_rectifier, (nn.ReLU, F.relu, torch.relu, "relu", nn.ReLU6, F.relu6, nn.Softplus, F.softplus)),
+    (_rectifier, (nn.ReLU, F.relu, torch.relu, "relu", nn.ReLU6, F.relu6)),
+    (_positive, (nn.Softplus, F.softplus)),
     (_switch, (nn.Sigmoid, F.sigmoid, torch.sigmoid, "sigmoid", nn.Hardsigmoid, F.hardsigmoid)),
     (_signed_switch, (nn.Tanh, F.tanh, torch.tanh, "tanh")),
     (_activation, (nn.SiLU, F.silu, nn.GELU, F.gelu, nn.Hardswish, F.hardswish, nn.Mish, F.mish)),

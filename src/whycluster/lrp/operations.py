@@ -86,11 +86,13 @@ class Routing(Operation):
         way: by which relevance goes, in a few words.
         reads_values: whether the way depends on the values of the inputs, not only on their shapes.
         adds_constants: whether the output also holds values that were not in the input, and keep their relevance.
+        keeps_positive: whether relevance of positive outputs goes to positive inputs.
     """
 
     way: ClassVar[str]
     reads_values: ClassVar[bool] = False
     adds_constants: bool = False
+    keeps_positive: bool = True
 
     def __init__(self, function: Callable[..., Tensor]) -> None:
         self.function = function
@@ -115,13 +117,16 @@ class Activation(Routing):
         function: bent or not, it keeps what is large and drops what is small.
         nonnegative: whether it has no negative values.
         gate: whether it runs between two levels, off and on.
+        rectifier: whether it is positive where its input is, and zero elsewhere.
     """
 
     way = "pass"
 
-    def __init__(self, function: Callable[..., Tensor], nonnegative: bool = False, gate: bool = False) -> None:
+    def __init__(
+        self, function: Callable[..., Tensor], nonnegative: bool = False, gate: bool = False, rectifier: bool = False
+    ) -> None:
         super().__init__(function)
-        self.nonnegative, self.gate = nonnegative, gate
+        self.nonnegative, self.gate, self.keeps_positive = nonnegative or rectifier, gate, rectifier
 
     def is_nonnegative(self, inputs: Sequence[bool]) -> bool:
         return self.nonnegative
@@ -214,6 +219,7 @@ class Gate(Routing):
     """
 
     way = "pass, the gate is constant"
+    keeps_positive = False  # two negative factors have a positive product
 
     def __init__(self, function: Callable[..., Tensor], signal: int) -> None:
         super().__init__(function)

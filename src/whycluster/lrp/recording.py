@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,11 +13,29 @@ from whycluster.lrp.linear_maps import LinearMap
 from whycluster.lrp.operations import Plain, Routing
 from whycluster.lrp.receipts import Absorbed, Attribution, Receipt, per_image
 from whycluster.lrp.rules import Rule
-from whycluster.lrp.shares import Share, Signal, redistribute
+from whycluster.lrp.shares import Passed, Share, Signal, redistribute
 
 # Bytes of a block that the C library's allocator reuses; larger ones it fetches from the system page by page, which
 # takes as long as several sweeps over them.
 CHEAP = 32 * 2**20
+
+
+class Arriving(NamedTuple):
+    """Relevance on its way to a step.
+
+    Attributes:
+        relevance: shaped as the output of the step.
+        confined: whether it is known to be zero where that output is not positive.
+    """
+
+    relevance: Tensor
+    confined: bool
+
+    def joined(self, other: "Arriving | None") -> "Arriving":
+        """Both together, if there is another."""
+        if other is None:
+            return self
+        return Arriving(self.relevance + other.relevance, self.confined and other.confined)
 
 
 class Recording:
@@ -97,66 +115,70 @@ class Recording:
             return attribution
 
     def _walk(self, entering: Tensor, keep: bool) -> Attribution:
-        arriving = {len(self._steps) - 1: entering}
+        arriving = {len(self._steps) - 1: Arriving(entering.clone(), confined=False)}
         layers: dict[str, Absorbed] = {}
         self._sums: list[Tensor] = []
         for at, step in reversed(list(enumerate(self._steps))):
-            relevance = arriving.pop(at, None)
-            if relevance is not None:  # a gate, a size: nothing arrives
-                passed, absorbed = self._pass(at, relevance, keep)
+            arrived = arriving.pop(at, None)
+            if arrived is not None:  # a gate, a size: nothing arrives
+                passed, absorbed = self._pass(at, arrived, keep)
                 for i, part in zip(self._carriers(step), passed, strict=True):
-                    self._look_at(part, f"the relevance that {step.name!r} passes on")
+                    self._look_at(part.relevance, f"the relevance that {step.name!r} passes on")
                     if self._is_plain(i):
-                        absorbed = (absorbed or Absorbed.nothing(relevance)).plus(_by_constant(part))
+                        absorbed = (absorbed or Absorbed.nothing(arrived.relevance)).plus(_by_constant(part.relevance))
                         continue
-                    part = part if part.shape == self._shape(i) else part.sum_to_size(self._shape(i))
-                    arriving[i] = arriving[i] + part if i in arriving else part
+                    if part.relevance.shape != self._shape(i):
+                        part = part._replace(relevance=part.relevance.sum_to_size(self._shape(i)))
+                    arriving[i] = part.joined(arriving.get(i))
                 if absorbed is not None:  # a module that the network calls more than once has one entry
                     layers[step.name] = layers[step.name].plus(absorbed) if step.name in layers else absorbed
             if not (keep and step.kept):
                 self._values.pop(at, None)
-        pixels = arriving[IMAGE].contiguous()
+        pixels = arriving[IMAGE].relevance.contiguous()
         unsigned = per_image(entering.abs()), per_image(pixels.abs())
         receipt = Receipt(per_image(entering), per_image(pixels), layers, unsigned)
         return Attribution(self.output.clone(), pixels, receipt)
 
-    def _pass(self, at: int, relevance: Tensor, keep: bool) -> tuple[Sequence[Tensor], Absorbed | None]:
+    def _pass(self, at: int, arrived: Arriving, keep: bool) -> tuple[Sequence[Arriving], Absorbed | None]:
         """Relevance of each carrier of a step, and what the step absorbed if it could."""
         step = self._steps[at]
-        operation = step.operation
+        operation, relevance = step.operation, arrived.relevance
         if isinstance(operation, Routing):
             known = [operation.reads_values or self._is_plain(i) for i in step.inputs]
             inputs = [self._value(i) if read else self._blank(i) for i, read in zip(step.inputs, known, strict=True)]
-            passed = operation.route(inputs, relevance)
+            routed = operation.route(inputs, relevance)
+            passed = [Arriving(part, arrived.confined and operation.keeps_positive) for part in routed]
             if operation.adds_constants:
-                lost = per_image(relevance) - sum(map(per_image, passed))
+                lost = per_image(relevance) - sum(map(per_image, routed))
                 return passed, Absorbed.nothing(relevance)._replace(bias=lost)
             return passed, None
         assert isinstance(operation, LinearMap)  # nothing arrives at what is plain
         inputs, z = [self._value(i) for i in step.inputs], self._value(at)
         self._sums.append(z.sum())
-        signal = Signal(operation.operands(inputs, z), z, step.nonnegative)
-        return self._share_out(at, operation.given(inputs), signal, relevance, keep)
+        carriers = [i != IMAGE and self._steps[i].nonnegative for i in self._carriers(step)]
+        signal = Signal(operation.operands(inputs, z), z, all(carriers), arrived.confined)
+        shared = self._share_out(at, operation.given(inputs), signal, relevance, keep)
+        # Of inputs that cannot be negative, what goes in proportion to them reaches only the positive.
+        confined = [shared.proportional and nonnegative for nonnegative in carriers]
+        return list(map(Arriving, shared.operands, confined)), shared.absorbed
 
-    def _share_out(
-        self, at: int, layer: LinearMap, signal: Signal, relevance: Tensor, keep: bool
-    ) -> tuple[Sequence[Tensor], Absorbed]:
+    def _share_out(self, at: int, layer: LinearMap, signal: Signal, relevance: Tensor, keep: bool) -> Passed:
         """By the rule of a layer, some images after the others where all at once would be slow."""
         rule, stabilizer = self._composite.row(layer, self._steps[at].first)
-        passed = [torch.empty_like(x, dtype=relevance.dtype) for x in signal.operands]
-        absorbed = []
+        whole: list[Tensor] = [torch.empty_like(x, dtype=relevance.dtype) for x in signal.operands]
+        parts = []
         for some in _parts(signal):
             key = at, some.start
             totals = self._totals.setdefault(key, {}) if keep else self._totals.pop(key, None)
             part = signal.of(some)
-            shares = _shares(rule, layer, part)
-            to_operands, kept = redistribute(layer, part, shares, relevance[some], stabilizer, totals)
-            if len(kept.bias) == len(relevance):  # all at once
-                return to_operands, kept
-            for whole, one in zip(passed, to_operands, strict=True):
-                whole[some] = one
-            absorbed.append(kept)
-        return passed, Absorbed(*map(torch.cat, zip(*absorbed, strict=True)))
+            passed = redistribute(layer, part, _shares(rule, layer, part), relevance[some], stabilizer, totals)
+            if len(passed.absorbed.bias) == len(relevance):  # all at once
+                return passed
+            for all_, one in zip(whole, passed.operands, strict=True):
+                all_[some] = one
+            parts.append(passed._replace(operands=()))
+        absorbed = Absorbed(*map(torch.cat, zip(*(part.absorbed for part in parts), strict=True)))
+        return Passed(whole, absorbed, all(part.proportional for part in parts))
 
     def _is_plain(self, at: int) -> bool:
         return at != IMAGE and isinstance(self._steps[at].operation, Plain)

@@ -48,13 +48,13 @@ def alpha_beta(layer: LinearMap, signal: Signal, *, alpha: float, beta: float) -
 
 def gamma(layer: LinearMap, signal: Signal, *, gamma: float) -> Iterable[Share]:
     """What has the sign of the output counts `1 + gamma` times (generalized: Andéol et al. 2021)."""
-    bias, z = layer.bias, signal.z
+    bias = layer.bias
     excite = partial(layer.modified, f"{gamma} excite", lambda weight: weight + gamma * weight.clamp(min=0))
     inhibit = partial(layer.modified, f"{gamma} inhibit", lambda weight: weight + gamma * weight.clamp(max=0))
     risen = None if bias is None else bias + gamma * bias.clamp(min=0)
     sunk = None if bias is None else bias + gamma * bias.clamp(max=0)
-    yield Share(signal.meets(excite, inhibit), risen, where=z, sign=1)
-    yield Share(signal.meets(inhibit, excite), sunk, where=-z, sign=-1)
+    yield Share(signal.meets(excite, inhibit), risen, sign=1, only_its_sign=True)
+    yield Share(signal.meets(inhibit, excite), sunk, sign=-1, only_its_sign=True, with_before=2 + gamma)
     yield Share(())  # an output of exactly zero has no sign
 
 
