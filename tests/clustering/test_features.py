@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -46,14 +49,23 @@ def test_processes_share_the_rows_in_equally_many_batches(store, width, world_si
     np.testing.assert_array_equal(torch.cat([x for _, x in batches]).numpy(), store.open())
 
 
-def test_keep_drops_rows_and_leaves_one_file(store):
+@pytest.mark.parametrize("dropped", [[0, 5, 22], []])
+def test_keep_drops_rows_and_leaves_one_file(store, dropped):
     before = np.array(store.open())
-    rows = np.setdiff1d(np.arange(23), [0, 5, 22])
-    kept = store.keep(rows)
+    rows = np.setdiff1d(np.arange(23), dropped)
+    kept = store.keep(rows, store.path.with_name("kept.npy"))
     np.testing.assert_array_equal(kept.open(), before[rows])
-    assert len(kept) == 20
-    assert [path.name for path in store.path.parent.iterdir()] == ["features.npy"]
+    assert len(kept) == 23 - len(dropped)
+    assert [path.name for path in store.path.parent.iterdir()] == ["kept.npy"]
 
 
-def test_keeping_all_rows_does_nothing(store):
-    assert store.keep(np.arange(23)) is store
+def test_a_file_that_the_disk_has_no_room_for_is_an_error_at_once(tmp_path):
+    script = (
+        "import resource, sys; from pathlib import Path; from whycluster.clustering.features import FeatureStore\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"  # as a full disk is, without filling one
+        "try: FeatureStore.create(Path(sys.argv[1]), 1000, 100)\n"
+        "except OSError as error: print(error.strerror)"
+    )
+    done = subprocess.run([sys.executable, "-c", script, tmp_path / "f.npy"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "File too large\n"), done.stderr
+    assert not list(tmp_path.iterdir())

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from torchvision.transforms.functional import pil_to_tensor
@@ -96,6 +97,18 @@ def test_ranks_share_the_images(images, world_size):
     parts = [list(image_loader(images, 2, 0, rank, world_size)) for rank in range(world_size)]
     taken = [index for part in parts for batch in part for index in (*batch.indices.tolist(), *batch.skipped)]
     assert sorted(taken) == list(range(7))
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+@pytest.mark.parametrize("done", [[], [0, 1, 4], [2, 3, 4, 5], range(7)])
+def test_what_is_done_changes_no_batch(images, world_size, done):
+    alone = [sorted([*batch.indices.tolist(), *batch.skipped]) for batch in image_loader(images, 2, 0)]
+    assert alone == [[0, 1], [2, 3], [4, 5], [6]]
+    mask = np.isin(np.arange(7), list(done))
+    loaders = [image_loader(images, 2, 0, rank, world_size, mask) for rank in range(world_size)]
+    left = [batch.rows for loader in loaders for batch in loader if batch.rows]
+    assert left == [batch for batch in alone if not set(batch) <= set(done)]
+    assert all(len(loader) for loader in loaders)
 
 
 @pytest.mark.parametrize("n_rows", [0, 1, 2, 7, 64, 1001])

@@ -6,12 +6,21 @@ import pytorch_lightning as pl
 import torch
 from PIL import Image
 
-from whycluster.data import Folder, PreparedImages
+from whycluster.data import Folder, PreparedImages, Progress
 from whycluster.explain import Explainer, parse_target
 from whycluster.explain.predict import ExplanationModule
-from whycluster.output.explanations import ExplanationWriter, caption, file_name, part_of
+from whycluster.output.explanations import (
+    ExplanationWriter,
+    assignment_rows,
+    caption,
+    counted,
+    deepest,
+    file_name,
+    receipt_rows,
+)
 from whycluster.output.heatmaps import heatmap_picture
-from whycluster.output.tables import ASSIGNMENTS, RECEIPTS, join_parts
+from whycluster.output.tables import ASSIGNMENTS, RECEIPTS, write_table
+from whycluster.output.tensorboard import tile
 
 NAMES = ("a.jpg", "a.png", "b/a.png", "b/c/deep", "quote\" new\nline'.png", "Käse 日本.png")
 
@@ -22,9 +31,9 @@ def run(model, tmp_path):
 
     def explain(root, target="assigned", batch_size=4):
         collection, targets = Folder(root), parse_target(target, 3)
-        writer = ExplanationWriter(tmp_path / "run", collection, targets)
-        (tmp_path / "run").mkdir()
         prepared = PreparedImages(collection, model.backbone.preprocessing)
+        progress = Progress(tmp_path / "state", "explained", len(prepared))
+        writer = ExplanationWriter(tmp_path / "run", collection, targets, progress)
         trainer = pl.Trainer(
             accelerator="cpu",
             logger=False,
@@ -32,18 +41,31 @@ def run(model, tmp_path):
             enable_model_summary=False,
             callbacks=[writer],
         )
-        module = ExplanationModule(Explainer(model), targets, prepared, batch_size, 0)
+        module = ExplanationModule(Explainer(model), targets, prepared, batch_size, 0, progress.done)
         trainer.predict(module, return_predictions=False)
         return writer
 
     return explain
 
 
-def table(writer, name, columns):
+def assignments_of(writer):
+    return read(writer, "assignments", ASSIGNMENTS, assignment_rows(writer.progress, writer.collection))
+
+
+def receipts_of(writer):
+    return read(writer, "receipts", RECEIPTS, receipt_rows(writer.progress, writer.collection, writer.targets))
+
+
+def read(writer, name, columns, rows):
     path = writer.folder / f"{name}.csv"
-    join_parts(path, columns, [part_of(writer.folder, name, 0)])
+    write_table(path, columns, rows)
     with open(path, newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
+
+
+def gallery_of(writer):
+    prepared = PreparedImages(writer.collection, lambda image: torch.zeros(3, *image.size[::-1], dtype=torch.uint8))
+    return deepest(writer.progress, prepared, writer.targets, writer.folder)
 
 
 def files(folder):
@@ -74,7 +96,7 @@ def test_a_heatmap_and_an_array_for_each_image(model, run, folder_of):
 
 def test_tables_have_a_row_for_each_image_in_order(model, run, folder_of):
     writer = run(folder_of(*NAMES))
-    assignments, receipts = table(writer, "assignments", ASSIGNMENTS), table(writer, "receipts", RECEIPTS)
+    assignments, receipts = assignments_of(writer), receipts_of(writer)
     explanation = expected(model, writer)
     assert [row["path"] for row in assignments] == [row["path"] for row in receipts] == writer.collection.paths
     assert [row["label"] for row in assignments] == writer.collection.labels
@@ -100,20 +122,20 @@ def test_several_targets_have_a_folder_each(model, run, folder_of):
         heatmap = np.load(writer.folder / "relevance" / f"target_{target}" / "b" / "c.png.npy")
         ours = expected(model, writer, target).heatmap[1].numpy()
         np.testing.assert_allclose(heatmap, ours, rtol=1e-3, atol=1e-4 * np.abs(ours).max())
-    receipts = [(row["path"], row["target"]) for row in table(writer, "receipts", RECEIPTS)]
+    receipts = [(row["path"], row["target"]) for row in receipts_of(writer)]
     assert receipts == [(path, str(target)) for path in ("a.png", "b/c.png") for target in range(3)]
-    assert [row["path"] for row in table(writer, "assignments", ASSIGNMENTS)] == ["a.png", "b/c.png"]
-    assert {cluster: len(items) for cluster, items in writer.gallery.kept().items()} == {0: 2, 1: 2, 2: 2}
-    assert writer.written == 2
+    assert [row["path"] for row in assignments_of(writer)] == ["a.png", "b/c.png"]
+    assert {cluster: len(items) for cluster, items in gallery_of(writer).kept().items()} == {0: 2, 1: 2, 2: 2}
+    assert counted(writer.progress).images == 2
 
 
 @pytest.mark.parametrize("target", ["runner_up", "2", "1:0"])
 def test_one_target_needs_no_folder_of_its_own(model, run, folder_of, target):
     writer = run(folder_of("a.png", "b.png"), target)
     assert files(writer.folder / "heatmaps") == ["a.png.png", "b.png.png"]
-    assert [row["target"] for row in table(writer, "receipts", RECEIPTS)] == [target, target]
+    assert [row["target"] for row in receipts_of(writer)] == [target, target]
     explained = set(expected(model, writer, target).target.tolist())
-    assert set(writer.gallery.kept()) == explained
+    assert set(gallery_of(writer).kept()) == explained
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 16])
@@ -122,17 +144,57 @@ def test_what_cannot_be_read_is_skipped_with_its_reason(run, folder_of, batch_si
     (root / "b.txt").write_text("no image")
     (root / "d.png").write_bytes(b"")
     writer = run(root, batch_size=batch_size)
-    assert writer.skipped == {1: "not an image, or in a format that is not known", 3: "the file is empty"}
-    assert writer.written == 2
+    reasons = {1: "not an image, or in a format that is not known", 3: "the file is empty"}
+    assert writer.progress.skipped() == reasons
+    assert counted(writer.progress).images == 2
     assert files(writer.folder / "heatmaps") == ["a.png.png", "c.png.png"]
-    assert [row["path"] for row in table(writer, "assignments", ASSIGNMENTS)] == ["a.png", "c.png"]
+    assert [row["path"] for row in assignments_of(writer)] == ["a.png", "c.png"]
 
 
 def test_a_run_leaves_no_unfinished_files(run, folder_of):
     writer = run(folder_of("a.png"))
-    table(writer, "assignments", ASSIGNMENTS)
-    table(writer, "receipts", RECEIPTS)
-    assert files(writer.folder) == ["assignments.csv", "heatmaps/a.png.png", "receipts.csv", "relevance/a.png.npy"]
+    assert files(writer.folder) == ["heatmaps/a.png.png", "relevance/a.png.npy"]
+
+
+def test_what_is_done_is_not_done_again(run, folder_of, tmp_path, monkeypatch):
+    root = folder_of(*(f"{number}.png" for number in range(7)))
+    (root / "3.png").write_text("no image")
+    writer = run(root, batch_size=2)
+    expected_rows = assignments_of(writer), receipts_of(writer)
+    journal = tmp_path / "state" / "explained.0.jsonl"
+    first, _, *rest = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(first + rest[0] + rest[1][:20])  # the second and the last are not noted, or not wholly
+    written = {path: path.stat().st_mtime_ns for path in writer.folder.rglob("*.*") if path.is_file()}
+    again = run(root, batch_size=2)
+    new = {path.name for path, at in written.items() if path.stat().st_mtime_ns != at} - {
+        "assignments.csv",
+        "receipts.csv",
+    }
+    assert new == {"2.png.png", "2.png.npy", "6.png.png", "6.png.npy"}
+    assert again.progress.written == 3
+    assert (assignments_of(again), receipts_of(again)) == expected_rows
+
+
+def test_a_disk_that_is_full_ends_the_run_and_nothing_is_noted(run, folder_of, tmp_path, monkeypatch):
+    def full(file, array):
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "save", full)
+    with pytest.raises(OSError, match="No space left"):
+        run(folder_of("a.png"))
+    assert (tmp_path / "state" / "explained.0.jsonl").read_bytes() == b""
+    assert not list((tmp_path / "run" / "relevance").iterdir())
+
+
+def test_a_gallery_shows_what_was_written(run, folder_of):
+    writer = run(folder_of("a.png", "b.png"))
+    ((value, path, place), *_), *_ = gallery_of(writer).kept().values()
+    picture = gallery_of(writer)._picture(place, f"{path}\ndiscriminant {value:.4g}")
+    heatmap = np.load(writer.folder / "relevance" / f"{path}.npy")
+    assert np.array_equal(picture, tile(np.zeros((32, 32, 3), np.uint8), heatmap, f"{path}\ndiscriminant {value:.4g}"))
+    writer.collection.file(place[0]).unlink()
+    assert gallery_of(writer)._picture(place, "") is None  # gone by now
 
 
 def test_the_longest_names_that_a_file_system_takes(run, folder_of):
@@ -142,7 +204,7 @@ def test_the_longest_names_that_a_file_system_takes(run, folder_of):
         written = files(writer.folder / folder)
         assert len(written) == 4
         assert all(name.endswith(ending) for name in written)
-    assert [row["path"] for row in table(writer, "assignments", ASSIGNMENTS)] == sorted(names)
+    assert [row["path"] for row in assignments_of(writer)] == sorted(names)
 
 
 @pytest.mark.parametrize(

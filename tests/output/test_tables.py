@@ -2,7 +2,7 @@ import csv
 
 import pytest
 
-from whycluster.output.tables import GrowingTable, join_parts, plain, write_skipped, write_table
+from whycluster.output.tables import plain, write_skipped, write_table
 
 COLUMNS = ("path", "cluster", "discriminant", "label")
 
@@ -69,27 +69,3 @@ def test_skipped_files_are_sorted(tmp_path):
 def test_nothing_skipped_is_a_header(tmp_path):
     write_skipped(tmp_path / "skipped.csv", {})
     assert (tmp_path / "skipped.csv").read_bytes() == b"path,reason\r\n"
-
-
-def test_parts_are_joined_in_the_order_given(tmp_path):
-    rows = [[("z.png", 0, 0.5, "a\nb")], [], [('"q".png', 1, 1.5, "ä"), ("=b.png", 2, 2.5, "\r")]]
-    parts = []
-    for rank, share in enumerate(rows):
-        part = GrowingTable(tmp_path / f"{rank}.part")
-        for row in share:
-            part.append(row)
-        part.close()
-        parts.append(part.path)
-    join_parts(tmp_path / "joined.csv", COLUMNS, iter(parts))
-    write_table(tmp_path / "at_once.csv", COLUMNS, [row for share in rows for row in share])
-    assert (tmp_path / "joined.csv").read_bytes() == (tmp_path / "at_once.csv").read_bytes()
-    assert not any(part.exists() for part in parts)
-
-
-def test_no_part_is_lost_when_one_is_missing(tmp_path):
-    part = GrowingTable(tmp_path / "0.part")
-    part.append(("a.png", 0, 0.5, ""))
-    part.close()
-    with pytest.raises(FileNotFoundError):
-        join_parts(tmp_path / "joined.csv", COLUMNS, [part.path, tmp_path / "1.part"])
-    assert [path.name for path in tmp_path.iterdir()] == ["0.part"]

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import BasePredictionWriter
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from whycluster.clustering.features import FeatureStore
-from whycluster.data import Batch, PreparedImages, image_loader
+from whycluster.data import Batch, PreparedImages, Progress, image_loader
 
 
 class Extracted(NamedTuple):
@@ -30,17 +31,25 @@ class FeatureExtractor(pl.LightningModule):
         images: the images.
         batch_size: how many at once.
         num_workers: processes that decode.
+        done: images that are not wanted again, `(N,)` bool.
     """
 
-    def __init__(self, backbone: nn.Module, images: PreparedImages, batch_size: int, num_workers: int) -> None:
+    def __init__(
+        self,
+        backbone: nn.Module,
+        images: PreparedImages,
+        batch_size: int,
+        num_workers: int,
+        done: np.ndarray | None = None,
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.images = images
-        self.batch_size, self.num_workers = batch_size, num_workers
+        self.batch_size, self.num_workers, self.done = batch_size, num_workers, done
 
     def predict_dataloader(self) -> DataLoader[Any]:
         rank, world_size = self.trainer.global_rank, self.trainer.world_size
-        return image_loader(self.images, self.batch_size, self.num_workers, rank, world_size)
+        return image_loader(self.images, self.batch_size, self.num_workers, rank, world_size, self.done)
 
     def predict_step(self, batch: Batch) -> Extracted:
         features = self.backbone(batch.images) if len(batch) else torch.empty(0)
@@ -48,29 +57,24 @@ class FeatureExtractor(pl.LightningModule):
 
 
 class FeatureWriter(BasePredictionWriter):
-    """Writes features to a file as they come, and remembers which images have none.
+    """Writes features to a file as they come, and takes note of it.
 
     Args:
-        path: the `.npy` file; what is there is overwritten.
-        n_rows: how many images there are.
+        path: the `.npy` file; made if it is not there.
         n_features: `D`.
-
-    Attributes:
-        skipped: number `->` reason, of this process.
-        written: images of this process that have features.
+        progress: what is done.
     """
 
-    def __init__(self, path: Path, n_rows: int, n_features: int) -> None:
+    def __init__(self, path: Path, n_features: int, progress: Progress) -> None:
         super().__init__(write_interval="batch")
-        self.path, self.n_rows, self.n_features = path, n_rows, n_features
-        self.skipped: dict[int, str] = {}
-        self.written = 0
+        self.path, self.n_features, self.progress = path, n_features, progress
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.is_global_zero:
-            FeatureStore.create(self.path, self.n_rows, self.n_features)
+        if trainer.is_global_zero and not self.path.exists():
+            FeatureStore.create(self.path, len(self.progress.done), self.n_features)
         trainer.strategy.barrier("features")
         self._features = FeatureStore(self.path).open(writable=True)
+        self.progress.begin(trainer.global_rank)
 
     def write_on_batch_end(
         self,
@@ -84,5 +88,17 @@ class FeatureWriter(BasePredictionWriter):
     ) -> None:
         if len(prediction.indices):
             self._features[prediction.indices.numpy()] = prediction.features.float().cpu().numpy()
-        self.written += len(prediction.indices)
-        self.skipped |= prediction.skipped
+        rows = batch.rows
+        if rows and self.progress.add(rows[0], len(rows), skipped=prediction.skipped):
+            self._note()
+
+    def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._note()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        if hasattr(self, "_features"):
+            self._note()
+
+    def _note(self) -> None:
+        self._features.flush()  # type: ignore[attr-defined]  # a map; on the disk before the note of it
+        self.progress.note()

@@ -1,5 +1,6 @@
 """Features on disk: a NumPy file of float32, written by row and read by slices, whatever the size of the collection."""
 
+import errno
 import math
 import os
 from collections.abc import Iterator, Sequence
@@ -11,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from whycluster.data import share_of_rank
+from whycluster.files import written_whole
 
 # Held at once: enough for the matrix products, and little enough that memory is reused; larger blocks would come fresh
 # from the system each time, page by page.
@@ -32,8 +34,15 @@ class FeatureStore:
 
     @classmethod
     def create(cls, path: Path, n_rows: int, n_features: int) -> "FeatureStore":
-        """Makes a file of zeros."""
-        np.lib.format.open_memmap(path, "w+", np.float32, (n_rows, n_features))
+        """Makes a file of zeros that has all its room on the disk.
+
+        Raises:
+            OSError: if there is not enough; otherwise writing into the map would end the process without a word.
+        """
+        with written_whole(path) as beside:
+            np.lib.format.open_memmap(beside, "w+", np.float32, (n_rows, n_features))
+            with open(beside, "r+b") as file:
+                _reserve(file.fileno(), os.fstat(file.fileno()).st_size)
         return cls(path)
 
     def __len__(self) -> int:
@@ -48,17 +57,19 @@ class FeatureStore:
         """Some rows, in memory, `(len(indices), D)`."""
         return np.array(self.open()[indices])
 
-    def keep(self, rows: np.ndarray) -> "FeatureStore":
-        """The store with these rows only, in this order, under the same name."""
-        if len(rows) == self.n_rows:
-            return self
-        kept = FeatureStore.create(self.path.with_suffix(".part"), len(rows), self.n_features)
-        target = kept.open(writable=True)
-        step = self.batch_rows()
-        for start in range(0, len(rows), step):
-            target[start : start + step] = self.rows(rows[start : start + step])
-        os.replace(kept.path, self.path)
-        return FeatureStore(self.path)
+    def keep(self, rows: np.ndarray, path: Path) -> "FeatureStore":
+        """Turns this store into one of these rows only, in this order, under another name."""
+        if len(rows) < self.n_rows:
+            with written_whole(path) as beside:
+                target = FeatureStore.create(beside, len(rows), self.n_features).open(writable=True)
+                step = self.batch_rows()
+                for start in range(0, len(rows), step):
+                    target[start : start + step] = self.rows(rows[start : start + step])
+                target.flush()  # type: ignore[attr-defined]  # a map
+            self.path.unlink()
+        else:
+            os.replace(self.path, path)
+        return FeatureStore(path)
 
     def batch_rows(self, width: int = 1) -> int:
         """How many rows are read at once, where `width` numbers are computed from each."""
@@ -88,6 +99,21 @@ class FeatureStore:
         parts = math.ceil(longest / self.batch_rows(width))
         share = share_of_rank(range(self.n_rows), rank, world_size)
         return DataLoader(_Slices(self, [share_of_rank(share, part, parts) for part in range(parts)]), batch_size=None)
+
+
+def _reserve(descriptor: int, size: int) -> None:
+    """Room on the disk for a file of this many bytes.
+
+    Raises:
+        OSError: if there is not enough.
+    """
+    if not hasattr(os, "posix_fallocate"):
+        return
+    try:
+        os.posix_fallocate(descriptor, 0, size)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # file systems that know no reservation
+            raise
 
 
 class _Slices(Dataset[tuple[Tensor, Tensor]]):

@@ -1,5 +1,8 @@
 """k-means as a LightningModule: an epoch is one iteration of Lloyd's algorithm, for all restarts at once."""
 
+import time
+from pathlib import Path
+
 import numpy as np
 import pytorch_lightning as pl
 import torch
@@ -8,8 +11,11 @@ from torch.utils.data import DataLoader
 
 from whycluster.clustering.features import FeatureStore
 from whycluster.clustering.kmeans import Sums, accumulate, assign, reseed, starts, update
+from whycluster.files import written_whole
 
 SAMPLE = 10_000  # rows that k-means++ draws starts from; more for many clusters
+STATE = ("active", "settled", "measured", "iterations", "epochs")  # with the candidates, all that iterations hand on
+SAVED_EVERY = 1.0  # second, at most
 
 
 class KMeans(pl.LightningModule):
@@ -23,6 +29,7 @@ class KMeans(pl.LightningModule):
         tol: a restart has converged when its centroids move by no more than `tol` times the features' variance
             (squared distances, as in scikit-learn).
         seed: same seed, same result.
+        saved: a file that finished iterations are saved to; if it is there, fitting goes on from it.
 
     Attributes:
         centroids: of the best restart, after fitting, `(K, D)` float64.
@@ -44,6 +51,7 @@ class KMeans(pl.LightningModule):
         max_iter: int = 300,
         tol: float = 1e-4,
         seed: int = 0,
+        saved: Path | None = None,
     ) -> None:
         super().__init__()
         for name, value, least in (("n_clusters", n_clusters, 2), ("n_init", n_init, 1), ("max_iter", max_iter, 1)):
@@ -59,13 +67,18 @@ class KMeans(pl.LightningModule):
         self.threshold = tol * features.variance(mean)
         # Distances are computed around the mean, or float32 cancels.
         self.register_buffer("origin", mean.float(), persistent=False)
-        start = starts(self._sample(n_clusters, seed) - self.origin.numpy(), n_clusters, n_init, seed)
-        # (R, K, D). Parameters, although no gradient moves them: so DDP hands every process the same start.
-        self.candidates = nn.Parameter(start)
         self.active = torch.arange(n_init)  # restarts that still take part
         self.settled = torch.zeros(n_init, dtype=torch.bool)  # of these, whose centroids are final but not yet measured
         self.measured = torch.full((n_init,), torch.inf, dtype=torch.float64)  # inertia of those that are
         self.iterations = torch.zeros(n_init, dtype=torch.long)
+        self.epochs = 0
+        self.saved, self._saved_at = saved, time.monotonic()
+        if saved is not None and saved.exists():
+            start = self._restored(saved)
+        else:
+            start = starts(self._sample(n_clusters, seed) - self.origin.numpy(), n_clusters, n_init, seed)
+        # (R, K, D). Parameters, although no gradient moves them: so DDP hands every process the same start.
+        self.candidates = nn.Parameter(start)
 
     def _sample(self, n_clusters: int, seed: int) -> np.ndarray:
         size = min(len(self.features), max(SAMPLE, 10 * n_clusters))
@@ -132,6 +145,24 @@ class KMeans(pl.LightningModule):
         self.active = at
         self.trainer.should_stop = len(at) == 0
         self._log_shift(shift[going.to(self.device)])
+        self.epochs += 1
+        if self.saved is not None and self.trainer.is_global_zero and time.monotonic() - self._saved_at > SAVED_EVERY:
+            self._save(self.saved)
+
+    def _save(self, path: Path) -> None:
+        """Writes what the next iteration begins with."""
+        state = {name: getattr(self, name) for name in STATE} | {"candidates": self.candidates.detach().cpu()}
+        with written_whole(path) as beside, open(beside, "wb") as file:
+            torch.save(state, file)
+        self._saved_at = time.monotonic()
+
+    def _restored(self, path: Path) -> Tensor:
+        """Takes up what was saved, and returns the candidates."""
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        for name in STATE:
+            setattr(self, name, state[name])
+        candidates: Tensor = state["candidates"]
+        return candidates
 
     def _add_up(self, part: Tensor) -> Tensor:
         """The sum over all processes."""
@@ -158,10 +189,10 @@ class KMeans(pl.LightningModule):
         """The inertia of the centroids this iteration began with, of the best restart."""
         if self.logger is not None:
             best = min(self.inertia, float(total.inertia.min()))
-            self.logger.log_metrics({"kmeans/inertia": best}, step=self.current_epoch)
+            self.logger.log_metrics({"kmeans/inertia": best}, step=self.epochs)
 
     def _log_shift(self, shift: Tensor) -> None:
         """How far the centroids of each moving restart went, the least of them, and how many restarts go on."""
         if self.logger is not None and len(shift):
             figures = {"kmeans/centroid_shift": float(shift.min().sqrt()), "kmeans/restarts": float(len(shift))}
-            self.logger.log_metrics(figures, step=self.current_epoch)
+            self.logger.log_metrics(figures, step=self.epochs)

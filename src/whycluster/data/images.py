@@ -2,7 +2,9 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -13,6 +15,7 @@ from whycluster.data.decoding import UnreadableImageError
 
 Prepare = Callable[[Image.Image], Tensor]
 Item = tuple[int, Tensor | str]
+T = TypeVar("T")
 
 
 @dataclass
@@ -31,6 +34,11 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.indices)
+
+    @property
+    def rows(self) -> list[int]:
+        """Numbers of all images of the batch, read or not, ascending."""
+        return sorted([*self.indices.tolist(), *self.skipped])
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "Batch":
         """The batch with its images on a device (Lightning calls this)."""
@@ -73,31 +81,50 @@ def collate(items: list[Item]) -> Batch:
 
 
 def image_loader(
-    images: PreparedImages, batch_size: int, num_workers: int, rank: int = 0, world_size: int = 1
+    images: PreparedImages,
+    batch_size: int,
+    num_workers: int,
+    rank: int = 0,
+    world_size: int = 1,
+    done: np.ndarray | None = None,
 ) -> DataLoader[Batch]:
-    """Batches in order, decoded by `num_workers` processes; of several ranks, each takes its own share."""
-    share = share_of_rank(images.rows, rank, world_size)
+    """Batches in order, decoded by `num_workers` processes.
+
+    Which images are a batch does not depend on how many ranks share the batches, or on what is done already: results
+    may depend on it, in the last digit.
+
+    Args:
+        images: the images.
+        batch_size: how many at once.
+        num_workers: processes that decode.
+        rank: of several that share the batches.
+        world_size: how many these are.
+        done: images `(N,)` that are not wanted again; a batch is left out if all of it is done.
+    """
+    batches = [images.rows[start : start + batch_size] for start in range(0, len(images.rows), batch_size)]
+    if done is not None:
+        batches = [batch for batch in batches if not all(done[row] for row in batch)]
     # A rank without images gets one empty batch: it still has to take part in what all ranks do together.
-    slices = [share[start : start + batch_size] for start in range(0, len(share), batch_size)] or [share]
-    return DataLoader(_Batches(images, slices), batch_size=None, num_workers=num_workers)
+    share = share_of_rank(batches, rank, world_size) or [images.rows[:0]]
+    return DataLoader(_Batches(images, share), batch_size=None, num_workers=num_workers)
 
 
 class _Batches(Dataset[Batch]):
     """The images of some rows, a batch an item."""
 
-    def __init__(self, images: PreparedImages, slices: list[Sequence[int]]) -> None:
-        self.parts = [PreparedImages(images.collection, images.prepare, rows) for rows in slices]
+    def __init__(self, images: PreparedImages, batches: Sequence[Sequence[int]]) -> None:
+        self.images, self.batches = images, batches
 
     def __len__(self) -> int:
-        return len(self.parts)
+        return len(self.batches)
 
     def __getitem__(self, item: int) -> Batch:
-        part = self.parts[item]
+        part = PreparedImages(self.images.collection, self.images.prepare, self.batches[item])
         return collate([part[place] for place in range(len(part))])
 
 
-def share_of_rank(rows: Sequence[int], rank: int, world_size: int) -> Sequence[int]:
-    """The rows one process of several takes: together they take each row once, nothing is padded.
+def share_of_rank(rows: Sequence[T], rank: int, world_size: int) -> Sequence[T]:
+    """What one process of several takes of rows, or of batches: together they take each once, nothing is padded.
 
     Example:
         >>> [list(share_of_rank(range(5), rank, 2)) for rank in range(2)]

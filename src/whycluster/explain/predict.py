@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytorch_lightning as pl
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -30,6 +31,7 @@ class ExplanationModule(pl.LightningModule):
         images: the images.
         batch_size: how many at once.
         num_workers: processes that decode.
+        done: images that are not wanted again, `(N,)` bool.
     """
 
     def __init__(
@@ -39,17 +41,18 @@ class ExplanationModule(pl.LightningModule):
         images: PreparedImages,
         batch_size: int,
         num_workers: int,
+        done: np.ndarray | None = None,
     ) -> None:
         super().__init__()
         self.model = explainer.model
         self.explainer = explainer
         self.targets = targets
         self.images = images
-        self.batch_size, self.num_workers = batch_size, num_workers
+        self.batch_size, self.num_workers, self.done = batch_size, num_workers, done
 
     def predict_dataloader(self) -> DataLoader[Any]:
         rank, world_size = self.trainer.global_rank, self.trainer.world_size
-        return image_loader(self.images, self.batch_size, self.num_workers, rank, world_size)
+        return image_loader(self.images, self.batch_size, self.num_workers, rank, world_size, self.done)
 
     def predict_step(self, batch: Batch) -> Explained:
         explanations = self.explainer.explain_targets(batch.images, self.targets) if len(batch) else []

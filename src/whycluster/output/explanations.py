@@ -1,51 +1,55 @@
 """Explanations as files: a heatmap and an array for each image, tables, and a gallery for TensorBoard."""
 
 import hashlib
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytorch_lightning as pl
+from PIL import Image
 from pytorch_lightning.callbacks import BasePredictionWriter
 from torch import Tensor
 
-from whycluster.data import Batch, Collection
+from whycluster.data import Batch, Collection, PreparedImages, Progress, UnreadableImageError
 from whycluster.explain import Explanation, Target
 from whycluster.explain.predict import Explained
-from whycluster.files import written_whole
+from whycluster.files import to_disk, written_whole
 from whycluster.output.heatmaps import heatmap_picture
-from whycluster.output.tables import GrowingTable, Row
-from whycluster.output.tensorboard import ExplanationGallery
+from whycluster.output.tables import Row
+from whycluster.output.tensorboard import ExplanationGallery, tile
 
+KINDS = {"heatmaps": "png", "relevance": "npy"}  # sub-folders of a run, and the endings of files there
 LONGEST_NAME = 240  # bytes; file systems take 255, and endings are still to come
+THREADS = 2  # that draw and write: much of their time they wait for the disk
+BATCHES_UNDER_WAY = 2  # whose files may still be being written when the next is explained
 
 
 class ExplanationWriter(BasePredictionWriter):
-    """Writes explanations as they come; memory does not grow with them.
+    """Writes explanations as they come, and takes note of it; memory does not grow with them.
+
+    Pictures are drawn and files written by threads of their own, while the next images are explained.
 
     Args:
         folder: the run folder.
         collection: the images explained.
         targets: what is explained of each; of several, each gets a folder of its own.
-
-    Attributes:
-        skipped: number `->` reason, of this process.
-        gallery: the deepest images of each cluster, of this process.
-        written: images explained by this process.
-        weak: heatmaps of this process whose pixels hold less than half of the discriminant.
+        progress: what is done.
     """
 
-    def __init__(self, folder: Path, collection: Collection, targets: Sequence[Target]) -> None:
+    def __init__(self, folder: Path, collection: Collection, targets: Sequence[Target], progress: Progress) -> None:
         super().__init__(write_interval="batch")
-        self.folder, self.collection, self.targets = folder, collection, targets
-        self.skipped: dict[int, str] = {}
-        self.gallery = ExplanationGallery()
-        self.written = 0
-        self.weak = 0
+        self.folder, self.collection, self.targets, self.progress = folder, collection, targets, progress
+        self._threads: ThreadPoolExecutor | None = None
+        self._under_way: deque[_UnderWay] = deque()
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._assignments = GrowingTable(part_of(self.folder, "assignments", trainer.global_rank))
-        self._receipts = GrowingTable(part_of(self.folder, "receipts", trainer.global_rank))
+        trainer.strategy.barrier("explanations")  # what was done is known to all before anybody adds to it
+        self.progress.begin(trainer.global_rank)
+        self._threads = ThreadPoolExecutor(THREADS)
 
     def write_on_batch_end(
         self,
@@ -57,47 +61,139 @@ class ExplanationWriter(BasePredictionWriter):
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
-        self.skipped |= prediction.skipped
         explanations = [_on_cpu(explanation) for explanation in prediction.explanations]
-        photos = prediction.images.cpu()
-        for place, index in enumerate(prediction.indices.tolist()):
-            self._assignments.append(self._assignment(explanations[0], place, index))
-            for target, explanation in zip(self.targets, explanations, strict=True):
-                self._write(target, explanation, photos[place], place, index)
-        self.written += len(prediction.indices)
+        photos, rows = prediction.images.cpu(), batch.rows
+        if not rows:
+            return
+        assert self._threads is not None  # for the type checker: prediction has started
+        files = [
+            self._threads.submit(self._write, target, explanation, photos[place], place, index)
+            for place, index in enumerate(prediction.indices.tolist())
+            for target, explanation in zip(self.targets, explanations, strict=True)
+        ]
+        entry = {"skipped": prediction.skipped, "images": _noted(prediction.indices, explanations)}
+        self._under_way.append(_UnderWay(files, rows, entry))
+        while len(self._under_way) > BATCHES_UNDER_WAY:
+            self._settle()
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._assignments.close()
-        self._receipts.close()
+        self._close()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        for table in ("assignments", "receipts"):  # half a table is none
-            part_of(self.folder, table, trainer.global_rank).unlink(missing_ok=True)
+        if self._threads is not None:
+            with suppress(OSError):  # that files cannot be written is what the exception says already
+                self._close()
 
-    def _assignment(self, explanation: Explanation, place: int, index: int) -> Row:
-        cluster, discriminant, probability, runner_up = (column[place].item() for column in explanation.assignment)
-        path, label = self.collection.paths[index], self.collection.labels[index]
-        return (path, cluster, discriminant, probability, runner_up, label)
+    def _close(self) -> None:
+        while self._under_way:
+            self._settle()
+        self.progress.note()
+        if self._threads is not None:
+            self._threads.shutdown()
 
-    def _write(self, target: Target, explanation: Explanation, photo: Tensor, place: int, index: int) -> None:
+    def _settle(self) -> None:
+        """Waits for the files of the oldest batch, and takes note of it."""
+        files, rows, entry = self._under_way[0]
+        folders = {folder for written in files for folder in written.result()}
+        for folder in sorted(folders):
+            to_disk(folder)
+        if self.progress.add(rows[0], len(rows), **entry):
+            self.progress.note()
+        self._under_way.popleft()
+
+    def _write(self, target: Target, explanation: Explanation, photo: Tensor, place: int, index: int) -> set[Path]:
+        """The files of one image; returns the folders that have new names in them."""
         path = self.collection.paths[index]
         heatmap = explanation.heatmap[place].float().numpy()
-        self._receipts.append((path, target.name, *(column[place].item() for column in explanation.receipt)))
-        subfolder = f"target_{target.name}" if len(self.targets) > 1 else ""
-        name = file_name(path)
         picture = heatmap_picture(photo.permute(1, 2, 0).numpy(), heatmap, caption(path, target, explanation, place))
-        with written_whole(self.folder / "heatmaps" / subfolder / f"{name}.png") as beside:
+        files = [file_of(self.folder, kind, target, len(self.targets), path) for kind in KINDS]
+        with written_whole(files[0]) as beside:
             picture.save(beside, format="PNG", compress_level=3)
-        with written_whole(self.folder / "relevance" / subfolder / f"{name}.npy") as beside, open(beside, "wb") as file:
+        with written_whole(files[1]) as beside, open(beside, "wb") as file:
             np.save(file, heatmap)
-        self.weak += share_at_pixels(explanation, place) < 0.5
-        explained = int(explanation.target[place])
-        self.gallery.offer(explained, float(explanation.discriminant[place]), path, photo, heatmap)
+        return {folder for file in files for folder in file.parents if folder.is_relative_to(self.folder)}
 
 
-def part_of(folder: Path, table: str, rank: int) -> Path:
-    """Where one process collects its rows of a table."""
-    return folder / f".{table}.{rank}.part"
+class _UnderWay(NamedTuple):
+    """A batch whose files are being written, the numbers of its images, and what is to be noted of it."""
+
+    files: list["Future[set[Path]]"]
+    rows: list[int]
+    entry: dict[str, Any]
+
+
+def _noted(indices: Tensor, explanations: Sequence[Explanation]) -> list[list[Any]]:
+    """Of each image: its number, where it belongs, and for each target what was explained and its receipt."""
+    columns = []
+    for explanation in explanations:
+        weak = [share_at_pixels(explanation, place) < 0.5 for place in range(len(indices))]
+        receipt = zip(*(column.tolist() for column in explanation.receipt), strict=True)
+        columns.append(list(zip(explanation.target.tolist(), receipt, weak, strict=True)))
+    where = zip(*(column.tolist() for column in explanations[0].assignment), strict=True) if explanations else ()
+    return [list(image) for image in zip(indices.tolist(), where, zip(*columns, strict=True), strict=True)]
+
+
+def assignment_rows(progress: Progress, collection: Collection) -> Iterator[Row]:
+    """The rows of `assignments.csv`."""
+    for index, where, _ in _images(progress):
+        yield (collection.paths[index], *where, collection.labels[index])
+
+
+def receipt_rows(progress: Progress, collection: Collection, targets: Sequence[Target]) -> Iterator[Row]:
+    """The rows of `receipts.csv`."""
+    for index, _, asked in _images(progress):
+        for target, (_, receipt, _) in zip(targets, asked, strict=True):
+            yield (collection.paths[index], target.name, *receipt)
+
+
+def deepest(progress: Progress, images: PreparedImages, targets: Sequence[Target], folder: Path) -> ExplanationGallery:
+    """A gallery of what was written to a run folder."""
+    paths = images.collection.paths
+
+    def picture(place: tuple[int, int], title: str) -> Image.Image | None:
+        index, number = place
+        try:
+            photo = images.prepare(images.collection.load(index))
+        except UnreadableImageError:  # by now
+            return None
+        file = file_of(folder, "relevance", targets[number], len(targets), paths[index])
+        return tile(photo.permute(1, 2, 0).numpy(), np.load(file, allow_pickle=False), title)
+
+    gallery = ExplanationGallery(picture)
+    for index, _, asked in _images(progress):
+        for number, (cluster, (discriminant, *_), _) in enumerate(asked):
+            gallery.offer(cluster, discriminant, paths[index], (index, number))
+    return gallery
+
+
+class Counted(NamedTuple):
+    """How much was explained.
+
+    Attributes:
+        images: that could be read.
+        weak: heatmaps whose pixels hold less than half of the discriminant.
+    """
+
+    images: int
+    weak: int
+
+
+def counted(progress: Progress) -> Counted:
+    """Counts what is done."""
+    weak = [[weak for *_, weak in asked] for _, _, asked in _images(progress)]
+    return Counted(len(weak), sum(map(sum, weak)))
+
+
+def _images(progress: Progress) -> Iterator[list[Any]]:
+    """What `_noted` wrote, image by image."""
+    for entry in progress.entries():
+        yield from entry["images"]
+
+
+def file_of(run: Path, kind: str, target: Target, n_targets: int, path: str) -> Path:
+    """Where a run keeps what it knows of an image; of several targets, each has a folder of its own."""
+    subfolder = f"target_{target.name}" if n_targets > 1 else ""
+    return run / kind / subfolder / f"{file_name(path)}.{KINDS[kind]}"
 
 
 def file_name(path: str) -> str:

@@ -29,37 +29,6 @@ def write_skipped(path: Path, skipped: Mapping[str, str]) -> None:
     write_table(path, SKIPPED, sorted(skipped.items()))
 
 
-class GrowingTable:
-    """Rows appended to a file as they come, so that memory does not grow with them.
-
-    Args:
-        path: the file of this part of the table.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._file = open(path, "w", newline="", encoding="utf-8")  # noqa: SIM115  # stays open from batch to batch
-        self._writer = csv.writer(self._file)
-
-    def append(self, row: Row) -> None:
-        self._writer.writerow(plain(row))
-
-    def close(self) -> None:
-        self._file.close()
-
-
-def join_parts(path: Path, columns: tuple[str, ...], parts: Iterable[Path]) -> None:
-    """Makes one table of the parts that several processes wrote, in this order, and removes them."""
-    parts = list(parts)
-    with written_whole(path) as beside, open(beside, "w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerow(columns)
-        for part in parts:
-            with open(part, newline="", encoding="utf-8") as rows:
-                file.writelines(rows)
-    for part in parts:
-        part.unlink()
-
-
 def plain(row: Row) -> tuple[str, ...]:
     """Cells as text: numbers with seven digits, text that no spreadsheet executes. The first cell is a relative path.
 

@@ -3,12 +3,14 @@
 import heapq
 import math
 import re
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from whycluster.output.heatmaps import colour_scale, colours, enlarged, side_by_side
@@ -31,6 +33,7 @@ def write_embedding(
     writer: SummaryWriter, features: np.ndarray, images: Sequence[Image.Image], rows: list[list[str]], header: list[str]
 ) -> None:
     """Features `(N, D)` for the projector, each point with its image and its row of the table."""
+    shutil.rmtree(Path(writer.log_dir) / "00000", ignore_errors=True)  # of a run that was stopped here
     side = min(THUMBNAIL, SPRITE_SIDE // math.ceil(math.sqrt(len(images))))
     thumbnails = np.stack([np.asarray(image.resize((side, side))) for image in images])  # (N, side, side, 3)
     writer.add_embedding(
@@ -58,41 +61,40 @@ def in_rows(tiles: Sequence[Image.Image], columns: int) -> Image.Image:
     return sheet
 
 
+def tile(photo: np.ndarray, heatmap: np.ndarray, title: str) -> Image.Image:
+    """A photo `(H, W, 3)` beside its heatmap `(H, W)`."""
+    panels = [enlarged(panel) for panel in (photo, colours(heatmap, colour_scale(heatmap)))]
+    return side_by_side(panels, title)
+
+
 class ExplanationGallery:
-    """Keeps the images that lie deepest in each cluster, and shows them beside their heatmaps.
+    """Finds the images that lie deepest in each cluster, and shows them beside their heatmaps.
 
     Memory does not grow with the images seen.
+
+    Args:
+        picture: where an image is to be found, and its title `->` its picture; `None` if it is there no more.
     """
 
-    def __init__(self) -> None:
-        self._best: dict[int, list[tuple[float, str, Image.Image]]] = {}
+    def __init__(self, picture: Callable[[Any, str], Image.Image | None]) -> None:
+        self._picture = picture
+        self._best: dict[int, list[tuple[float, str, Any]]] = {}
 
-    def offer(self, cluster: int, discriminant: float, path: str, photo: Tensor, heatmap: np.ndarray) -> None:
-        """Shows an image to the gallery, which may keep it."""
+    def offer(self, cluster: int, discriminant: float, path: str, place: Any) -> None:
+        """Tells the gallery of an image, which it may remember."""
         best = self._best.setdefault(cluster, [])
-        if len(best) == GALLERY and (discriminant, path) <= best[0][:2]:
-            return
-        pixels = photo.permute(1, 2, 0).cpu().numpy()
-        panels = [enlarged(panel) for panel in (pixels, colours(heatmap, colour_scale(heatmap)))]
-        item = (discriminant, path, side_by_side(panels, f"{path}\ndiscriminant {discriminant:.4g}"))
         if len(best) < GALLERY:
-            heapq.heappush(best, item)
+            heapq.heappush(best, (discriminant, path, place))
         else:
-            heapq.heapreplace(best, item)
+            heapq.heappushpop(best, (discriminant, path, place))
 
-    def kept(self) -> Mapping[int, list[tuple[float, str, Image.Image]]]:
-        """What was kept of each cluster, deepest first."""
+    def kept(self) -> Mapping[int, list[tuple[float, str, Any]]]:
+        """What is remembered of each cluster, deepest first."""
         clusters = sorted(self._best.items())
-        return {cluster: sorted(best, key=lambda item: item[:2], reverse=True) for cluster, best in clusters}
-
-    def merge(self, others: Sequence[Mapping[int, list[tuple[float, str, Image.Image]]]]) -> None:
-        """Takes in what the galleries of other processes kept."""
-        for other in others:
-            for cluster, items in other.items():
-                best = sorted([*self._best.get(cluster, []), *items], key=lambda item: item[:2])
-                self._best[cluster] = best[-GALLERY:]
+        return {cluster: sorted(best, reverse=True) for cluster, best in clusters}
 
     def write(self, writer: SummaryWriter) -> None:
         """A gallery a cluster."""
         for cluster, items in self.kept().items():
-            write_gallery(writer, cluster, [picture for _, _, picture in items])
+            pictures = [self._picture(place, f"{path}\ndiscriminant {value:.4g}") for value, path, place in items]
+            write_gallery(writer, cluster, [picture for picture in pictures if picture is not None])

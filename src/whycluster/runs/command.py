@@ -2,16 +2,27 @@
 
 import logging
 import os
+import shlex
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
 from typing import NoReturn
 
 import torch
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import ConfigCompositionException, OverrideParseException
+from hydra.types import RunMode
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from whycluster.output.console import override, short
+from whycluster.runs.folders import UNFINISHED
+from whycluster.runs.ranks import is_first
 
 # Remarks of libraries that a user of these commands can do nothing about.
 NOISE = (
@@ -38,19 +49,47 @@ def plain_errors() -> Iterator[None]:
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"  # the line of code helps no user
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and leaves the telling to us
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _terminate)
     try:
         yield
-    except KeyboardInterrupt:
-        _stop("interrupted; what is in the run folder is not complete.", 130)
+    except KeyboardInterrupt as interrupt:
+        _stop_interrupted(interrupt)
     except SystemExit as stop:  # Lightning turns an interrupt into an exit without a word
         if isinstance(stop.__context__, KeyboardInterrupt) and not stop.__suppress_context__:
-            _stop("interrupted; what is in the run folder is not complete.", 130)
+            _stop_interrupted(stop.__context__)
         raise
     except Exception as error:
         sentence = _sentence(error)
         if sentence is None or os.environ.get("WHYCLUSTER_TRACEBACK"):
             raise
         _stop(f"error: {sentence}", 1)
+
+
+class Terminated(KeyboardInterrupt):
+    """The system asked for an end; it is met as an interrupt by the user is."""
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # who asks twice means it
+    raise Terminated
+
+
+def _stop_interrupted(interrupt: KeyboardInterrupt) -> NoReturn:
+    status = 143 if isinstance(interrupt, Terminated) else 130
+    if not is_first():
+        raise SystemExit(status) from None  # the first process says it
+    _stop(f"interrupted; {_way_on()}", status)
+
+
+def _way_on() -> str:
+    """How to go on with the run, in one line."""
+    hydra = HydraConfig.get() if HydraConfig.initialized() else None
+    if hydra is None or hydra.mode != RunMode.RUN or not (Path(hydra.runtime.output_dir) / UNFINISHED).exists():
+        return "nothing was done."
+    settings = [word for word in sys.argv[1:] if not word.startswith(("hydra.run.dir=", "resume=", "overwrite="))]
+    folder = override("hydra.run.dir", short(Path(hydra.runtime.output_dir)))
+    return f"go on by: {shlex.join(['python', sys.argv[0], *settings])} {folder} resume=true"
 
 
 def _stop(line: str, status: int) -> NoReturn:

@@ -5,20 +5,28 @@ from pathlib import Path
 from shlex import quote
 from typing import Literal
 
+import numpy as np
 import pytorch_lightning as pl
 from pytorch_lightning.loggers import TensorBoardLogger
 
-from whycluster.data import Collection, Folder, PreparedImages, open_collection
+from whycluster.data import Collection, Folder, PreparedImages, Progress, open_collection
 from whycluster.evaluation import Evaluator
 from whycluster.explain import ClusterModel, Explainer, parse_target
 from whycluster.explain.predict import ExplanationModule
 from whycluster.lrp import Residual
 from whycluster.output.console import say, short
-from whycluster.output.explanations import ExplanationWriter, part_of
-from whycluster.output.tables import ASSIGNMENTS, RECEIPTS, join_parts, write_skipped
+from whycluster.output.explanations import (
+    KINDS,
+    Counted,
+    ExplanationWriter,
+    assignment_rows,
+    counted,
+    deepest,
+    receipt_rows,
+)
+from whycluster.output.tables import ASSIGNMENTS, RECEIPTS, write_skipped, write_table
 from whycluster.runs.evaluating import EVALUATION, evaluate_sample
-from whycluster.runs.folders import check_free, clear, find_checkpoint
-from whycluster.runs.ranks import gathered
+from whycluster.runs.folders import Run, digest, find_checkpoint, working_on
 from whycluster.runs.settings import decoding_workers, full_precision, whole_number
 
 RESULTS = (EVALUATION, "assignments.csv", "receipts.csv", "skipped.csv", "heatmaps", "relevance", "tensorboard")
@@ -42,6 +50,7 @@ def explain(
     batch_size: int = 16,
     num_workers: int | None = None,
     overwrite: bool = False,
+    resume: bool = False,
 ) -> int:
     """Explains images and writes the run folder.
 
@@ -63,6 +72,7 @@ def explain(
         batch_size: images at once.
         num_workers: processes that decode; `None`: as many as fit.
         overwrite: whether results in the folder may be replaced.
+        resume: whether to go on with a run that was stopped; one that is finished stays as it is.
 
     Returns:
         How many images were explained.
@@ -70,7 +80,7 @@ def explain(
     Raises:
         ValueError: for settings that do not work, and if no image can be read.
     """
-    run = Path(folder)
+    run = Run(Path(folder), RESULTS)
     whole_number("batch_size", batch_size, 1)
     file = find_checkpoint(checkpoint)
     model = ClusterModel.load(file)
@@ -85,39 +95,57 @@ def explain(
         evaluator.methods(explainer)  # what is missing for it should show before hours of work
     collection = _collection(model, images)
     prepared = PreparedImages(collection, model.backbone.preprocessing, _first(len(collection.paths), limit))
-    check_free(run, RESULTS, overwrite)
-    full_precision()
-    workers = decoding_workers(num_workers, len(prepared), batch_size)
-    writer = ExplanationWriter(run, collection, targets)
-    explaining = trainer(logger=False, callbacks=[writer], precision="32-true")  # or receipts would not balance
-    clear(run, RESULTS)
-    if explaining.is_global_zero:
-        say(f"explaining {len(prepared)} images with {short(file.absolute())}")
-    module = ExplanationModule(explainer, targets, prepared, batch_size, workers)
-    explaining.predict(module, return_predictions=False)
-
-    kept = gathered(explaining, (writer.written, writer.weak, writer.skipped, writer.gallery.kept()))
-    if not explaining.is_global_zero:
+    if resume and run.is_finished():
+        say(f"the run in {short(run.folder)} is finished already")
         return 0
-    written, weak, unread, galleries = (list(column) for column in zip(*kept, strict=True))
-    skipped = {collection.paths[index]: reason for part in unread for index, reason in part.items()}
-    for table, columns in (("assignments", ASSIGNMENTS), ("receipts", RECEIPTS)):
-        parts = [part_of(run, table, rank) for rank in range(explaining.world_size)]
-        join_parts(run / f"{table}.csv", columns, parts)
-    write_skipped(run / "skipped.csv", collection.skipped | skipped)
-    if not sum(written):
-        path, reason = next(iter(skipped.items()))
-        raise ValueError(f"none of the {len(prepared)} files can be read as an image; {path!r}: {reason}.")
-    writer.gallery.merge(galleries[1:])
-    board = logger()
-    writer.gallery.write(board.experiment)
-    board.experiment.flush()
-    if evaluate:
-        model.to(explaining.strategy.root_device)
-        quiet = explaining.progress_bar_callback is None
-        evaluate_sample(explainer, evaluator, prepared, run, Path(board.log_dir), batch_size, quiet)
-    _report(run, sum(written), sum(weak), len(targets), len(skipped) + len(collection.skipped))
-    return sum(written)
+    full_precision()
+    request = {
+        "model": digest([file]),
+        "data": collection.source,
+        "images": digest(collection.paths),
+        "targets": [target.name for target in targets],
+        "composite": composite,
+        "head_rule": head_rule,
+        "beta": str(beta),
+        "residual": residual,
+        "limit": limit,
+        "batch_size": batch_size,
+    }
+    with working_on(run, request, resume, overwrite):
+        progress = Progress(run.state, "explained", len(prepared))
+        done = int(np.count_nonzero(progress.done))
+        workers = decoding_workers(num_workers, len(prepared) - done, batch_size)
+        writer = ExplanationWriter(run.folder, collection, targets, progress)
+        explaining = trainer(logger=False, callbacks=[writer], precision="32-true")  # or receipts would not balance
+        if explaining.is_global_zero:
+            run.clear(spared=list(KINDS) if done else [])
+            say(f"explaining {len(prepared)} images with {short(file.absolute())}")
+            if done:
+                say(f"going on: {done} of them were done")
+        module = ExplanationModule(explainer, targets, prepared, batch_size, workers, progress.done)
+        if done < len(prepared):
+            explaining.predict(module, return_predictions=False)
+            explaining.strategy.barrier("explained")
+        if not explaining.is_global_zero:
+            return 0
+
+        skipped = {collection.paths[index]: reason for index, reason in progress.skipped().items()}
+        explained = counted(progress)
+        if not explained.images:
+            path, reason = next(iter(skipped.items()))
+            raise ValueError(f"none of the {len(prepared)} files can be read as an image; {path!r}: {reason}.")
+        write_table(run.folder / "assignments.csv", ASSIGNMENTS, assignment_rows(progress, collection))
+        write_table(run.folder / "receipts.csv", RECEIPTS, receipt_rows(progress, collection, targets))
+        write_skipped(run.folder / "skipped.csv", collection.skipped | skipped)
+        board = logger()
+        deepest(progress, prepared, targets, run.folder).write(board.experiment)
+        board.experiment.flush()
+        if evaluate:
+            model.to(explaining.strategy.root_device)
+            quiet = explaining.progress_bar_callback is None
+            evaluate_sample(explainer, evaluator, prepared, run.folder, Path(board.log_dir), batch_size, quiet)
+    _report(run.folder, explained, len(targets), len(skipped) + len(collection.skipped))
+    return explained.images
 
 
 def _number(beta: float | str | None) -> float | None:
@@ -145,13 +173,13 @@ def _first(n_images: int, limit: int | None) -> Sequence[int]:
     return range(n_images if limit is None else min(whole_number("limit", limit, 1), n_images))
 
 
-def _report(run: Path, explained: int, weak: int, n_targets: int, skipped: int) -> None:
+def _report(run: Path, explained: Counted, n_targets: int, skipped: int) -> None:
     """What a person wants to know at the end."""
-    say(f"{explained} images explained{f'; {skipped} skipped, see skipped.csv' if skipped else ''}")
-    if weak:
+    say(f"{explained.images} images explained{f'; {skipped} skipped, see skipped.csv' if skipped else ''}")
+    if explained.weak:
         say(
-            f"in {weak} of {explained * n_targets} heatmaps the pixels hold less than half of the discriminant; "
-            "biases and stabilisers absorbed the rest, see receipts.csv"
+            f"in {explained.weak} of {explained.images * n_targets} heatmaps the pixels hold less than half of the "
+            "discriminant; biases and stabilisers absorbed the rest, see receipts.csv"
         )
     say(f"heatmaps: {short(run / 'heatmaps')}")
     say(f"galleries: tensorboard --logdir {quote(str(short(run)))}")

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -51,8 +52,15 @@ class Clustering(Protocol):
     def max_iter(self) -> int:
         """Iterations at most."""
 
-    def fit(self, features: FeatureStore, labels: Sequence[str], trainer: pl.Trainer, seed: int) -> Fitted:
-        """Fits and neuralizes; what is known of each row, its label, only where the settings ask for it.
+    def fit(self, features: FeatureStore, labels: Sequence[str], trainer: pl.Trainer, seed: int, saved: Path) -> Fitted:
+        """Fits and neuralizes.
+
+        Args:
+            features: what to cluster.
+            labels: what is known of each row; only some settings ask for it.
+            trainer: that loops over the features, where that takes iterations.
+            seed: same seed, same result.
+            saved: a file for iterations that are finished, to go on from, where a fit can.
 
         Raises:
             ValueError: for settings that do not fit the features, or features that are not finite.
@@ -88,9 +96,10 @@ class KMeansHead:
         if not (isinstance(self.tol, int | float) and self.tol >= 0):
             raise ValueError(f"head.tol={self.tol} should be a number >= 0.")
 
-    def fit(self, features: FeatureStore, labels: Sequence[str], trainer: pl.Trainer, seed: int) -> Fitted:
-        lloyd = KMeans(features, self.n_clusters, self.n_init, self.max_iter, self.tol, seed)
-        trainer.fit(lloyd)
+    def fit(self, features: FeatureStore, labels: Sequence[str], trainer: pl.Trainer, seed: int, saved: Path) -> Fitted:
+        lloyd = KMeans(features, self.n_clusters, self.n_init, self.max_iter, self.tol, seed, saved)
+        if len(lloyd.active):
+            trainer.fit(lloyd)
         if not math.isfinite(lloyd.inertia):
             raise ValueError("the trainer stopped before k-means had ended; leave out what limits its steps or time.")
         centroids = lloyd.centroids.cpu()
@@ -130,7 +139,7 @@ class KernelKMeansHead:
         if self.max_supports is not None:
             whole_number("head.max_supports", self.max_supports, self.n_clusters)
 
-    def fit(self, features: FeatureStore, labels: Sequence[str], trainer: pl.Trainer, seed: int) -> Fitted:
+    def fit(self, features: FeatureStore, labels: Sequence[str], trainer: pl.Trainer, seed: int, saved: Path) -> Fitted:
         settings = self.settings()
         del settings["beta"]
         model = KernelKMeans(**settings, random_state=seed).fit(features.open())
@@ -169,7 +178,7 @@ class GroupMeansHead:
     def __post_init__(self) -> None:
         _check(self)
 
-    def fit(self, features: FeatureStore, labels: Sequence[str], trainer: pl.Trainer, seed: int) -> Fitted:
+    def fit(self, features: FeatureStore, labels: Sequence[str], trainer: pl.Trainer, seed: int, saved: Path) -> Fitted:
         if not has_labels(list(labels)):
             raise ValueError(
                 "head=group_means takes the labels of images for groups, and not all images have one of two; lay "

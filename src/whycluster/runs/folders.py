@@ -1,14 +1,147 @@
-"""Run folders: which are finished, which may be written to."""
+"""Run folders: which are finished, which may be written to, and what a run that was stopped goes on from."""
 
+import hashlib
+import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from pytorch_lightning.utilities import rank_zero_only
+import torch
+from filelock import FileLock, Timeout
+from torch import Tensor
 
 from whycluster.explain.model import FILE_NAME
+from whycluster.files import to_disk, write_json
+from whycluster.runs.ranks import is_first
 
 TRAIN_RUNS = Path("outputs/train")
+UNFINISHED = "unfinished"  # sub-folder of a run that is not done
+
+
+class Run:
+    """A run folder that a command works on.
+
+    Until the run is done, a sub-folder `unfinished` says so, keeps others out, and holds what a second start goes on
+    from.
+
+    Attributes:
+        folder: the run folder.
+        state: the sub-folder.
+        results: names of what the run writes into its folder.
+    """
+
+    def __init__(self, folder: Path, results: Sequence[str]) -> None:
+        self.folder, self.state, self.results = folder, folder / UNFINISHED, tuple(results)
+        self.lock = FileLock(self.state / "lock", timeout=0)
+
+    def is_finished(self) -> bool:
+        """Whether there are results, and nobody is at work on them."""
+        return not self.state.exists() and bool(self._found())
+
+    def _found(self) -> list[str]:
+        return [name for name in self.results if (self.folder / name).exists()]
+
+    def claim(self, request: dict[str, Any], resume: bool, overwrite: bool) -> None:
+        """Takes the folder, for a run that is new or goes on.
+
+        Args:
+            request: plain values that the results depend on; a run that goes on needs the same.
+            resume: whether to go on with a run that was stopped.
+            overwrite: whether results, or what a run that was stopped has left, may be replaced.
+
+        Raises:
+            ValueError: if another process works on it, or there is something that may not be replaced.
+        """
+        begun = self._begun()
+        if begun is None and not overwrite and self._found():
+            raise ValueError(
+                f"the run folder {str(self.folder)!r} already holds {self._found()[0]}; choose another hydra.run.dir, "
+                "or overwrite=true."
+            )
+        self.state.mkdir(parents=True, exist_ok=True)
+        try:
+            self.lock.acquire()
+        except Timeout:
+            raise ValueError(
+                f"another process works on the run folder {str(self.folder)!r}; wait for it, or choose another "
+                "hydra.run.dir."
+            ) from None
+        try:
+            if begun is not None and resume:
+                self._check_same(begun, request)
+            elif begun is not None and not overwrite:
+                raise ValueError(
+                    f"the run folder {str(self.folder)!r} holds a run that did not finish; go on with it by "
+                    "resume=true, or begin anew with overwrite=true."
+                )
+            else:
+                self._clear_state()
+                write_json(self.state / "request.json", request)
+        except BaseException:
+            self.lock.release()
+            raise
+
+    def _begun(self) -> dict[str, Any] | None:
+        """The request of a run that did not finish."""
+        try:
+            request: dict[str, Any] = json.loads((self.state / "request.json").read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        return request
+
+    def _check_same(self, begun: dict[str, Any], request: dict[str, Any]) -> None:
+        for name, value in json.loads(json.dumps(request)).items():
+            if begun.get(name) != value:
+                raise ValueError(
+                    f"the run in {str(self.folder)!r} that did not finish was begun with {name}={begun.get(name)}, and "
+                    f"now it is {value}; go on with what it was begun with, or begin anew with overwrite=true."
+                )
+        for left in self.folder.rglob(".*.part"):  # what was being written when it was stopped
+            left.unlink(missing_ok=True)
+
+    def clear(self, spared: Sequence[str] = ()) -> None:
+        """Removes old results but some, once new ones are sure to come."""
+        for name in set(self.results) - set(spared):
+            _remove(self.folder / name)
+
+    def _clear_state(self) -> None:
+        for path in self.state.iterdir():
+            if path.name != "lock":
+                _remove(path)
+
+    def release(self) -> None:
+        """Lets go of a folder whose run did not finish; of one that has nothing to go on from no trace is left."""
+        worthless = self.state.exists() and {path.name for path in self.state.iterdir()} <= {"lock", "request.json"}
+        if worthless:
+            self.finish()
+        else:
+            self.lock.release()
+
+    def finish(self) -> None:
+        """The run is done: all its results are on the disk."""
+        to_disk(self.folder)
+        gone = self.folder / f".{UNFINISHED}.done"
+        _remove(gone)
+        self.state.rename(gone)  # at once, whatever happens while its files are removed
+        self.lock.release()
+        _remove(gone)
+
+
+@contextmanager
+def working_on(run: Run, request: dict[str, Any], resume: bool, overwrite: bool) -> Iterator[None]:
+    """Claims a run folder for the first of several processes, and lets go of it whatever happens; see `Run.claim`."""
+    if not is_first():
+        yield
+        return
+    run.claim(request, resume, overwrite)
+    try:
+        yield
+    except BaseException:
+        run.release()
+        raise
+    run.finish()
 
 
 def find_checkpoint(checkpoint: str) -> Path:
@@ -18,11 +151,17 @@ def find_checkpoint(checkpoint: str) -> Path:
         checkpoint: a model file, a run folder, or `latest`: the newest finished run below `outputs/train`.
 
     Raises:
-        ValueError: if there is none.
+        ValueError: if there is none, or the run did not finish.
     """
     if checkpoint != "latest":
-        return Path(str(checkpoint)).expanduser()  # a folder named 2024 arrives as a number
-    finished = list(TRAIN_RUNS.glob(f"**/{FILE_NAME}"))
+        path = Path(str(checkpoint)).expanduser()  # a folder named 2024 arrives as a number
+        if (path / UNFINISHED).exists():
+            raise ValueError(
+                f"the run in {str(path)!r} did not finish; go on with it by python train.py …, the command that began "
+                "it, with its folder as hydra.run.dir and resume=true."
+            )
+        return path / FILE_NAME if path.is_dir() else path
+    finished = [path for path in TRAIN_RUNS.glob(f"**/{FILE_NAME}") if not (path.parent / UNFINISHED).exists()]
     if not finished:
         raise ValueError(
             f"there is no finished train run in {TRAIN_RUNS}; run python train.py first, "
@@ -31,29 +170,23 @@ def find_checkpoint(checkpoint: str) -> Path:
     return max(finished, key=lambda path: path.stat().st_mtime_ns)
 
 
-def check_free(folder: Path, results: Sequence[str], overwrite: bool) -> None:
-    """Makes sure that a run may write to a folder.
-
-    Args:
-        folder: the run folder.
-        results: names of what the run writes there.
-        overwrite: whether old results may be replaced.
-
-    Raises:
-        ValueError: if there are old results that may not be replaced.
-    """
-    found = [name for name in results if (folder / name).exists()]
-    if found and not overwrite:
-        raise ValueError(
-            f"the run folder {str(folder)!r} already holds {found[0]}; choose another hydra.run.dir, or overwrite=true."
-        )
-
-
-@rank_zero_only
-def clear(folder: Path, results: Sequence[str]) -> None:
-    """Removes old results, once new ones are sure to come."""
-    for name in results:
-        if (folder / name).is_dir():
-            shutil.rmtree(folder / name)
+def digest(parts: Iterable[str | Tensor | Path]) -> str:
+    """A short name for content: of texts, tensors and files together."""
+    hashed = hashlib.blake2b(digest_size=8)
+    for part in parts:
+        if isinstance(part, Path):
+            with open(part, "rb") as file:
+                while chunk := file.read(2**20):
+                    hashed.update(chunk)
+        elif isinstance(part, Tensor):
+            hashed.update(part.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
         else:
-            (folder / name).unlink(missing_ok=True)
+            hashed.update(part.encode() + b"\0")
+    return hashed.hexdigest()
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -4,8 +4,14 @@ from typing import TypeVar
 
 import pytorch_lightning as pl
 import torch.distributed
+from pytorch_lightning.utilities import rank_zero_only
 
 T = TypeVar("T")
+
+
+def is_first() -> bool:
+    """Whether this process is the first of several, or the only one; known before there is a trainer."""
+    return not getattr(rank_zero_only, "rank", 0)
 
 
 def gathered(trainer: pl.Trainer, value: T) -> list[T]:

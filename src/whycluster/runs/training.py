@@ -1,6 +1,8 @@
 """A train run: images `->` features `->` clusters `->` a model file, tables, figures and TensorBoard."""
 
+import json
 import os
+import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -18,18 +20,18 @@ from whycluster.backbones import Backbone
 from whycluster.clustering.extraction import FeatureExtractor, FeatureWriter
 from whycluster.clustering.features import FeatureStore
 from whycluster.clustering.metrics import SILHOUETTE_ROWS, label_agreement, silhouette
-from whycluster.data import Collection, PreparedImages, has_labels
+from whycluster.data import Collection, PreparedImages, Progress, has_labels
 from whycluster.explain import ClusterModel
 from whycluster.explain.model import FILE_NAME
-from whycluster.files import write_json
+from whycluster.files import write_json, written_whole
 from whycluster.lrp import LRP, EpsilonPlus
 from whycluster.output.clusters import EMBEDDED, show_clusters, show_embedding
 from whycluster.output.console import override, say, short
 from whycluster.output.export import check_export, export_clusters
 from whycluster.output.tables import ASSIGNMENTS, Row, write_skipped, write_table
 from whycluster.runs.fitting import Clustering, Fitted
-from whycluster.runs.folders import check_free, clear
-from whycluster.runs.ranks import gathered
+from whycluster.runs.folders import Run, digest, working_on
+from whycluster.runs.ranks import gathered, is_first
 from whycluster.runs.settings import decoding_workers, full_precision, whole_number
 
 FEATURES = "features.npy"
@@ -58,6 +60,7 @@ def train(
     num_workers: int | None = None,
     export: str = "none",
     overwrite: bool = False,
+    resume: bool = False,
 ) -> dict[str, Any]:
     """Clusters a collection and writes the run folder.
 
@@ -73,6 +76,7 @@ def train(
         num_workers: processes that decode; `None`: as many as fit.
         export: `links` or `copies` lays the images of each cluster into `clusters/<k>/`; `none` does not.
         overwrite: whether results in the folder may be replaced.
+        resume: whether to go on with a run that was stopped; one that is finished stays as it is.
 
     Returns:
         What `metrics.json` says; empty in all processes but the first.
@@ -80,49 +84,75 @@ def train(
     Raises:
         ValueError: for settings that do not work, and if no image can be read.
     """
-    run = Path(folder)
+    run = Run(Path(folder), RESULTS)
     check_export(export)
     whole_number("seed", seed, 0)
     whole_number("batch_size", batch_size, 1)
     _check_size(head.n_clusters, len(data.paths), "files")
-    check_free(run, RESULTS, overwrite)
+    if resume and run.is_finished():
+        say(f"the run in {short(run.folder)} is finished already")
+        return _kept_metrics(run)
     full_precision()
     obstacle = _cannot_be_explained(backbone)
     if obstacle:
         warnings.warn(f"this network can be clustered, but not explained: {obstacle}", stacklevel=1)
-    started = time.monotonic()
-    features, rows, skipped = _extract(data, backbone, trainer, run, batch_size, num_workers)
-    extracted = time.monotonic()
-    _check_size(head.n_clusters, len(rows), "readable images")
-    clear(run, RESULTS)  # not before: whatever is wrong with the request has shown by now
-    board = logger()
-    # One epoch more than iterations, to measure the result; in full precision, whatever the network ran in.
-    fitting = trainer(logger=board, callbacks=[], max_epochs=head.max_iter + 1, precision="32-true")
-    fitted = head.fit(features, [data.labels[row] for row in rows], fitting, seed)
-    if not fitting.is_global_zero:
-        return {}
-    clustered = time.monotonic()
-
-    model = ClusterModel(backbone.cpu(), fitted.head, data.source, seed, groups=fitted.groups)
-    assigned, wrong = _assign(model, fitted, features)
-    metrics = _metrics(data, rows, features, head, fitted, assigned.cluster, seed)
-    metrics |= {
-        "disagreements": wrong,
-        "n_skipped": len(skipped),
-        "seconds_extraction": round(extracted - started, 3),
-        "seconds_clustering": round(clustered - extracted, 3),
-        "images_per_second": round(len(data.paths) / (extracted - started), 2),
-    }
-    write_table(run / "assignments.csv", ASSIGNMENTS, _table(data, rows, assigned))
-    write_skipped(run / "skipped.csv", skipped)
-    lost = export_clusters(run / "clusters", data, zip(rows.tolist(), assigned.cluster.tolist(), strict=True), export)
     settings = {"backbone": backbone.origin, "head": head.settings(), "data": data.source, "seed": seed}
-    _show(board, PreparedImages(data, backbone.preprocessing, rows.tolist()), features, assigned, metrics, settings)
-    write_json(run / "metrics.json", metrics)
-    os.replace(features.path, run / FEATURES)
-    model.save(run / FILE_NAME)  # last: a run folder with a model is a finished one
-    _report(run, metrics, lost, explainable=not obstacle)
+    request = settings | {
+        "images": digest(data.paths),
+        "weights": digest(backbone.state_dict().values()),
+        "batch_size": batch_size,
+        "precision": getattr(trainer, "keywords", {}).get("precision"),
+    }
+    with working_on(run, request, resume, overwrite):
+        features, rows, skipped, seconds = _extract(data, backbone, trainer, run, batch_size, num_workers)
+        _check_size(head.n_clusters, len(rows), "readable images")
+        saved = run.state / "kmeans.pt"
+        # Not before: whatever is wrong with the request has shown by now. Curves of iterations that are done stay.
+        if is_first():
+            run.clear(spared=["tensorboard"] if saved.exists() else [])
+        started = time.monotonic()
+        board = logger()
+        # One epoch more than iterations, to measure the result; in full precision, whatever the network ran in.
+        fitting = trainer(logger=board, callbacks=[], max_epochs=head.max_iter + 1, precision="32-true")
+        fitted = head.fit(features, [data.labels[row] for row in rows], fitting, seed, saved)
+        if not fitting.is_global_zero:
+            return {}
+        clustered = time.monotonic() - started
+
+        model = ClusterModel(backbone.cpu(), fitted.head, data.source, seed, groups=fitted.groups)
+        assigned, wrong = _assign(model, fitted, features)
+        metrics = _metrics(data, rows, features, head, fitted, assigned.cluster, seed)
+        metrics |= {
+            "disagreements": wrong,
+            "n_skipped": len(skipped),
+            "seconds_extraction": round(seconds, 3),
+            "seconds_clustering": round(clustered, 3),
+            "images_per_second": round(len(data.paths) / max(seconds, 1e-6), 2),
+        }
+        write_table(run.folder / "assignments.csv", ASSIGNMENTS, _table(data, rows, assigned))
+        write_skipped(run.folder / "skipped.csv", skipped)
+        members = zip(rows.tolist(), assigned.cluster.tolist(), strict=True)
+        lost = export_clusters(run.folder / "clusters", data, members, export)
+        _show(board, PreparedImages(data, backbone.preprocessing, rows.tolist()), features, assigned, metrics, settings)
+        write_json(run.folder / "metrics.json", metrics)
+        _place(features.path, run.folder / FEATURES)
+        model.save(run.folder / FILE_NAME)
+    _report(run.folder, metrics, lost, explainable=not obstacle)
     return metrics
+
+
+def _kept_metrics(run: Run) -> dict[str, Any]:
+    metrics: dict[str, Any] = json.loads((run.folder / "metrics.json").read_text(encoding="utf-8"))
+    return metrics
+
+
+def _place(file: Path, path: Path) -> None:
+    """Gives a file a second name, or a copy where that cannot be: it may be needed again until the run is done."""
+    with written_whole(path) as beside:
+        try:
+            os.link(file, beside)
+        except OSError:
+            shutil.copyfile(file, beside)
 
 
 def _check_size(n_clusters: int, n_images: int, what: str) -> None:
@@ -144,28 +174,36 @@ def _extract(
     data: Collection,
     backbone: Backbone,
     trainer: Callable[..., pl.Trainer],
-    run: Path,
+    run: Run,
     batch_size: int,
     num_workers: int | None,
-) -> tuple[FeatureStore, np.ndarray, dict[str, str]]:
-    """Features of the images that can be read, the numbers of these, and why the others cannot."""
-    images = PreparedImages(data, backbone.preprocessing)
-    workers = decoding_workers(num_workers, len(images), batch_size)
-    writer = FeatureWriter(run / f".{FEATURES}", len(images), backbone.n_features)  # hidden until the run is done
-    extraction = trainer(logger=False, callbacks=[writer])
-    extraction.predict(FeatureExtractor(backbone, images, batch_size, workers), return_predictions=False)
-    shares = gathered(extraction, (writer.written, writer.skipped))
-    unread = {index: reason for _, part in shares for index, reason in part.items()}
-    if sum(written for written, _ in shares) + len(unread) < len(images):
-        raise ValueError("the trainer stopped before all images were read; leave out what limits its batches.")
+) -> tuple[FeatureStore, np.ndarray, dict[str, str], float]:
+    """Features of the images that can be read, the numbers of these, why the others cannot, and the seconds it took."""
+    images, kept = PreparedImages(data, backbone.preprocessing), run.state / FEATURES
+    progress = Progress(run.state, "extracted", len(images))
+    going = not kept.exists()
+    if going:
+        if progress.done.any():
+            say(f"going on: {np.count_nonzero(progress.done)} of {len(images)} images were done")
+        left = len(images) - int(np.count_nonzero(progress.done))
+        workers = decoding_workers(num_workers, left, batch_size)
+        writer = FeatureWriter(run.state / f"all_{FEATURES}", backbone.n_features, progress)
+        extraction = trainer(logger=False, callbacks=[writer])
+        extractor = FeatureExtractor(backbone, images, batch_size, workers, progress.done)
+        extraction.predict(extractor, return_predictions=False)
+        if sum(gathered(extraction, progress.written)) < left:
+            raise ValueError("the trainer stopped before all images were read; leave out what limits its batches.")
+    unread = progress.skipped()
     if len(unread) == len(images):
         index, reason = next(iter(unread.items()))
         raise ValueError(f"none of the {len(images)} files can be read as an image; {data.paths[index]!r}: {reason}.")
     rows = np.setdiff1d(np.arange(len(images)), list(unread))
-    if extraction.is_global_zero:
-        FeatureStore(writer.path).keep(rows)
-    extraction.strategy.barrier("kept")
-    return FeatureStore(writer.path), rows, data.skipped | {data.paths[i]: reason for i, reason in unread.items()}
+    if going:
+        if extraction.is_global_zero:
+            FeatureStore(writer.path).keep(rows, kept)
+        extraction.strategy.barrier("kept")
+    skipped = data.skipped | {data.paths[index]: reason for index, reason in unread.items()}
+    return FeatureStore(kept), rows, skipped, progress.seconds()
 
 
 def _assign(model: ClusterModel, fitted: Fitted, features: FeatureStore) -> tuple[Assigned, int]:
