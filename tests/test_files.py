@@ -1,9 +1,11 @@
 import json
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from whycluster.files import write_json, written_whole
+from whycluster.files import Journal, write_json, written_whole
 
 
 def test_a_file_appears_when_it_is_complete(tmp_path):
@@ -65,3 +67,33 @@ def test_json_that_cannot_be_written_leaves_nothing(tmp_path):
 def test_json_has_no_nan(tmp_path):
     write_json(tmp_path / "a.json", {"a": float("nan"), "b": 1.5, "c": [1]})
     assert json.loads((tmp_path / "a.json").read_text()) == {"a": None, "b": 1.5, "c": [1]}
+
+
+TORN = [b'{"a": 3', b'{"a": 3}', b"\0\0\0\0", b"\0\0\n\0", b'{"a": \n{"a": 4}\n', b"\xff\xfe\n"]
+
+
+@pytest.mark.parametrize("torn", TORN)
+def test_an_entry_that_was_cut_does_not_count_and_is_written_over(tmp_path, torn):
+    path = tmp_path / "done.jsonl"
+    path.write_bytes(b'{"a": 1}\n{"a": 2}\n' + torn)
+    assert [entry["a"] for _, entry in Journal.places(path)] == [1, 2]
+    journal = Journal(path)
+    journal.append({"a": 5, "text": "ä\n"})
+    journal.close()
+    assert path.read_bytes() == b'{"a": 1}\n{"a": 2}\n{"a": 5, "text": "\\u00e4\\n"}\n'
+    assert [Journal.entry(path, place) for place, _ in Journal.places(path)][2] == {"a": 5, "text": "ä\n"}
+
+
+def test_two_threads_write_files_of_like_names_at_once(tmp_path):
+    together = threading.Barrier(2)
+
+    def write(name):
+        with written_whole(tmp_path / name) as beside:
+            together.wait(10)
+            beside.write_text(name)
+            together.wait(10)
+
+    names = ["x" * 50 + "1", "x" * 50 + "2"]
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(write, names))
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {name: name for name in names}

@@ -28,7 +28,7 @@ def test_an_evaluation(glyphs):
     flipping = plain["methods"][OURS]["flipping"]["mean"]
     assert flipping["srg"]["discriminant"]["value"] == evaluation.srg(OURS, "mean").value
     assert len(flipping["curves"]["probability"]["least"]) == 3
-    assert {"randomised", "discriminativity", "sensitivity", "receipts", "images"} == set(plain["sanity"])
+    assert {"randomised", "unrelated", "discriminativity", "sensitivity", "receipts", "images"} == set(plain["sanity"])
 
 
 def test_whole_numbers_are_the_same_images(glyphs):

@@ -2,8 +2,9 @@ import copy
 
 import pytest
 import torch
+from scipy.stats import spearmanr
 
-from whycluster.evaluation.sanity import discriminativity, randomisation, receipts, sensitivity, shuffle
+from whycluster.evaluation.sanity import discriminativity, randomisation, receipts, sensitivity, shuffle, unrelated
 from whycluster.explain import ClusterModel, Explainer, Target
 from whycluster.heads import NeuralizedKMeans
 
@@ -43,6 +44,27 @@ def test_an_explanation_that_ignores_the_weights_would_be_found_out(glyphs, monk
     monkeypatch.setattr("whycluster.evaluation.sanity._heatmaps", lambda explainer, lrp, images, *_: images.sum(1))
     for stage in randomisation(explainer, images, torch.zeros(8, dtype=torch.long), 3, generator()):
         torch.testing.assert_close(stage.size, torch.ones(8, dtype=torch.float64))
+
+
+def test_heatmaps_of_different_images_say_how_much_is_chance(glyphs, monkeypatch):
+    explainer, images = glyphs
+    clusters = explainer.model(images).argmax(1)
+    found = unrelated(explainer, images, clusters)
+    assert found.shape == (8,)
+    assert 0 < found.mean() < 0.4
+    ranks = [spearmanr(one.flatten(), other.flatten()).statistic for one, other in _pairs(explainer, images)]
+    torch.testing.assert_close(found[0], torch.tensor(ranks).abs().mean())
+    assert unrelated(explainer, images[:1], clusters[:1]).isnan().all()
+    monkeypatch.setattr(
+        "whycluster.evaluation.sanity._heatmaps", lambda explainer, lrp, images, *_: images[:1].expand_as(images).sum(1)
+    )
+    torch.testing.assert_close(unrelated(explainer, images, clusters), torch.ones(8, dtype=torch.float64))
+
+
+def _pairs(explainer, images):
+    """The first heatmap with each of those that it is compared with."""
+    heatmaps = explainer.explain(images).heatmap
+    return [(heatmaps[0], heatmaps[-shift]) for shift in range(1, 6)]
 
 
 def test_sensitivity_is_small_where_the_explanation_is_smooth(glyphs):

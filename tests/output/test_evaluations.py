@@ -30,6 +30,7 @@ def evaluation():
             {"layers": 0, "correlation": figure(0.02), "size": figure(0.3)},
             {"layers": 9, "correlation": figure(-0.04), "size": figure(0.1)},
         ],
+        "unrelated": figure(0.07),
         "discriminativity": {"runner_up": figure(-0.5), "pairs": figure(0.7)},
         "sensitivity": {"change": figure(0.2), "correlation": figure(0.9)},
         "receipts": {"features": 1.1, "pixels": 0.8, "absorbed": 0.2, "imbalance": 1e-7},
@@ -55,7 +56,7 @@ def test_the_table(evaluation):
 
 def test_the_sentences(evaluation):
     text = "\n".join(evaluation_sentences(evaluation))
-    assert "size 0.30, 0.10 with the heatmaps" in text
+    assert "size 0.30, 0.10 with the heatmaps (0.07: nothing is left" in text
     assert "0.02, -0.04 on average" in text
     assert "correlate by -0.50, and 0.70" in text
     assert "by 20% of their length at worst; rank correlation 0.90" in text

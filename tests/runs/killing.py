@@ -1,9 +1,9 @@
-"""Runs a command in one child after another, and kills each at a random moment, until one gets to the end.
+"""Runs a command in one child after another, and kills each at a random moment, until one gets to the end; and again.
 
-    python killing.py seed most_seconds script [settings …]
+    python killing.py wanted most_seconds script [settings …]
 
-Children are forked from a process that has all modules imported, or most of the time would go into that. Prints how
-many were killed, and by what.
+Children are forked from a process that has all modules imported, or most of the time would go into that. Each line that
+is printed says in which folder a run has ended, and by which signals its predecessors did.
 """
 
 import json
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-import whycluster.runs
+import whycluster.runs  # noqa: F401  # all that a command needs
 from whycluster.clustering import lloyd
 from whycluster.data import progress
 
@@ -45,25 +45,42 @@ def run(script: str, settings: list[str], log: Path) -> None:
         os._exit(status)
 
 
-def main(seed: str, most: str, script: str, *settings: str) -> None:
-    """Prints signals that ended children, and the exit status of the last."""
-    chance, killed = random.Random(int(seed)), []
-    log = Path(f"killed.{seed}.log")
+def killed(chance: random.Random, most: float, script: str, settings: list[str], log: Path) -> list[str]:
+    """Runs until one gets to the end; returns the signals that ended the others.
+
+    Raises:
+        RuntimeError: if it ends by an error.
+    """
+    signals: list[str] = []
     while True:
         child = os.fork()
         if not child:
-            run(script, list(settings), log)
-        time.sleep(chance.uniform(0, float(most)))
+            run(script, settings, log)
+        time.sleep(chance.uniform(0, most))
         sent = chance.choice(SIGNALS)
         ended, status = os.waitpid(child, os.WNOHANG)
-        if ended:
-            break
-        os.kill(child, sent)
-        _, status = os.waitpid(child, 0)
-        if os.WIFEXITED(status) and os.WEXITSTATUS(status) not in (128 + signal.SIGINT, 128 + signal.SIGTERM):
-            break  # it came to its end, or to an error, before the signal
-        killed.append(signal.Signals(sent).name)
-    print(json.dumps({"killed": killed, "status": os.waitstatus_to_exitcode(status)}))
+        if not ended:
+            os.kill(child, sent)
+            _, status = os.waitpid(child, 0)
+        code = os.waitstatus_to_exitcode(status)
+        if code == 0:
+            return signals
+        if code not in (-sent, 128 + sent, 128 + signal.SIGINT):
+            raise RuntimeError(f"{script} ended with status {code}: {log.read_text()[-3000:]}")
+        signals.append(sent.name)
+
+
+def main(wanted: str, most: str, script: str, *settings: str) -> None:
+    """Kills as many as are wanted."""
+    chance, n_killed, number = random.Random(0), 0, 0
+    while n_killed < int(wanted):
+        number += 1
+        folder = f"{Path(script).stem}{number}"
+        signals = killed(
+            chance, float(most), script, [*settings, f"hydra.run.dir={folder}"], Path(f"{folder}.killed.log")
+        )
+        n_killed += len(signals)
+        print(json.dumps({"folder": folder, "signals": signals}), flush=True)
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ def test_explain_tells_what_is_wrong_in_one_line(command, trained, tmp_path, arg
 
 
 def test_a_fault_of_the_program_keeps_its_traceback(command, monkeypatch):
-    monkeypatch.setattr("whycluster.runs.training.check_free", lambda *_: 1 / 0)
+    monkeypatch.setattr("whycluster.runs.training.working_on", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         command("train.py")
 

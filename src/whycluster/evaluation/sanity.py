@@ -1,7 +1,7 @@
 """Do explanations depend on what they explain? On the weights they should; on noise nobody sees they should not.
 
-Questions to the same images: of a network whose weights are shuffled, top layer first (Adebayo et al. 2018); of other
-clusters; of images with a little noise (Yeh et al. 2019).
+Questions to the same images: of a network whose weights are shuffled, top layer first (Adebayo et al. 2018), beside how
+alike heatmaps of different images are; of other clusters; of images with a little noise (Yeh et al. 2019).
 """
 
 import copy
@@ -19,6 +19,7 @@ NOISE = 0.02  # of white: the most by which a value of a pixel is changed
 DRAWS = 4  # of noise; the worst of them counts
 STAGES = 5  # of randomisation, besides that of the clustering alone
 SHUFFLES = 3  # of the weights; what is left is averaged over them
+OTHERS = 5  # images that each is compared with
 PAIRS = 3  # competitors, the nearest, that are asked about one by one
 
 
@@ -89,6 +90,19 @@ def _heatmaps(explainer: Explainer, lrp: LRP, images: Tensor, clusters: Tensor, 
         head.relevance if order is None else torch.empty_like(head.relevance).index_copy_(1, order, head.relevance)
     )
     return recording.propagate(relevance.to(features), keep=False).relevance.sum(1)
+
+
+def unrelated(explainer: Explainer, images: Tensor, clusters: Tensor) -> Tensor:
+    """How alike heatmaps of different images are, of which nothing has to be: rank correlations without sign, `(N,)`.
+
+    That much is chance, as a heatmap has few regions: what is left after `randomisation` is to be compared with it. NaN
+    for a single image. Arguments as above.
+    """
+    heatmaps = _heatmaps(explainer, explainer.lrp, images, clusters)
+    if len(heatmaps) < 2:
+        return torch.full((len(heatmaps),), torch.nan, dtype=torch.float64)
+    shifts = range(1, min(len(heatmaps), OTHERS + 1))
+    return torch.stack([rank_correlation(heatmaps, heatmaps.roll(shift, 0)).abs() for shift in shifts]).mean(0)
 
 
 class Sensitivity(NamedTuple):
@@ -174,6 +188,7 @@ def checked(explainer: Explainer, images: Tensor, clusters: Tensor, seed: int, b
             {"layers": stages[0].layers, **_plain([stage[1:] for stage in stages], ("correlation", "size"))}
             for stages in zip(*shuffled, strict=True)
         ],
+        "unrelated": interval(torch.cat([unrelated(explainer, *batch) for batch in batches]))._asdict(),
         "discriminativity": _plain([discriminativity(explainer, some) for some in parts], Discriminativity._fields),
         "sensitivity": _plain(
             [sensitivity(explainer, *batch, _generator(seed)) for batch in batches], Sensitivity._fields

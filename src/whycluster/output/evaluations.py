@@ -68,7 +68,8 @@ def evaluation_sentences(evaluation: Evaluation) -> list[str]:
     against = "" if pairs != pairs else f", and {pairs:.2f} against one competitor and against another"  # NaN
     return [
         f"shuffled weights, top layer first, leave rank correlations of size {', '.join(left)} with the heatmaps "
-        f"(0: nothing is left); with their signs, which may change from image to image, {', '.join(signed)} on average",
+        f"({sanity['unrelated']['value']:.2f}: nothing is left, as between heatmaps of different images); with their "
+        f"signs, which may change from image to image, {', '.join(signed)} on average",
         f"heatmaps of a cluster and of its runner-up correlate by {asked['runner_up']['value']:.2f}{against}",
         f"noise of 2 % changes heatmaps by {noise['change']['value']:.0%} of their length at worst; rank correlation "
         f"{noise['correlation']['value']:.2f}",

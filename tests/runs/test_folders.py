@@ -1,0 +1,161 @@
+import json
+import multiprocessing
+from pathlib import Path
+
+import pytest
+import torch
+
+from whycluster.runs.folders import UNFINISHED, Run, digest, find_checkpoint, working_on
+
+RESULTS = ("model.ckpt", "tensorboard")
+REQUEST = {"seed": 0, "data": {"kind": "digits"}, "beta": "inf"}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "run"
+
+
+def stopped(folder, request=REQUEST):
+    """A run that has done something, and was then killed."""
+    run = Run(folder, RESULTS)
+    run.claim(request, resume=False, overwrite=False)
+    (run.state / "extracted.0.jsonl").write_text("{}\n")
+    run.lock.release()
+    return run
+
+
+def test_a_run_that_is_done_leaves_its_results_only(folder):
+    run = Run(folder, RESULTS)
+    with working_on(run, REQUEST, resume=False, overwrite=False):
+        assert [path.name for path in folder.iterdir()] == [UNFINISHED]
+        assert json.loads((run.state / "request.json").read_text()) == REQUEST
+        (folder / "model.ckpt").touch()
+        assert not run.is_finished()
+    assert [path.name for path in folder.iterdir()] == ["model.ckpt"]
+    assert run.is_finished()
+
+
+def test_a_run_that_fails_before_it_has_done_anything_leaves_nothing(folder):
+    with (
+        pytest.raises(ValueError, match="no"),
+        working_on(Run(folder, RESULTS), REQUEST, resume=False, overwrite=False),
+    ):
+        raise ValueError("no")
+    assert not list(folder.iterdir())
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
+def test_what_is_done_stays_when_a_run_fails(folder, error):
+    run = Run(folder, RESULTS)
+    with pytest.raises(error), working_on(run, REQUEST, resume=False, overwrite=False):  # noqa: PT012
+        (run.state / "extracted.0.jsonl").touch()
+        raise error
+    assert not run.is_finished()
+    with working_on(Run(folder, RESULTS), REQUEST, resume=True, overwrite=False):
+        assert (run.state / "extracted.0.jsonl").exists()
+
+
+def test_an_unfinished_run_is_not_begun_anew_unless_asked(folder):
+    state = stopped(folder).state
+    with pytest.raises(ValueError, match=r"did not finish; go on with it by resume=true, or .* overwrite=true"):
+        Run(folder, RESULTS).claim(REQUEST, resume=False, overwrite=False)
+    assert (state / "extracted.0.jsonl").exists()
+    with working_on(Run(folder, RESULTS), {"seed": 1}, resume=False, overwrite=True):
+        assert sorted(path.name for path in state.iterdir()) == ["lock", "request.json"]
+        assert json.loads((state / "request.json").read_text()) == {"seed": 1}
+
+
+@pytest.mark.parametrize("change", [{"seed": 1}, {"data": {"kind": "folder"}}])
+def test_a_run_goes_on_only_as_it_was_begun(folder, change):
+    stopped(folder)
+    [name] = change
+    with pytest.raises(ValueError, match=rf"begun with {name}=.*now it is .*overwrite=true"):
+        Run(folder, RESULTS).claim(REQUEST | change, resume=True, overwrite=False)
+    Run(folder, RESULTS).claim(REQUEST, resume=True, overwrite=False)  # and was let go of
+
+
+def test_going_on_where_nothing_was_begun_begins(folder):
+    with working_on(Run(folder, RESULTS), REQUEST, resume=True, overwrite=False):
+        (folder / "model.ckpt").touch()
+    assert Run(folder, RESULTS).is_finished()
+
+
+def test_results_are_not_replaced_unless_asked(folder):
+    folder.mkdir()
+    (folder / "model.ckpt").touch()
+    with pytest.raises(ValueError, match=r"already holds model\.ckpt"):
+        Run(folder, RESULTS).claim(REQUEST, resume=False, overwrite=False)
+    assert [path.name for path in folder.iterdir()] == ["model.ckpt"]
+    run = Run(folder, RESULTS)
+    with working_on(run, REQUEST, resume=False, overwrite=True):
+        assert (folder / "model.ckpt").exists()  # until new ones are sure to come
+        run.clear()
+        assert not (folder / "model.ckpt").exists()
+
+
+def test_links_in_a_run_folder_are_removed_and_not_followed(folder, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "precious").touch()
+    folder.mkdir()
+    (folder / "tensorboard").symlink_to(tmp_path / "elsewhere")
+    Run(folder, RESULTS).clear()
+    assert not (folder / "tensorboard").is_symlink()
+    assert (tmp_path / "elsewhere" / "precious").exists()
+
+
+def test_what_was_being_written_when_a_run_was_stopped_goes(folder):
+    stopped(folder)
+    (folder / "heatmaps").mkdir()
+    (folder / "heatmaps" / ".a.png.1.2.part").touch()
+    (folder / "heatmaps" / "a.png").touch()
+    Run(folder, RESULTS).claim(REQUEST, resume=True, overwrite=False)
+    assert [path.name for path in (folder / "heatmaps").iterdir()] == ["a.png"]
+
+
+def _hold(folder: Path, held, let_go) -> None:
+    run = Run(folder, RESULTS)
+    run.claim(REQUEST, resume=True, overwrite=False)
+    (run.state / "extracted.0.jsonl").touch()
+    held.set()
+    let_go.wait(60)
+
+
+@pytest.mark.parametrize("settings", [{"resume": True}, {"resume": False}, {"overwrite": True}])
+def test_a_second_process_is_refused_and_a_killed_one_keeps_nobody_out(folder, settings):
+    spawn = multiprocessing.get_context("spawn")
+    held, let_go = spawn.Event(), spawn.Event()
+    process = spawn.Process(target=_hold, args=(folder, held, let_go))
+    process.start()
+    assert held.wait(60)
+    try:
+        with pytest.raises(ValueError, match="another process works on the run folder"):
+            Run(folder, RESULTS).claim(REQUEST, **{"resume": False, "overwrite": False, **settings})
+    finally:
+        process.kill()
+        process.join()
+    Run(folder, RESULTS).claim(REQUEST, resume=True, overwrite=False)
+
+
+def test_the_newest_finished_run_is_latest(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="no finished train run"):
+        find_checkpoint("latest")
+    for name in ("a", "b"):
+        path = tmp_path / "outputs" / "train" / name / "model.ckpt"
+        path.parent.mkdir(parents=True)
+        path.touch()
+    (path.parent / UNFINISHED).mkdir()
+    assert find_checkpoint("latest") == Path("outputs/train/a/model.ckpt")
+    with pytest.raises(ValueError, match="did not finish"):
+        find_checkpoint("outputs/train/b")
+
+
+def test_a_digest_is_of_content(tmp_path):
+    (tmp_path / "a").write_bytes(b"1")
+    (tmp_path / "b").write_bytes(b"1")
+    tensors = torch.tensor([1.0, 2.0]), torch.tensor([1.0, 2.0], dtype=torch.bfloat16), torch.tensor(3)
+    assert digest([tmp_path / "a"]) == digest([tmp_path / "b"])
+    assert digest(["a", "b"]) == digest(iter(["a", "b"])) != digest(["ab", ""])
+    assert len({digest([tensor]) for tensor in tensors}) == 3
+    assert digest([torch.arange(6).view(2, 3).T]) != digest([torch.arange(6)])
