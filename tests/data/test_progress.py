@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from whycluster.data import Progress, progress
+from whycluster.data import Progress, Stopwatch, progress
 
 
 @pytest.fixture(autouse=True)
@@ -13,7 +13,7 @@ def noted(folder, rank, *batches):
     made = Progress(folder, "done", 10)
     made.begin(rank)
     for first, n in batches:
-        assert made.add(first, n, skipped={first: "empty"})
+        assert made.add(first, n, {}, skipped={first: "empty"})
         made.note()
     return made
 
@@ -31,7 +31,7 @@ def test_what_is_noted_is_known_to_the_next(tmp_path):
 def test_what_is_not_noted_is_not_done(tmp_path):
     made = Progress(tmp_path, "done", 10)
     made.begin(0)
-    made.add(0, 3, skipped={})
+    made.add(0, 3, {}, skipped={})
     assert not Progress(tmp_path, "done", 10).done.any()
 
 
@@ -50,11 +50,24 @@ def test_a_batch_that_is_noted_twice_counts_once(tmp_path):
     assert [entry["rows"] for entry in Progress(tmp_path, "done", 10).entries()] == [[0, 3], [3, 4]]
 
 
-def test_times_of_a_process_add_up_and_processes_work_side_by_side(tmp_path, monkeypatch):
-    now = iter(np.arange(0, 100, 2.0))
-    monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(now)))
-    noted(tmp_path, 0, (0, 1), (1, 1))
-    noted(tmp_path, 1, (2, 1))
-    noted(tmp_path, 0, (3, 1))
-    one = [entry["seconds"] for entry in Progress(tmp_path, "done", 10).entries()]
-    assert Progress(tmp_path, "done", 10).seconds() == pytest.approx(one[0] + one[1] + one[3])
+def test_times_of_a_process_add_up_and_processes_work_side_by_side(tmp_path):
+    quick, slow = Progress(tmp_path, "done", 10), Progress(tmp_path, "done", 10)
+    quick.begin(0)
+    slow.begin(1)
+    for first, made, times in ((0, quick, {"a": 5.0}), (1, slow, {"a": 1.0, "b": 2.0}), (2, slow, {"a": 2.5})):
+        made.add(first, 1, times)
+        made.note()
+    assert Progress(tmp_path, "done", 10).times() == {"a": 3.5, "b": 2.0}
+    assert Progress(tmp_path, "other", 10).times() == {}
+
+
+def test_a_stopwatch_says_where_time_went(monkeypatch):
+    now = iter([0.0, 1.0, 3.0, 3.5, 4.0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(now))
+    watch = Stopwatch()
+    for part in ("waiting", "network", "waiting"):
+        watch.lap(part)
+    assert watch.taken() == {"waiting": 1.5, "network": 2.0}
+    watch.lap("network")
+    assert watch.taken() == {"network": 0.5}
+    assert watch.taken() == {}

@@ -1,8 +1,5 @@
 import csv
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -137,29 +134,3 @@ def test_a_network_that_cannot_be_explained_says_so_at_once(run, photos, tmp_pat
 def test_a_given_beta_is_kept(run, tmp_path):
     folder = run("train", tmp_path / "run", "data.limit=60", "head.n_clusters=3", "head.n_init=1", "head.beta=0.25")
     assert float(ClusterModel.load(folder).head.beta) == 0.25
-
-
-def test_two_processes_write_what_one_writes(trained, small, tmp_path):
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
-    overrides = (*small, "trainer.accelerator=cpu", "trainer.devices=2", "trainer.strategy=ddp", "hydra.run.dir=run")
-    subprocess.run(
-        [sys.executable, ROOT / "train.py", *overrides], cwd=tmp_path, env=environment, check=True, timeout=200
-    )
-    one, two = (np.load(folder / "features.npy") for folder in (trained, tmp_path / "run"))
-    np.testing.assert_allclose(two, one, atol=1e-4)  # other batches, other rounding
-    mine, other = (table(folder / "assignments.csv") for folder in (trained, tmp_path / "run"))
-    assert [(row["path"], row["cluster"]) for row in mine] == [(row["path"], row["cluster"]) for row in other]
-    subprocess.run(
-        [sys.executable, ROOT / "explain.py", "checkpoint=run", "limit=9", *overrides[3:6], "hydra.run.dir=why"],
-        cwd=tmp_path,
-        env=environment,
-        check=True,
-        timeout=200,
-    )
-    one = ("checkpoint=run", "limit=1", *overrides[3:6], "hydra.run.dir=one")  # the second process has nothing to do
-    subprocess.run([sys.executable, ROOT / "explain.py", *one], cwd=tmp_path, env=environment, check=True, timeout=200)
-    assert len(table(tmp_path / "one" / "assignments.csv")) == 1
-    explained = table(tmp_path / "why" / "assignments.csv")
-    assert [row["path"] for row in explained] == [row["path"] for row in mine[:9]]
-    assert len(list((tmp_path / "why" / "heatmaps").iterdir())) == 9
-    assert not list((tmp_path / "why").glob(".*.part"))

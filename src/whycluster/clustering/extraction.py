@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from whycluster.clustering.features import FeatureStore
-from whycluster.data import Batch, PreparedImages, Progress, image_loader
+from whycluster.data import Batch, PreparedImages, Progress, Stopwatch, image_loader
 
 
 class Extracted(NamedTuple):
@@ -75,6 +75,12 @@ class FeatureWriter(BasePredictionWriter):
         trainer.strategy.barrier("features")
         self._features = FeatureStore(self.path).open(writable=True)
         self.progress.begin(trainer.global_rank)
+        self._watch = Stopwatch()
+
+    def on_predict_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        self._watch.lap("waiting for images")
 
     def write_on_batch_end(
         self,
@@ -86,11 +92,15 @@ class FeatureWriter(BasePredictionWriter):
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
+        features = prediction.features.float().cpu().numpy()
+        self._watch.lap("network")
         if len(prediction.indices):
-            self._features[prediction.indices.numpy()] = prediction.features.float().cpu().numpy()
+            self._features[prediction.indices.numpy()] = features
+        self._watch.lap("writing")
         rows = batch.rows
-        if rows and self.progress.add(rows[0], len(rows), skipped=prediction.skipped):
+        if rows and self.progress.add(rows[0], len(rows), self._watch.taken(), skipped=prediction.skipped):
             self._note()
+            self._watch.lap("writing")
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._note()

@@ -4,7 +4,7 @@ from whycluster.data.collections import Collection, Digits, Folder, has_labels
 from whycluster.data.decoding import UnreadableImageError, read_image
 from whycluster.data.images import Batch, PreparedImages, image_loader, share_of_rank
 from whycluster.data.opening import open_collection
-from whycluster.data.progress import Progress
+from whycluster.data.progress import Progress, Stopwatch
 from whycluster.data.scenes import Scenes
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "PreparedImages",
     "Progress",
     "Scenes",
+    "Stopwatch",
     "UnreadableImageError",
     "has_labels",
     "image_loader",

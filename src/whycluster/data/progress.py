@@ -12,6 +12,24 @@ from whycluster.files import Journal
 EVERY = 1.0  # second: what is done is noted that often at most, as disks take their time to be sure
 
 
+class Stopwatch:
+    """Which part of the work takes how long, in seconds."""
+
+    def __init__(self) -> None:
+        self._since, self._times = time.monotonic(), dict[str, float]()
+
+    def lap(self, part: str) -> None:
+        """All time since the last lap went into this part."""
+        now = time.monotonic()
+        self._times[part] = self._times.get(part, 0.0) + now - self._since
+        self._since = now
+
+    def taken(self) -> dict[str, float]:
+        """The times of the parts; they begin at zero again."""
+        times, self._times = self._times, {}
+        return {part: round(seconds, 6) for part, seconds in times.items()}
+
+
 class Progress:
     """What a run has done, in journals that each process writes for itself and that all read before they begin.
 
@@ -36,24 +54,23 @@ class Progress:
         """Opens the journal of a process; not before all have read the others."""
         self._journal = Journal(self.folder / f"{self.name}.{rank}.jsonl")
         self._waiting: list[dict[str, Any]] = []
-        self._since = self._noted = time.monotonic()
+        self._noted = time.monotonic()
 
-    def add(self, first: int, n: int, **entry: Any) -> bool:
+    def add(self, first: int, n: int, times: dict[str, float], **entry: Any) -> bool:
         """Takes a note of a batch.
 
         Args:
             first: number of its first image.
             n: images, one after the other.
+            times: that parts of the work took.
             entry: plain values to keep with it.
 
         Returns:
             Whether it is time to `note` what was taken.
         """
-        now = time.monotonic()
-        self._waiting.append({"rows": [first, first + n], "seconds": round(now - self._since, 4), **entry})
-        self._since = now
+        self._waiting.append({"rows": [first, first + n], "times": times, **entry})
         self.written += n
-        return now - self._noted > EVERY
+        return time.monotonic() - self._noted > EVERY
 
     def note(self) -> None:
         """Writes to disk what was taken; the files of these images have to be there before."""
@@ -79,7 +96,13 @@ class Progress:
         """Number `->` reason, of the images that could not be used."""
         return {int(row): reason for entry in self.entries() for row, reason in entry["skipped"].items()}
 
-    def seconds(self) -> float:
-        """Time that all images took, the longest of the processes."""
-        journals = self.folder.glob(f"{self.name}.*.jsonl")
-        return max((sum(entry["seconds"] for _, entry in Journal.places(path)) for path in journals), default=0.0)
+    def times(self) -> dict[str, float]:
+        """Seconds that parts of the work took, of the process that took longest."""
+        longest: dict[str, float] = {}
+        for journal in sorted(self.folder.glob(f"{self.name}.*.jsonl")):
+            times: dict[str, float] = {}
+            for _, entry in Journal.places(journal):
+                for part, seconds in entry["times"].items():
+                    times[part] = times.get(part, 0.0) + seconds
+            longest = max(longest, times, key=lambda times: sum(times.values()))
+        return {part: round(seconds, 3) for part, seconds in longest.items()}

@@ -14,7 +14,7 @@ from PIL import Image
 from pytorch_lightning.callbacks import BasePredictionWriter
 from torch import Tensor
 
-from whycluster.data import Batch, Collection, PreparedImages, Progress, UnreadableImageError
+from whycluster.data import Batch, Collection, PreparedImages, Progress, Stopwatch, UnreadableImageError
 from whycluster.explain import Explanation, Target
 from whycluster.explain.predict import Explained
 from whycluster.files import to_disk, written_whole
@@ -50,6 +50,12 @@ class ExplanationWriter(BasePredictionWriter):
         trainer.strategy.barrier("explanations")  # what was done is known to all before anybody adds to it
         self.progress.begin(trainer.global_rank)
         self._threads = ThreadPoolExecutor(THREADS)
+        self._watch = Stopwatch()
+
+    def on_predict_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        self._watch.lap("waiting for images")
 
     def write_on_batch_end(
         self,
@@ -63,6 +69,7 @@ class ExplanationWriter(BasePredictionWriter):
     ) -> None:
         explanations = [_on_cpu(explanation) for explanation in prediction.explanations]
         photos, rows = prediction.images.cpu(), batch.rows
+        self._watch.lap("explaining")
         if not rows:
             return
         assert self._threads is not None  # for the type checker: prediction has started
@@ -75,6 +82,7 @@ class ExplanationWriter(BasePredictionWriter):
         self._under_way.append(_UnderWay(files, rows, entry))
         while len(self._under_way) > BATCHES_UNDER_WAY:
             self._settle()
+        self._watch.lap("writing")
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._close()
@@ -97,7 +105,8 @@ class ExplanationWriter(BasePredictionWriter):
         folders = {folder for written in files for folder in written.result()}
         for folder in sorted(folders):
             to_disk(folder)
-        if self.progress.add(rows[0], len(rows), **entry):
+        self._watch.lap("writing")
+        if self.progress.add(rows[0], len(rows), self._watch.taken(), **entry):
             self.progress.note()
         self._under_way.popleft()
 

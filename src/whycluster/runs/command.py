@@ -22,7 +22,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from whycluster.output.console import override, short
 from whycluster.runs.folders import UNFINISHED
-from whycluster.runs.ranks import is_first
+from whycluster.runs.ranks import end_with_parent, is_first
 
 # Remarks of libraries that a user of these commands can do nothing about.
 NOISE = (
@@ -36,6 +36,9 @@ NOISE = (
 # What is raised where a request cannot be met.
 REQUESTS = (ValueError, OSError, OmegaConfBaseException, ConfigCompositionException, MisconfigurationException)
 
+# What is said where another process of the run is gone.
+LOST = ("Connection closed by peer", "Connection reset by peer", "remote process exited", "gloo/transport")
+
 
 @contextmanager
 def plain_errors() -> Iterator[None]:
@@ -48,9 +51,12 @@ def plain_errors() -> Iterator[None]:
         warnings.filterwarnings("ignore", message=message)
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"  # the line of code helps no user
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    logging.getLogger("lightning_fabric.strategies.launchers").setLevel(logging.INFO)  # it tells of killed processes
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and leaves the telling to us
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _terminate)
+    if not is_first():
+        end_with_parent()
     try:
         yield
     except KeyboardInterrupt as interrupt:
@@ -108,6 +114,8 @@ def _sentence(error: Exception) -> str | None:
             return _one_line(cause)
         if isinstance(cause, TypeError) and "unexpected keyword argument" in str(cause):
             return f"a setting does not exist: {_one_line(cause)}"
+        if isinstance(cause, RuntimeError) and any(sign in str(cause) for sign in LOST):
+            return "another process of this run has ended, see what it said; resume=true goes on with what is done."
         if isinstance(cause, torch.OutOfMemoryError):
             return "the device has not enough memory; lower batch_size."
         if isinstance(cause, OverrideParseException):

@@ -13,6 +13,7 @@ from whycluster.data import Collection, Folder, PreparedImages, Progress, open_c
 from whycluster.evaluation import Evaluator
 from whycluster.explain import ClusterModel, Explainer, parse_target
 from whycluster.explain.predict import ExplanationModule
+from whycluster.files import write_json
 from whycluster.lrp import Residual
 from whycluster.output.console import say, short
 from whycluster.output.explanations import (
@@ -27,9 +28,19 @@ from whycluster.output.explanations import (
 from whycluster.output.tables import ASSIGNMENTS, RECEIPTS, write_skipped, write_table
 from whycluster.runs.evaluating import EVALUATION, evaluate_sample
 from whycluster.runs.folders import Run, digest, find_checkpoint, working_on
-from whycluster.runs.settings import decoding_workers, full_precision, whole_number
+from whycluster.runs.settings import decoding_workers, full_precision, images_per_second, whole_number
 
-RESULTS = (EVALUATION, "assignments.csv", "receipts.csv", "skipped.csv", "heatmaps", "relevance", "tensorboard")
+METRICS = "metrics.json"
+RESULTS = (
+    EVALUATION,
+    METRICS,
+    "assignments.csv",
+    "receipts.csv",
+    "skipped.csv",
+    "heatmaps",
+    "relevance",
+    "tensorboard",
+)
 
 
 def explain(
@@ -137,6 +148,16 @@ def explain(
         write_table(run.folder / "assignments.csv", ASSIGNMENTS, assignment_rows(progress, collection))
         write_table(run.folder / "receipts.csv", RECEIPTS, receipt_rows(progress, collection, targets))
         write_skipped(run.folder / "skipped.csv", collection.skipped | skipped)
+        times = progress.times()
+        metrics = {
+            "n_images": explained.images,
+            "n_skipped": len(collection.skipped) + len(skipped),
+            "n_heatmaps": explained.images * len(targets),
+            "n_weak": explained.weak,
+            "seconds": times,
+            "images_per_second": images_per_second(len(prepared), times),
+        }
+        write_json(run.folder / METRICS, metrics)
         board = logger()
         deepest(progress, prepared, targets, run.folder).write(board.experiment)
         board.experiment.flush()

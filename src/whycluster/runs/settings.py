@@ -1,6 +1,7 @@
 """Numbers as users set them."""
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import pytorch_lightning as pl
@@ -25,6 +26,11 @@ def make_trainer(accelerator: str = "auto", **settings: Any) -> pl.Trainer:
     if accelerator == "auto":
         accelerator = "cuda" if torch.cuda.is_available() else "cpu"
     return pl.Trainer(accelerator=accelerator, **settings)
+
+
+def images_per_second(n_images: int, times: Mapping[str, float]) -> float:
+    """Of all images, whatever happened to them; times in seconds."""
+    return round(n_images / max(sum(times.values()), 1e-6), 2)
 
 
 def full_precision() -> None:

@@ -32,7 +32,7 @@ from whycluster.output.tables import ASSIGNMENTS, Row, write_skipped, write_tabl
 from whycluster.runs.fitting import Clustering, Fitted
 from whycluster.runs.folders import Run, digest, working_on
 from whycluster.runs.ranks import gathered, is_first
-from whycluster.runs.settings import decoding_workers, full_precision, whole_number
+from whycluster.runs.settings import decoding_workers, full_precision, images_per_second, whole_number
 
 FEATURES = "features.npy"
 RESULTS = (FILE_NAME, "assignments.csv", "metrics.json", "skipped.csv", FEATURES, "clusters", "tensorboard")
@@ -104,7 +104,7 @@ def train(
         "precision": getattr(trainer, "keywords", {}).get("precision"),
     }
     with working_on(run, request, resume, overwrite):
-        features, rows, skipped, seconds = _extract(data, backbone, trainer, run, batch_size, num_workers)
+        features, rows, skipped, times = _extract(data, backbone, trainer, run, batch_size, num_workers)
         _check_size(head.n_clusters, len(rows), "readable images")
         saved = run.state / "kmeans.pt"
         # Not before: whatever is wrong with the request has shown by now. Curves of iterations that are done stay.
@@ -125,9 +125,9 @@ def train(
         metrics |= {
             "disagreements": wrong,
             "n_skipped": len(skipped),
-            "seconds_extraction": round(seconds, 3),
+            "seconds_extraction": times,
             "seconds_clustering": round(clustered, 3),
-            "images_per_second": round(len(data.paths) / max(seconds, 1e-6), 2),
+            "images_per_second": images_per_second(len(data.paths), times),
         }
         write_table(run.folder / "assignments.csv", ASSIGNMENTS, _table(data, rows, assigned))
         write_skipped(run.folder / "skipped.csv", skipped)
@@ -177,8 +177,8 @@ def _extract(
     run: Run,
     batch_size: int,
     num_workers: int | None,
-) -> tuple[FeatureStore, np.ndarray, dict[str, str], float]:
-    """Features of the images that can be read, the numbers of these, why the others cannot, and the seconds it took."""
+) -> tuple[FeatureStore, np.ndarray, dict[str, str], dict[str, float]]:
+    """Features of the images that can be read, the numbers of these, why the others cannot, and where time went."""
     images, kept = PreparedImages(data, backbone.preprocessing), run.state / FEATURES
     progress = Progress(run.state, "extracted", len(images))
     going = not kept.exists()
@@ -203,7 +203,7 @@ def _extract(
             FeatureStore(writer.path).keep(rows, kept)
         extraction.strategy.barrier("kept")
     skipped = data.skipped | {data.paths[index]: reason for index, reason in unread.items()}
-    return FeatureStore(kept), rows, skipped, progress.seconds()
+    return FeatureStore(kept), rows, skipped, progress.times()
 
 
 def _assign(model: ClusterModel, fitted: Fitted, features: FeatureStore) -> tuple[Assigned, int]:

@@ -1,0 +1,180 @@
+"""What a big collection costs: a million paths, memory that should not grow, and images per second beside the network.
+
+    PYTHONPATH=tests python tests/benchmarks/scale.py [listing kmeans extraction explaining throughput]
+
+Each measurement runs in a process of its own, whose peak memory is read at its end (Linux only). Image files are names
+of a few files, not copies of them.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from measure import seconds
+from PIL import Image
+
+ROOT = Path(__file__).parents[2]
+PEAK = """
+import json, resource, sys, time
+started = time.perf_counter()
+{body}
+taken = time.perf_counter() - started
+print(json.dumps([taken, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024]))
+"""
+
+
+def alone(body: str, *arguments: object) -> tuple[float, float]:
+    """Seconds and peak MiB of some lines of Python in a process of their own."""
+    command = [sys.executable, "-c", PEAK.format(body=body), *map(str, arguments)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    taken, peak = json.loads(done.stdout.splitlines()[-1])
+    return taken, peak
+
+
+def names(folder: Path, n: int, side: int = 48, in_each: int = 10_000) -> Path:
+    """A folder with so many image files, `in_each` a sub-folder; 100 of them are different."""
+    random = np.random.RandomState(0)
+    sources = []
+    for number in range(min(n, 100)):
+        sources.append(folder / f"{number}.png")
+        Image.fromarray(random.randint(0, 256, (side, side, 3), np.uint8)).save(sources[-1])
+    root = folder / "images"
+    for number in range(n):
+        path = root / f"{number // in_each:03d}" / f"{number:07d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.link(sources[number % len(sources)], path)
+    return root
+
+
+def listing(folder: Path) -> None:
+    """A million paths: found, and made into batches."""
+    root = folder / "images"
+    for number in range(100):
+        (root / f"{number:03d}").mkdir(parents=True)
+        for other in range(10_000):
+            (root / f"{number:03d}" / f"{other:05d}.jpg").touch()
+    body = """
+from whycluster.data import Folder, PreparedImages, image_loader
+from whycluster.runs.folders import digest
+started = time.perf_counter()
+collection = Folder(sys.argv[1])
+print(f"| found | {time.perf_counter() - started:.1f} s |")
+digest(collection.paths)
+loader = image_loader(PreparedImages(collection, lambda image: image), 32, 0)
+assert len(collection.paths) == 1_000_000, len(loader)
+"""
+    taken, peak = alone(body, root)
+    print(f"| 1,000,000 paths listed, digested, and in batches, with imports | {taken:.1f} s | {peak:.0f} MiB |")
+
+
+def kmeans(folder: Path) -> None:
+    """Memory of k-means over a feature file, whatever its length."""
+    body = """
+from pathlib import Path
+import pytorch_lightning as pl
+from whycluster.clustering.features import FeatureStore
+from whycluster.clustering.lloyd import KMeans
+store = FeatureStore(Path(sys.argv[1]))
+trainer = pl.Trainer(accelerator="cpu", logger=False, max_epochs=4, enable_checkpointing=False,
+                     enable_progress_bar=False, enable_model_summary=False)
+trainer.fit(KMeans(store, 100, n_init=1, max_iter=3, tol=0))
+"""
+    for rows in (20_000, 100_000, 500_000):
+        path = folder / f"{rows}.npy"
+        values = np.lib.format.open_memmap(path, "w+", np.float32, (rows, 512))
+        random = np.random.default_rng(0)
+        for start in range(0, rows, 10_000):
+            values[start : start + 10_000] = random.standard_normal((min(10_000, rows - start), 512), np.float32)
+        del values
+        taken, peak = alone(body, path)
+        print(f"| k-means, 3 iterations, {rows} x 512, K=100 | {taken:.1f} s | {peak:.0f} MiB |", flush=True)
+        path.unlink()
+
+
+def command(folder: Path, script: str, *settings: str) -> tuple[float, float]:
+    """Seconds and peak MiB of a command, run in a folder."""
+    body = """
+import os, runpy
+os.chdir(sys.argv[1])
+sys.argv = sys.argv[2:]
+stdout, sys.stdout = sys.stdout, open(os.devnull, "w")
+try:
+    runpy.run_path(sys.argv[0], run_name="__main__")
+finally:
+    sys.stdout = stdout
+"""
+    return alone(body, folder, ROOT / script, "num_workers=0", "trainer.accelerator=cpu", *settings)
+
+
+def extraction(folder: Path) -> None:
+    """Memory and time of train.py on 2,000 and 20,000 images."""
+    _both(folder, "train.py", lambda name, root: (f"hydra.run.dir={name}", "data=folder", f"data.root={root}"))
+
+
+def explaining(folder: Path) -> None:
+    """Memory and time of explain.py on 2,000 and 20,000 images."""
+    train = ("hydra.run.dir=model", "data.limit=500", "head.n_init=1")
+    command(folder, "train.py", *train)
+    _both(folder, "explain.py", lambda name, root: (f"hydra.run.dir={name}", "checkpoint=model", f"images={root}"))
+
+
+def _both(folder: Path, script: str, settings: Callable[[str, Path], tuple[str, ...]]) -> None:
+    for n in (2_000, 20_000):
+        place = folder / str(n)
+        place.mkdir()
+        taken, peak = command(folder, script, *settings(f"run{n}", names(place, n)))
+        print(f"| {script}, {n} images | {taken:.1f} s | {peak:.0f} MiB |", flush=True)
+
+
+def throughput(folder: Path) -> None:
+    """Extraction in train.py beside the bare network on the same decoded images, ResNet-18 at 224 pixels."""
+    from whycluster.backbones import build_backbone
+    from whycluster.data import Folder
+
+    root = names(folder, 256, side=256)
+    backbone = build_backbone("resnet18", None)
+    weights = folder / "weights.pt"
+    torch.save(backbone.network.state_dict(), weights)
+    collection = Folder(root)
+    images = torch.stack([backbone.preprocessing(collection.load(index)) for index in range(256)])
+
+    def bare() -> None:
+        with torch.inference_mode():
+            for batch in images.split(32):
+                backbone(batch)
+
+    for round in range(3):
+        settings = ("data=folder", f"data.root={root}", "backbone=resnet18", "backbone.weights=null", "head.n_init=1")
+        command(folder, "train.py", *settings, f"hydra.run.dir=run{round}", "num_workers=1")
+        metrics = json.loads((folder / f"run{round}" / "metrics.json").read_text())
+        network = 256 / seconds(bare, torch.device("cpu"))
+        ours = metrics["images_per_second"]
+        print(
+            f"| network {network:.1f}/s | train.py {ours:.1f}/s | {ours / network:.2f} | {metrics['seconds_extraction']} |"
+        )
+
+
+CASES = {case.__name__: case for case in (listing, kmeans, extraction, explaining, throughput)}
+
+
+def main() -> None:
+    """Prints a line for each measurement."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("cases", nargs="*", default=list(CASES))
+    for name in parser.parse_args().cases:
+        started = time.perf_counter()
+        with tempfile.TemporaryDirectory() as folder:
+            CASES[name](Path(folder))
+        print(f"({name}: {time.perf_counter() - started:.0f} s)", flush=True)
+
+
+if __name__ == "__main__":
+    main()

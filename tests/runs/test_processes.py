@@ -1,0 +1,97 @@
+"""The commands under DDP, with two processes on the CPU."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from whycluster import ClusterModel
+from whycluster.runs.folders import UNFINISHED
+
+ROOT = Path(__file__).parents[2]
+ENVIRONMENT = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+ONE = ("trainer.accelerator=cpu",)
+TWO = (*ONE, "trainer.devices=2", "trainer.strategy=ddp")
+
+
+def table(path):
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def start(folder, script, *settings):
+    arguments = [str(word) for word in (sys.executable, ROOT / script, *settings)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    return subprocess.Popen(arguments, cwd=folder, env=ENVIRONMENT, text=True, **pipes)
+
+
+def run(folder, script, *settings):
+    process = start(folder, script, *settings)
+    said, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, said
+    return said
+
+
+def test_two_processes_write_what_one_writes(trained, small, tmp_path):
+    run(tmp_path, "train.py", *small, *TWO, "hydra.run.dir=run")
+    one, two = (np.load(folder / "features.npy") for folder in (trained, tmp_path / "run"))
+    np.testing.assert_allclose(two, one, rtol=0, atol=1e-5)
+    one, two = (ClusterModel.load(folder).head.centroids for folder in (trained, tmp_path / "run"))
+    np.testing.assert_allclose(two, one, rtol=0, atol=1e-5)
+    mine, other = (table(folder / "assignments.csv") for folder in (trained, tmp_path / "run"))
+    assert [(row["path"], row["cluster"]) for row in mine] == [(row["path"], row["cluster"]) for row in other]
+    assert not (tmp_path / "run" / UNFINISHED).exists()
+
+    run(tmp_path, "explain.py", "checkpoint=run", "limit=9", "batch_size=2", *TWO, "hydra.run.dir=why")
+    run(tmp_path, "explain.py", "checkpoint=run", "limit=9", "batch_size=2", *ONE, "hydra.run.dir=alone")
+    for name in ("assignments.csv", "receipts.csv", "skipped.csv"):
+        assert (tmp_path / "why" / name).read_text() == (tmp_path / "alone" / name).read_text()
+    for path in (tmp_path / "alone" / "relevance").iterdir():
+        np.testing.assert_array_equal(np.load(tmp_path / "why" / "relevance" / path.name), np.load(path))
+    assert len(list((tmp_path / "why" / "heatmaps").iterdir())) == 9
+    run(tmp_path, "explain.py", "checkpoint=run", "limit=1", *TWO, "hydra.run.dir=one")  # none for the second process
+    assert len(table(tmp_path / "one" / "assignments.csv")) == 1
+
+
+def children(pid):
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def wait_for(true, seconds=120):
+    until = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds processes in /proc")
+@pytest.mark.parametrize("first", [True, False])
+def test_a_killed_process_ends_the_run_and_it_can_go_on(tmp_path, first):
+    settings = ("head.n_clusters=6", "head.n_init=2", "batch_size=4", "num_workers=0", "hydra.run.dir=run")
+    process = start(tmp_path, "train.py", *settings, *TWO)
+    state = tmp_path / "run" / UNFINISHED
+    # Each has taken a note of some batches, and has many left.
+    journals = [state / f"extracted.{rank}.jsonl" for rank in (0, 1)]
+    wait_for(lambda: all(path.exists() and path.stat().st_size for path in journals) or process.poll() is not None)
+    assert process.poll() is None, process.communicate()[0]
+    [other] = children(process.pid)
+    os.kill(process.pid if first else other, signal.SIGKILL)
+    said, _ = process.communicate(timeout=60)  # ends when both have closed their output
+    assert process.returncode != 0
+    wait_for(lambda: not Path(f"/proc/{other}").exists(), 10)
+    assert state.exists()
+    assert not (tmp_path / "run" / "model.ckpt").exists()
+    if not first:
+        assert "terminated with code -9" in said or "another process of this run has ended" in said
+
+    said = run(tmp_path, "train.py", *settings, *ONE, "resume=true")
+    assert "going on: " in said
+    run(tmp_path, "train.py", *settings[:-1], *ONE, "hydra.run.dir=undisturbed")
+    for name in ("features.npy", "assignments.csv", "model.ckpt"):
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "undisturbed" / name).read_bytes()
