@@ -156,10 +156,8 @@ def throughput(folder: Path) -> None:
         command(folder, "train.py", *settings, f"hydra.run.dir=run{round}", "num_workers=1")
         metrics = json.loads((folder / f"run{round}" / "metrics.json").read_text())
         network = 256 / seconds(bare, torch.device("cpu"))
-        ours = metrics["images_per_second"]
-        print(
-            f"| network {network:.1f}/s | train.py {ours:.1f}/s | {ours / network:.2f} | {metrics['seconds_extraction']} |"
-        )
+        ours, parts = metrics["images_per_second"], metrics["seconds_extraction"]
+        print(f"| network {network:.1f}/s | train.py {ours:.1f}/s | {ours / network:.2f} | {parts} |", flush=True)
 
 
 CASES = {case.__name__: case for case in (listing, kmeans, extraction, explaining, throughput)}
