@@ -8,7 +8,7 @@ import torch
 from sklearn.cluster import KMeans as ScikitKMeans
 from sklearn.datasets import load_digits, load_wine
 
-from whycluster.clustering import features
+from whycluster.clustering import features, lloyd
 from whycluster.clustering.features import FeatureStore
 from whycluster.clustering.kmeans import starts
 from whycluster.clustering.lloyd import KMeans
@@ -20,11 +20,11 @@ def stored(path, x):
     return store
 
 
-def fitted(store, **settings):
+def fitted(store, epochs=None, **settings):
     kmeans = KMeans(store, **settings)
     pl.Trainer(
         accelerator="cpu",
-        max_epochs=kmeans.max_iter + 1,
+        max_epochs=epochs or kmeans.max_iter + 1,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -49,6 +49,26 @@ def test_each_restart_takes_the_way_of_scikit_learn(tmp_path, monkeypatch, load,
     best = min(theirs, key=lambda each: each.inertia_)
     np.testing.assert_allclose(ours.centroids, best.cluster_centers_ + ours.origin.numpy(), atol=1e-3 * x.std())
     assert ours.inertia == ours.measured.min()
+
+
+@pytest.mark.parametrize("epochs", [1, 4, 9, 300])
+def test_iterations_that_were_saved_are_not_done_again(tmp_path, monkeypatch, epochs):
+    monkeypatch.setattr(lloyd, "SAVED_EVERY", -1)
+    store = stored(tmp_path, load_digits().data.astype(np.float32))
+    settings = {"n_clusters": 10, "n_init": 4, "tol": 1e-3, "seed": 1}
+    whole = fitted(store, **settings)
+    assert not whole.active.tolist()
+    saved = tmp_path / "kmeans.pt"
+    half = fitted(store, epochs, saved=saved, **settings)
+    again = KMeans(store, saved=saved, **settings)
+    assert again.epochs == half.epochs == min(epochs, whole.epochs)
+    monkeypatch.setattr(lloyd, "starts", None)  # nothing is drawn again
+    if len(again.active):
+        again = fitted(store, saved=saved, **settings)
+    assert again.epochs == whole.epochs
+    assert torch.equal(again.centroids, whole.centroids)
+    assert torch.equal(again.measured, whole.measured)
+    assert torch.equal(again.iterations, whole.iterations)
 
 
 def test_inertia_is_that_of_the_final_centroids(tmp_path):

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from whycluster.clustering.features import FeatureStore
 from whycluster.data import Batch, PreparedImages, Progress, Stopwatch, image_loader
+from whycluster.files import to_disk
 
 
 class Extracted(NamedTuple):
@@ -73,7 +74,7 @@ class FeatureWriter(BasePredictionWriter):
         if trainer.is_global_zero and not self.path.exists():
             FeatureStore.create(self.path, len(self.progress.done), self.n_features)
         trainer.strategy.barrier("features")
-        self._features = FeatureStore(self.path).open(writable=True)
+        self._store = FeatureStore(self.path)
         self.progress.begin(trainer.global_rank)
         self._watch = Stopwatch()
 
@@ -95,7 +96,7 @@ class FeatureWriter(BasePredictionWriter):
         features = prediction.features.float().cpu().numpy()
         self._watch.lap("network")
         if len(prediction.indices):
-            self._features[prediction.indices.numpy()] = features
+            self._store.write(prediction.indices.numpy(), features)
         self._watch.lap("writing")
         rows = batch.rows
         if rows and self.progress.add(rows[0], len(rows), self._watch.taken(), skipped=prediction.skipped):
@@ -106,9 +107,9 @@ class FeatureWriter(BasePredictionWriter):
         self._note()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        if hasattr(self, "_features"):
+        if hasattr(self, "_store"):
             self._note()
 
     def _note(self) -> None:
-        self._features.flush()  # type: ignore[attr-defined]  # a map; on the disk before the note of it
+        to_disk(self.path)  # before the note of it
         self.progress.note()

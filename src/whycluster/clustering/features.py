@@ -57,15 +57,18 @@ class FeatureStore:
         """Some rows, in memory, `(len(indices), D)`."""
         return np.array(self.open()[indices])
 
+    def write(self, rows: np.ndarray | slice, values: np.ndarray) -> None:
+        """Overwrites some rows; the map is closed again, as its pages would count as memory of the process."""
+        self.open(writable=True)[rows] = values
+
     def keep(self, rows: np.ndarray, path: Path) -> "FeatureStore":
         """Turns this store into one of these rows only, in this order, under another name."""
         if len(rows) < self.n_rows:
             with written_whole(path) as beside:
-                target = FeatureStore.create(beside, len(rows), self.n_features).open(writable=True)
+                target = FeatureStore.create(beside, len(rows), self.n_features)
                 step = self.batch_rows()
                 for start in range(0, len(rows), step):
-                    target[start : start + step] = self.rows(rows[start : start + step])
-                target.flush()  # type: ignore[attr-defined]  # a map
+                    target.write(slice(start, start + step), self.rows(rows[start : start + step]))
             self.path.unlink()
         else:
             os.replace(self.path, path)

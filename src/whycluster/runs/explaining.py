@@ -89,7 +89,7 @@ def explain(
         How many images were explained.
 
     Raises:
-        ValueError: for settings that do not work, and if no image can be read.
+        ValueError: for settings that do not work, for a folder that is not free, and if no image can be read.
     """
     run = Run(Path(folder), RESULTS)
     whole_number("batch_size", batch_size, 1)

@@ -82,7 +82,7 @@ def train(
         What `metrics.json` says; empty in all processes but the first.
 
     Raises:
-        ValueError: for settings that do not work, and if no image can be read.
+        ValueError: for settings that do not work, for a folder that is not free, and if no image can be read.
     """
     run = Run(Path(folder), RESULTS)
     check_export(export)
@@ -183,7 +183,7 @@ def _extract(
     progress = Progress(run.state, "extracted", len(images))
     going = not kept.exists()
     if going:
-        if progress.done.any():
+        if progress.done.any() and is_first():
             say(f"going on: {np.count_nonzero(progress.done)} of {len(images)} images were done")
         left = len(images) - int(np.count_nonzero(progress.done))
         workers = decoding_workers(num_workers, left, batch_size)
