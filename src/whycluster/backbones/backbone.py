@@ -132,7 +132,10 @@ class Backbone(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Features `(N, D)` of images `(N, 3, H, W)`, uint8 or floats from 0 to 1."""
-        features: Tensor = self.network(self.normalise(images))
+        normalised = self.normalise(images)
+        if normalised.device.type == "cpu":  # there, channels last take a quarter to a half less time
+            normalised = normalised.contiguous(memory_format=torch.channels_last)
+        features: Tensor = self.network(normalised)
         return features
 
     def bounds(self) -> tuple[Tensor, Tensor]:

@@ -102,7 +102,6 @@ class Evaluator:
             raise ValueError("there are no images to evaluate on.")
         methods = self.methods(explainer)
         images = images.float() / 255 if images.dtype == torch.uint8 else images
-        images = images.contiguous(memory_format=torch.channels_last)  # half the time of a forward pass on a CPU
         clusters, flips = assigned(explainer.model, images, batch_size), self.flips(images)
         measured = {}
         for number, (name, method) in enumerate(methods.items()):
