@@ -2,11 +2,15 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+
+from whycluster.runs.folders import UNFINISHED
 
 ROOT = Path(__file__).parents[2]
 KILLING = Path(__file__).with_name("killing.py")
@@ -53,3 +57,29 @@ def test_runs_killed_at_random_moments_end_as_undisturbed_ones(tmp_path):
                 assert contents(tmp_path / ended["folder"]) == expected
     assert len(seen) >= 50
     assert set(seen) == {"SIGKILL", "SIGINT", "SIGTERM"}
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_prints_the_line_that_goes_on(tmp_path, sent):
+    settings = ("head.n_clusters=6", "head.n_init=1", "batch_size=2", "num_workers=0", "trainer.accelerator=cpu")
+    arguments = [sys.executable, ROOT / "train.py", *settings, "hydra.run.dir='my run'"]
+    process = subprocess.Popen(arguments, cwd=tmp_path, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    journal = tmp_path / "my run" / UNFINISHED / "extracted.0.jsonl"
+    until = time.monotonic() + 100
+    while not (journal.exists() and journal.stat().st_size):
+        assert process.poll() is None
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    process.send_signal(sent)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 128 + sent
+    line = said.splitlines()[-1]
+    assert line.startswith("interrupted; go on by: python ")
+    assert line.endswith(" \"hydra.run.dir='my run'\" resume=true")
+    again = line.partition("go on by: ")[2].replace("python", sys.executable, 1)
+    done = subprocess.run(again, shell=True, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "going on: " in done.stdout
+    assert not (tmp_path / "my run" / UNFINISHED).exists()
+    done = subprocess.run(again, shell=True, cwd=tmp_path, capture_output=True, text=True)
+    assert "is finished already" in done.stdout

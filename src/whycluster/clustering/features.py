@@ -17,6 +17,7 @@ from whycluster.files import written_whole
 # Held at once: enough for the matrix products, and little enough that memory is reused; larger blocks would come fresh
 # from the system each time, page by page.
 BATCH_BYTES = 16 * 2**20
+MAPPED_ROWS = 256  # scattered rows that are read through one map
 
 
 class FeatureStore:
@@ -55,7 +56,10 @@ class FeatureStore:
 
     def rows(self, indices: np.ndarray) -> np.ndarray:
         """Some rows, in memory, `(len(indices), D)`."""
-        return np.array(self.open()[indices])
+        rows = np.empty((len(indices), self.n_features), np.float32)
+        for start in range(0, len(indices), MAPPED_ROWS):  # what lies around a row is mapped with it
+            rows[start : start + MAPPED_ROWS] = self.open()[indices[start : start + MAPPED_ROWS]]
+        return rows
 
     def write(self, rows: np.ndarray | slice, values: np.ndarray) -> None:
         """Overwrites some rows; the map is closed again, as its pages would count as memory of the process."""
