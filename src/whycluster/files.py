@@ -6,6 +6,7 @@
 import json
 import math
 import os
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,8 +15,13 @@ from typing import Any
 
 
 @contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
+def written_whole(path: Path, lasting: bool = True) -> Iterator[Path]:
     """A name beside `path` to write to; what was written there becomes `path` if nothing failed, else it goes.
+
+    Args:
+        path: the file; its folder is made.
+        lasting: whether the name has to be on the disk, too. Where many files are written one after the other, it is
+            enough to wait for their folders once.
 
     Example:
         >>> folder = Path(getfixture("tmp_path"))
@@ -30,8 +36,15 @@ def written_whole(path: Path) -> Iterator[Path]:
         yield beside
         to_disk(beside)  # before it gets its name, or a power cut could leave the name without the content
         os.replace(beside, path)
+        if lasting:
+            to_disk(path.parent)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def is_left_over(path: Path) -> bool:
+    """Whether a file was being written by `written_whole` when its process was killed."""
+    return re.fullmatch(r"\..*\.\d+\.\d+\.part", path.name, re.DOTALL) is not None
 
 
 def to_disk(path: Path) -> None:

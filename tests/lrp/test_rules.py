@@ -255,3 +255,13 @@ def test_weighted_rules_refuse_layers_without_weights() -> None:
     x = torch.rand(1, 1, 2, 2)
     with pytest.raises(ValueError, match="AveragePool has no weights"):
         list(z_plus(step.operation, Signal((x,), x[..., :1, :1], True)))
+
+
+def test_a_total_that_follows_from_another_wants_that_one() -> None:
+    [step] = trace(nn.Sequential(nn.Linear(2, 2)))
+    x = torch.rand(1, 2)
+    z = step.operation.forward(x)
+    first, second = gamma(step.operation, Signal((x,), z, True), gamma=0.25), Signal((x,), z, True)
+    wrong = [share._replace(only_its_sign=False) for share in first]
+    with pytest.raises(ValueError, match="has to follow one with `only_its_sign`"):
+        redistribute(step.operation, second, wrong, torch.ones_like(z), 1e-6)

@@ -31,9 +31,11 @@ def test_a_run_that_is_done_leaves_its_results_only(folder):
         assert [path.name for path in folder.iterdir()] == [UNFINISHED]
         assert json.loads((run.state / "request.json").read_text()) == REQUEST
         (folder / "model.ckpt").touch()
-        assert not run.is_finished()
-    assert [path.name for path in folder.iterdir()] == ["model.ckpt"]
-    assert run.is_finished()
+        assert not run.is_finished(REQUEST)
+    assert sorted(path.name for path in folder.iterdir()) == [".request.json", "model.ckpt"]
+    assert run.is_finished(REQUEST)
+    with pytest.raises(ValueError, match=r"finished was begun with seed=0, and now it is 1"):
+        run.is_finished(REQUEST | {"seed": 1})
 
 
 def test_a_run_that_fails_before_it_has_done_anything_leaves_nothing(folder):
@@ -51,7 +53,7 @@ def test_what_is_done_stays_when_a_run_fails(folder, error):
     with pytest.raises(error), working_on(run, REQUEST, resume=False, overwrite=False):  # noqa: PT012
         (run.state / "extracted.0.jsonl").touch()
         raise error
-    assert not run.is_finished()
+    assert not run.is_finished(REQUEST)
     with working_on(Run(folder, RESULTS), REQUEST, resume=True, overwrite=False):
         assert (run.state / "extracted.0.jsonl").exists()
 
@@ -78,7 +80,7 @@ def test_a_run_goes_on_only_as_it_was_begun(folder, change):
 def test_going_on_where_nothing_was_begun_begins(folder):
     with working_on(Run(folder, RESULTS), REQUEST, resume=True, overwrite=False):
         (folder / "model.ckpt").touch()
-    assert Run(folder, RESULTS).is_finished()
+    assert Run(folder, RESULTS).is_finished(REQUEST)
 
 
 def test_results_are_not_replaced_unless_asked(folder):
@@ -94,6 +96,46 @@ def test_results_are_not_replaced_unless_asked(folder):
         assert not (folder / "model.ckpt").exists()
 
 
+def test_going_on_and_beginning_anew_contradict(folder):
+    with pytest.raises(ValueError, match="choose one"):
+        Run(folder, RESULTS).claim(REQUEST, resume=True, overwrite=True)
+
+
+def test_a_run_that_replaces_an_unfinished_one_and_fails_at_once_does_not_pass_for_finished(folder):
+    stopped(folder)
+    (folder / "model.ckpt").touch()
+    run = Run(folder, RESULTS)
+    with pytest.raises(ValueError, match="no"), working_on(run, REQUEST, resume=False, overwrite=True):
+        raise ValueError("no")
+    assert run.state.exists()
+    assert not run.is_finished(REQUEST)
+    with pytest.raises(ValueError, match="did not finish"):
+        Run(folder, RESULTS).claim(REQUEST, resume=False, overwrite=False)
+
+
+def test_state_that_was_being_removed_counts_for_nothing(folder):
+    run = stopped(folder)
+    (run.state / "request.json").unlink()  # the first to go
+    run = Run(folder, RESULTS)
+    run.claim({"seed": 5}, resume=True, overwrite=False)
+    assert sorted(path.name for path in run.state.iterdir()) == ["lock", "request.json"]
+
+
+def test_a_run_killed_as_it_finishes_finishes_again(folder):
+    run = Run(folder, RESULTS)
+    remove, run._remove_state = run._remove_state, lambda: None
+    with working_on(run, REQUEST, resume=False, overwrite=False):
+        (folder / "model.ckpt").touch()
+        (run.state / "extracted.0.jsonl").touch()
+    run.lock.release()
+    assert not run.is_finished(REQUEST)
+    run = Run(folder, RESULTS)
+    with working_on(run, REQUEST, resume=True, overwrite=False):
+        assert (run.state / "extracted.0.jsonl").exists()
+    assert run.is_finished(REQUEST)
+    remove()
+
+
 def test_links_in_a_run_folder_are_removed_and_not_followed(folder, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "precious").touch()
@@ -104,13 +146,16 @@ def test_links_in_a_run_folder_are_removed_and_not_followed(folder, tmp_path):
     assert (tmp_path / "elsewhere" / "precious").exists()
 
 
-def test_what_was_being_written_when_a_run_was_stopped_goes(folder):
+@pytest.mark.parametrize("overwrite", [True, False])
+def test_what_was_being_written_when_a_run_was_stopped_goes(folder, overwrite):
     stopped(folder)
     (folder / "heatmaps").mkdir()
     (folder / "heatmaps" / ".a.png.1.2.part").touch()
     (folder / "heatmaps" / "a.png").touch()
-    Run(folder, RESULTS).claim(REQUEST, resume=True, overwrite=False)
-    assert [path.name for path in (folder / "heatmaps").iterdir()] == ["a.png"]
+    (folder / "heatmaps" / ".mine.part").touch()
+    run = Run(folder, RESULTS)
+    run.claim(REQUEST, resume=not overwrite, overwrite=overwrite)
+    assert sorted(path.name for path in (folder / "heatmaps").iterdir()) == [".mine.part", "a.png"]
 
 
 def _hold(folder: Path, held, let_go) -> None:
@@ -134,7 +179,8 @@ def test_a_second_process_is_refused_and_a_killed_one_keeps_nobody_out(folder, s
     finally:
         process.kill()
         process.join()
-    Run(folder, RESULTS).claim(REQUEST, resume=True, overwrite=False)
+    run = Run(folder, RESULTS)
+    run.claim(REQUEST, resume=True, overwrite=False)
 
 
 def test_the_newest_finished_run_is_latest(tmp_path, monkeypatch):
@@ -149,6 +195,8 @@ def test_the_newest_finished_run_is_latest(tmp_path, monkeypatch):
     assert find_checkpoint("latest") == Path("outputs/train/a/model.ckpt")
     with pytest.raises(ValueError, match="did not finish"):
         find_checkpoint("outputs/train/b")
+    with pytest.raises(ValueError, match="did not finish"):
+        find_checkpoint("outputs/train/b/model.ckpt")
 
 
 def test_a_digest_is_of_content(tmp_path):

@@ -20,6 +20,7 @@ def table(path):
 
 def test_a_run_folder_holds_what_it_should(trained):
     assert {path.name for path in trained.iterdir()} == {
+        ".request.json",
         "assignments.csv",
         "features.npy",
         "metrics.json",

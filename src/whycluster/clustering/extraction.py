@@ -71,6 +71,10 @@ class FeatureWriter(BasePredictionWriter):
         self.path, self.n_features, self.progress = path, n_features, progress
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not self.path.exists() and self.progress.done.any():
+            raise ValueError(
+                f"the features of images that are done, {str(self.path)!r}, are gone; begin anew with overwrite=true."
+            )
         if trainer.is_global_zero and not self.path.exists():
             FeatureStore.create(self.path, len(self.progress.done), self.n_features)
         trainer.strategy.barrier("features")

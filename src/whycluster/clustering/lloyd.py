@@ -14,7 +14,14 @@ from whycluster.clustering.kmeans import Sums, accumulate, assign, reseed, start
 from whycluster.files import written_whole
 
 SAMPLE = 10_000  # rows that k-means++ draws starts from; more for many clusters
-STATE = ("active", "settled", "measured", "iterations", "epochs")  # with the candidates, all that iterations hand on
+STATE = (
+    "active",
+    "settled",
+    "measured",
+    "iterations",
+    "epochs",
+    "seconds",
+)  # with the candidates, all that iterations hand on
 SAVED_EVERY = 1.0  # second, at most
 
 
@@ -35,6 +42,7 @@ class KMeans(pl.LightningModule):
         centroids: of the best restart, after fitting, `(K, D)` float64.
         inertia: of the best restart.
         n_iter: iterations of the best restart.
+        seconds: that all iterations took.
 
     Raises:
         ValueError: for more clusters than rows, fewer than two, or features that are not finite.
@@ -71,7 +79,7 @@ class KMeans(pl.LightningModule):
         self.settled = torch.zeros(n_init, dtype=torch.bool)  # of these, whose centroids are final but not yet measured
         self.measured = torch.full((n_init,), torch.inf, dtype=torch.float64)  # inertia of those that are
         self.iterations = torch.zeros(n_init, dtype=torch.long)
-        self.epochs = 0
+        self.epochs, self.seconds = 0, 0.0
         self.saved, self._saved_at = saved, time.monotonic()
         if saved is not None and saved.exists():
             start = self._restored(saved)
@@ -108,6 +116,7 @@ class KMeans(pl.LightningModule):
 
     @torch.no_grad()
     def on_train_epoch_start(self) -> None:
+        self._begun = time.monotonic()
         self.moving = self.candidates[self.active.to(self.device)]  # (A, K, D)
         self.sums = Sums.nothing(self.moving)
         # (A, K) in every process, whatever its share of the rows; below zero stands for no row
@@ -146,6 +155,7 @@ class KMeans(pl.LightningModule):
         self.trainer.should_stop = len(at) == 0
         self._log_shift(shift[going.to(self.device)])
         self.epochs += 1
+        self.seconds += time.monotonic() - self._begun
         if self.saved is not None and self.trainer.is_global_zero and time.monotonic() - self._saved_at > SAVED_EVERY:
             self._save(self.saved)
 

@@ -92,6 +92,11 @@ class Progress:
                 yield Journal.entry(journal, place)
             behind = first
 
+    def forget(self) -> None:
+        """Removes all notes."""
+        for journal in self.folder.glob(f"{self.name}.*.jsonl"):
+            journal.unlink(missing_ok=True)
+
     def skipped(self) -> dict[int, str]:
         """Number `->` reason, of the images that could not be used."""
         return {int(row): reason for entry in self.entries() for row, reason in entry["skipped"].items()}

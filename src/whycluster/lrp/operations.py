@@ -92,7 +92,7 @@ class Routing(Operation):
     way: ClassVar[str]
     reads_values: ClassVar[bool] = False
     adds_constants: bool = False
-    keeps_positive: bool = True
+    keeps_positive: bool = False
 
     def __init__(self, function: Callable[..., Tensor]) -> None:
         self.function = function
@@ -142,6 +142,7 @@ class Identity(Routing):
     """What does nothing when evaluated: dropout, stochastic depth."""
 
     way = "pass"
+    keeps_positive = True
 
     def __init__(self) -> None:
         super().__init__(lambda x, *others: x)
@@ -157,6 +158,7 @@ class Rearrange(Routing):
     """The same values in other places: flattened, transposed, in part, or with a rim of constants around them."""
 
     way = "move back"
+    keeps_positive = True
 
     def __init__(self, function: Callable[..., Tensor], adds_constants: bool = False) -> None:
         super().__init__(function)
@@ -177,6 +179,7 @@ class Concatenate(Routing):
     """Inputs side by side along `dim`; relevance is cut where they meet."""
 
     way = "split"
+    keeps_positive = True
 
     def __init__(self, dim: int) -> None:
         super().__init__(lambda *inputs: torch.cat(inputs, dim))
@@ -201,6 +204,7 @@ class MaxPool(Routing):
     way = "to the largest"
     reads_values = True
     recomputed = False
+    keeps_positive = True
 
     def is_gate(self, inputs: Sequence[bool]) -> bool:
         return inputs[0]
@@ -219,7 +223,6 @@ class Gate(Routing):
     """
 
     way = "pass, the gate is constant"
-    keeps_positive = False  # two negative factors have a positive product
 
     def __init__(self, function: Callable[..., Tensor], signal: int) -> None:
         super().__init__(function)

@@ -43,8 +43,8 @@ class Share(NamedTuple):
         only_its_sign: whether it takes only the relevance of outputs that have its sign, and leaves the rest to the
             next share.
         total: the sum of terms and bias, where it is known already.
-        with_before: this total and that of the share before are together so many times the output, where that is
-            known: it saves the sum.
+        with_before: this total and that of the share before, which has to take its sign only, are together so many
+            times the output, where that is known: it saves the sum.
     """
 
     terms: tuple[Term, ...]
@@ -120,6 +120,9 @@ def redistribute(
         stabilizer: added to denominators, with their sign.
         totals: number of a share `->` its total, as other targets of the same signal computed it; grows by what this
             one has to compute. `None`: nobody else will come, and what was computed is overwritten.
+
+    Raises:
+        ValueError: for shares that do not fit each other.
     """
     known = {} if totals is None else totals
     passed: list[Tensor | None] = [None] * len(signal.operands)
@@ -128,6 +131,8 @@ def redistribute(
     before = 0
     for at, share in enumerate(shares):
         taken, rest = _take(share, signal, relevance, before)
+        if share.with_before is not None and not before:
+            raise ValueError("a share with `with_before` has to follow one with `only_its_sign`.")
         if share.terms:
             total = _total(layer, signal, share, at, known)
             needed = totals is not None or share.total is not None or (share.only_its_sign and rest is not None)

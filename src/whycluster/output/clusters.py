@@ -7,7 +7,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from whycluster.data import PreparedImages
 from whycluster.output.heatmaps import enlarged, side_by_side
-from whycluster.output.tensorboard import GALLERY, write_cluster_sizes, write_embedding, write_gallery
+from whycluster.output.tensorboard import GALLERY, THUMBNAIL, write_cluster_sizes, write_embedding, write_gallery
 
 EMBEDDED = 2000  # images in the projector: it shows no more with grace
 COMPONENTS = 200  # and computes with no more dimensions
@@ -52,7 +52,7 @@ def show_embedding(
     collection = images.collection
     rows = [(images.rows[at], clusters[at]) for at in sample]
     table = [[collection.paths[row], str(cluster), collection.labels[row]] for row, cluster in rows]
-    pictures = [Image.fromarray(photo(images, at)) for at in sample]
+    pictures = [Image.fromarray(photo(images, at)).resize((THUMBNAIL, THUMBNAIL)) for at in sample]
     write_embedding(writer, features, pictures, table, ["path", "cluster", "label"])
 
 

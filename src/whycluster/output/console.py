@@ -1,6 +1,7 @@
 """What a run says to the person in front of it."""
 
 import re
+import shlex
 from pathlib import Path
 
 from rich.console import Console
@@ -35,4 +36,9 @@ def override(name: str, value: object) -> str:
         checkpoint=outputs/train/a "checkpoint='my run'"
     """
     text = str(value)
-    return f"{name}={text}" if re.fullmatch(r"[\w./:-]+", text, re.ASCII) else f"\"{name}='{text}'\""
+    if re.fullmatch(r"[\w./:-]+", text, re.ASCII):
+        return f"{name}={text}"
+    # Within Hydra's quotes a quote wants a backslash, and so does each backslash before one.
+    quoted = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), text)
+    word = f"{name}='{quoted}'"
+    return shlex.quote(word) if re.search(r'["$`\\!]', word) else f'"{word}"'

@@ -116,9 +116,9 @@ class ExplanationWriter(BasePredictionWriter):
         heatmap = explanation.heatmap[place].float().numpy()
         picture = heatmap_picture(photo.permute(1, 2, 0).numpy(), heatmap, caption(path, target, explanation, place))
         files = [file_of(self.folder, kind, target, len(self.targets), path) for kind in KINDS]
-        with written_whole(files[0]) as beside:
+        with written_whole(files[0], lasting=False) as beside:
             picture.save(beside, format="PNG", compress_level=3)
-        with written_whole(files[1]) as beside, open(beside, "wb") as file:
+        with written_whole(files[1], lasting=False) as beside, open(beside, "wb") as file:
             np.save(file, heatmap)
         return {folder for file in files for folder in file.parents if folder.is_relative_to(self.folder)}
 

@@ -91,11 +91,16 @@ def _stop_interrupted(interrupt: KeyboardInterrupt) -> NoReturn:
 def _way_on() -> str:
     """How to go on with the run, in one line."""
     hydra = HydraConfig.get() if HydraConfig.initialized() else None
-    if hydra is None or hydra.mode != RunMode.RUN or not (Path(hydra.runtime.output_dir) / UNFINISHED).exists():
+    if hydra is None:
         return "nothing was done."
-    settings = [word for word in sys.argv[1:] if not word.startswith(("hydra.run.dir=", "resume=", "overwrite="))]
-    folder = override("hydra.run.dir", short(Path(hydra.runtime.output_dir)))
-    return f"go on by: {shlex.join(['python', sys.argv[0], *settings])} {folder} resume=true"
+    several = hydra.mode == RunMode.MULTIRUN
+    key, folder = ("hydra.sweep.dir", hydra.sweep.dir) if several else ("hydra.run.dir", hydra.runtime.output_dir)
+    if not several and not (Path(folder) / UNFINISHED).exists():
+        return "nothing was done."
+    settings = [word for word in sys.argv[1:] if not word.startswith((f"{key}=", "resume=", "overwrite="))]
+    return (
+        f"go on by: {shlex.join(['python', sys.argv[0], *settings])} {override(key, short(Path(folder)))} resume=true"
+    )
 
 
 def _stop(line: str, status: int) -> NoReturn:

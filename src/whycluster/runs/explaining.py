@@ -27,7 +27,8 @@ from whycluster.output.explanations import (
 )
 from whycluster.output.tables import ASSIGNMENTS, RECEIPTS, write_skipped, write_table
 from whycluster.runs.evaluating import EVALUATION, evaluate_sample
-from whycluster.runs.folders import Run, digest, find_checkpoint, working_on
+from whycluster.runs.folders import CHECKPOINT, Run, digest, find_checkpoint, working_on
+from whycluster.runs.ranks import gathered
 from whycluster.runs.settings import decoding_workers, full_precision, images_per_second, whole_number
 
 METRICS = "metrics.json"
@@ -93,6 +94,8 @@ def explain(
     """
     run = Run(Path(folder), RESULTS)
     whole_number("batch_size", batch_size, 1)
+    if resume and checkpoint == "latest":  # by now, that may be another run
+        checkpoint = run.begun().get(CHECKPOINT, checkpoint)
     file = find_checkpoint(checkpoint)
     model = ClusterModel.load(file)
     targets = parse_target(target, model.n_clusters)
@@ -106,11 +109,9 @@ def explain(
         evaluator.methods(explainer)  # what is missing for it should show before hours of work
     collection = _collection(model, images)
     prepared = PreparedImages(collection, model.backbone.preprocessing, _first(len(collection.paths), limit))
-    if resume and run.is_finished():
-        say(f"the run in {short(run.folder)} is finished already")
-        return 0
     full_precision()
     request = {
+        "command": "explain",
         "model": digest([file]),
         "data": collection.source,
         "images": digest(collection.paths),
@@ -121,7 +122,12 @@ def explain(
         "residual": residual,
         "limit": limit,
         "batch_size": batch_size,
+        "evaluate": evaluate,
+        CHECKPOINT: str(file.absolute()),
     }
+    if resume and run.is_finished(request):
+        say(f"the run in {short(run.folder)} is finished already")
+        return 0
     with working_on(run, request, resume, overwrite):
         progress = Progress(run.state, "explained", len(prepared))
         done = int(np.count_nonzero(progress.done))
@@ -136,13 +142,15 @@ def explain(
         module = ExplanationModule(explainer, targets, prepared, batch_size, workers, progress.done)
         if done < len(prepared):
             explaining.predict(module, return_predictions=False)
-            explaining.strategy.barrier("explained")
+            if sum(gathered(explaining, progress.written)) < len(prepared) - done:
+                raise ValueError("the trainer stopped before all images were explained; give limit=… for fewer.")
         if not explaining.is_global_zero:
             return 0
 
         skipped = {collection.paths[index]: reason for index, reason in progress.skipped().items()}
         explained = counted(progress)
         if not explained.images:
+            progress.forget()
             path, reason = next(iter(skipped.items()))
             raise ValueError(f"none of the {len(prepared)} files can be read as an image; {path!r}: {reason}.")
         write_table(run.folder / "assignments.csv", ASSIGNMENTS, assignment_rows(progress, collection))

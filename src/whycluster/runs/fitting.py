@@ -29,12 +29,14 @@ class Fitted(NamedTuple):
         assign: the clustering itself: features `(N, D)` `->` cluster and squared distance to it, `(N,)` each.
         figures: for `metrics.json`.
         groups: names of the clusters, where they are known groups.
+        seconds_before: that iterations took which were saved by a run that was stopped.
     """
 
     head: Head
     assign: Callable[[Tensor], tuple[Tensor, Tensor]]
     figures: dict[str, float]
     groups: list[str] | None = None
+    seconds_before: float = 0.0
 
 
 class Clustering(Protocol):
@@ -98,13 +100,15 @@ class KMeansHead:
 
     def fit(self, features: FeatureStore, labels: Sequence[str], trainer: pl.Trainer, seed: int, saved: Path) -> Fitted:
         lloyd = KMeans(features, self.n_clusters, self.n_init, self.max_iter, self.tol, seed, saved)
+        seconds_before = lloyd.seconds
         if len(lloyd.active):
             trainer.fit(lloyd)
         if not math.isfinite(lloyd.inertia):
             raise ValueError("the trainer stopped before k-means had ended; leave out what limits its steps or time.")
         centroids = lloyd.centroids.cpu()
         head = _with_beta(NeuralizedKMeans(centroids), self.beta, features)
-        return Fitted(head, _nearest(centroids), {"inertia": lloyd.inertia, "n_iter": lloyd.n_iter})
+        figures = {"inertia": lloyd.inertia, "n_iter": lloyd.n_iter}
+        return Fitted(head, _nearest(centroids), figures, seconds_before=seconds_before)
 
     def settings(self) -> dict[str, Any]:
         return asdict(self)

@@ -13,11 +13,14 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from whycluster.explain.model import FILE_NAME
-from whycluster.files import to_disk, write_json
+from whycluster.files import is_left_over, to_disk, write_json
 from whycluster.runs.ranks import is_first
 
 TRAIN_RUNS = Path("outputs/train")
 UNFINISHED = "unfinished"  # sub-folder of a run that is not done
+DONE = ".request.json"  # what a run was begun with that is done
+CHECKPOINT = "checkpoint"  # where the model of a request was found; results depend on what it holds, not on the place
+LOOSE = ("tensorboard", "clusters")  # results that others write, who do not wait for the disk
 
 
 class Run:
@@ -35,13 +38,26 @@ class Run:
     def __init__(self, folder: Path, results: Sequence[str]) -> None:
         self.folder, self.state, self.results = folder, folder / UNFINISHED, tuple(results)
         self.lock = FileLock(self.state / "lock", timeout=0)
+        self._was_begun = False
 
-    def is_finished(self) -> bool:
-        """Whether there are results, and nobody is at work on them."""
-        return not self.state.exists() and bool(self._found())
+    def is_finished(self, request: dict[str, Any]) -> bool:
+        """Whether all of this is done, and nobody is at work on the folder.
+
+        Raises:
+            ValueError: if it was something else that is done.
+        """
+        done = _request(self.folder / DONE)
+        if done is None or self.begun():
+            return False
+        self._check_same("that is finished", done, request)
+        return True
 
     def _found(self) -> list[str]:
         return [name for name in self.results if (self.folder / name).exists()]
+
+    def begun(self) -> dict[str, Any]:
+        """What a run was begun with that did not finish; empty if there is none."""
+        return _request(self.state / "request.json") or {}
 
     def claim(self, request: dict[str, Any], resume: bool, overwrite: bool) -> None:
         """Takes the folder, for a run that is new or goes on.
@@ -54,12 +70,9 @@ class Run:
         Raises:
             ValueError: if another process works on it, or there is something that may not be replaced.
         """
-        begun = self._begun()
-        if begun is None and not overwrite and self._found():
-            raise ValueError(
-                f"the run folder {str(self.folder)!r} already holds {self._found()[0]}; choose another hydra.run.dir, "
-                "or overwrite=true."
-            )
+        if resume and overwrite:
+            raise ValueError("resume=true goes on with a run and overwrite=true begins it anew; choose one of them.")
+        self._check_free(overwrite)
         self.state.mkdir(parents=True, exist_ok=True)
         try:
             self.lock.acquire()
@@ -69,9 +82,12 @@ class Run:
                 "hydra.run.dir."
             ) from None
         try:
-            if begun is not None and resume:
-                self._check_same(begun, request)
-            elif begun is not None and not overwrite:
+            begun = self.begun()  # now that nobody else can end it
+            self._check_free(overwrite)
+            self._was_begun = bool(begun)
+            if begun and resume:
+                self._check_same("that did not finish", begun, request)
+            elif begun and not overwrite:
                 raise ValueError(
                     f"the run folder {str(self.folder)!r} holds a run that did not finish; go on with it by "
                     "resume=true, or begin anew with overwrite=true."
@@ -79,52 +95,61 @@ class Run:
             else:
                 self._clear_state()
                 write_json(self.state / "request.json", request)
+            for left in filter(is_left_over, self.folder.rglob("*.part")):
+                left.unlink(missing_ok=True)
         except BaseException:
             self.lock.release()
             raise
 
-    def _begun(self) -> dict[str, Any] | None:
-        """The request of a run that did not finish."""
-        try:
-            request: dict[str, Any] = json.loads((self.state / "request.json").read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return None
-        return request
+    def _check_free(self, overwrite: bool) -> None:
+        if not self.begun() and not overwrite and self._found():
+            raise ValueError(
+                f"the run folder {str(self.folder)!r} already holds {self._found()[0]}; choose another hydra.run.dir, "
+                "or overwrite=true."
+            )
 
-    def _check_same(self, begun: dict[str, Any], request: dict[str, Any]) -> None:
+    def _check_same(self, which: str, begun: dict[str, Any], request: dict[str, Any]) -> None:
         for name, value in json.loads(json.dumps(request)).items():
-            if begun.get(name) != value:
+            if name != CHECKPOINT and begun.get(name) != value:
                 raise ValueError(
-                    f"the run in {str(self.folder)!r} that did not finish was begun with {name}={begun.get(name)}, and "
-                    f"now it is {value}; go on with what it was begun with, or begin anew with overwrite=true."
+                    f"the run in {str(self.folder)!r} {which} was begun with {name}={begun.get(name)}, and now it is "
+                    f"{value}; go on with what it was begun with, or begin anew with overwrite=true."
                 )
-        for left in self.folder.rglob(".*.part"):  # what was being written when it was stopped
-            left.unlink(missing_ok=True)
 
     def clear(self, spared: Sequence[str] = ()) -> None:
         """Removes old results but some, once new ones are sure to come."""
-        for name in set(self.results) - set(spared):
+        for name in {*self.results, DONE} - set(spared):
             _remove(self.folder / name)
 
     def _clear_state(self) -> None:
+        _remove(self.state / "request.json")  # first: what is left without it counts for nothing
+        to_disk(self.state)
         for path in self.state.iterdir():
             if path.name != "lock":
                 _remove(path)
 
     def release(self) -> None:
-        """Lets go of a folder whose run did not finish; of one that has nothing to go on from no trace is left."""
-        worthless = self.state.exists() and {path.name for path in self.state.iterdir()} <= {"lock", "request.json"}
-        if worthless:
-            self.finish()
+        """Lets go of a folder whose run did not finish; of one that has done nothing no trace is left."""
+        noted = {path.name for path in self.state.iterdir()} if self.state.exists() else set()
+        if noted <= {"lock", "request.json"} and not self._was_begun:
+            self._remove_state()
         else:
             self.lock.release()
 
     def finish(self) -> None:
         """The run is done: all its results are on the disk."""
-        to_disk(self.folder)
-        gone = self.folder / f".{UNFINISHED}.done"
+        for name in LOOSE:
+            for path in (self.folder / name).rglob("*"):
+                to_disk(path)
+            to_disk(self.folder / name)
+        write_json(self.folder / DONE, self.begun())
+        self._remove_state()
+
+    def _remove_state(self) -> None:
+        gone = self.folder / f".{UNFINISHED}.gone"
         _remove(gone)
-        self.state.rename(gone)  # at once, whatever happens while its files are removed
+        if self.state.exists():
+            self.state.rename(gone)  # at once, whatever happens while its files are removed
         self.lock.release()
         _remove(gone)
 
@@ -155,7 +180,7 @@ def find_checkpoint(checkpoint: str) -> Path:
     """
     if checkpoint != "latest":
         path = Path(str(checkpoint)).expanduser()  # a folder named 2024 arrives as a number
-        if (path / UNFINISHED).exists():
+        if (path / UNFINISHED).exists() or (path.name == FILE_NAME and (path.parent / UNFINISHED).exists()):
             raise ValueError(
                 f"the run in {str(path)!r} did not finish; go on with it by python train.py …, the command that began "
                 "it, with its folder as hydra.run.dir and resume=true."
@@ -168,6 +193,14 @@ def find_checkpoint(checkpoint: str) -> Path:
             f"or give checkpoint=/path/to/{FILE_NAME}."
         )
     return max(finished, key=lambda path: path.stat().st_mtime_ns)
+
+
+def _request(path: Path) -> dict[str, Any] | None:
+    try:
+        request: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    return request
 
 
 def digest(parts: Iterable[str | Tensor | Path]) -> str:

@@ -89,20 +89,21 @@ def train(
     whole_number("seed", seed, 0)
     whole_number("batch_size", batch_size, 1)
     _check_size(head.n_clusters, len(data.paths), "files")
-    if resume and run.is_finished():
-        say(f"the run in {short(run.folder)} is finished already")
-        return _kept_metrics(run)
     full_precision()
     obstacle = _cannot_be_explained(backbone)
     if obstacle:
         warnings.warn(f"this network can be clustered, but not explained: {obstacle}", stacklevel=1)
     settings = {"backbone": backbone.origin, "head": head.settings(), "data": data.source, "seed": seed}
     request = settings | {
+        "command": "train",
         "images": digest(data.paths),
         "weights": digest(backbone.state_dict().values()),
         "batch_size": batch_size,
         "precision": getattr(trainer, "keywords", {}).get("precision"),
     }
+    if resume and run.is_finished(request):
+        say(f"the run in {short(run.folder)} is finished already")
+        return _kept_metrics(run)
     with working_on(run, request, resume, overwrite):
         features, rows, skipped, times = _extract(data, backbone, trainer, run, batch_size, num_workers)
         _check_size(head.n_clusters, len(rows), "readable images")
@@ -126,7 +127,7 @@ def train(
             "disagreements": wrong,
             "n_skipped": len(skipped),
             "seconds_extraction": times,
-            "seconds_clustering": round(clustered, 3),
+            "seconds_clustering": round(clustered + fitted.seconds_before, 3),
             "images_per_second": images_per_second(len(data.paths), times),
         }
         write_table(run.folder / "assignments.csv", ASSIGNMENTS, _table(data, rows, assigned))
@@ -195,6 +196,7 @@ def _extract(
             raise ValueError("the trainer stopped before all images were read; leave out what limits its batches.")
     unread = progress.skipped()
     if len(unread) == len(images):
+        progress.forget()
         index, reason = next(iter(unread.items()))
         raise ValueError(f"none of the {len(images)} files can be read as an image; {data.paths[index]!r}: {reason}.")
     rows = np.setdiff1d(np.arange(len(images)), list(unread))
