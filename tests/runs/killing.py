@@ -13,6 +13,7 @@ import runpy
 import signal
 import sys
 import time
+import traceback
 from pathlib import Path
 
 import torch
@@ -26,20 +27,21 @@ SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGINT, signal.SIGTERM)
 
 def run(script: str, settings: list[str], log: Path) -> None:
     """In a child: the command, taking note of what is done all the time, as otherwise a killed second is lost."""
-    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
-    torch.set_num_threads(1)
-    progress.EVERY = lloyd.SAVED_EVERY = 0.02
-    sys.argv = [script, *settings]
-    status = 1
+    status = 128 + signal.SIGINT  # of an interrupt before the command can say anything, or after it has
     try:
+        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(descriptor, 1)
+        os.dup2(descriptor, 2)
+        torch.set_num_threads(1)
+        progress.EVERY = lloyd.SAVED_EVERY = 0.02
+        sys.argv = [script, *settings]
         runpy.run_path(script, run_name="__main__")
         status = 0
     except SystemExit as stop:
         status = stop.code if isinstance(stop.code, int) else 1
-    except KeyboardInterrupt:  # before the command can say anything, or after it has
-        status = 128 + signal.SIGINT
+    except Exception:
+        traceback.print_exc()
+        status = 1
     finally:
         sys.stdout.flush()
         os._exit(status)
@@ -66,7 +68,7 @@ def killed(chance: random.Random, most: float, script: str, settings: list[str],
         if code == 0:
             return signals
         if code not in (-sent, 128 + sent, 128 + signal.SIGINT):
-            raise RuntimeError(f"{script} ended with status {code}: {log.read_text()[-3000:]}")
+            raise RuntimeError(f"{script} ended with status {code} after {sent.name}: {log.read_text()[-3000:]}")
         signals.append(sent.name)
 
 

@@ -1,4 +1,6 @@
 import csv
+import json
+import shutil
 
 import numpy as np
 import pytest
@@ -6,6 +8,7 @@ from PIL import Image
 
 from whycluster import ClusterModel, Explainer
 from whycluster.data import Digits
+from whycluster.runs.folders import find_checkpoint
 
 
 def table(path):
@@ -98,3 +101,45 @@ def test_networks_of_other_families_by_name(name, run, photos, tmp_path):
     for row in receipts:
         discriminant, pixels, absorbed = (float(row[key]) for key in ("discriminant", "pixels", "absorbed"))
         assert pixels + absorbed == pytest.approx(discriminant, rel=1e-3, abs=1e-3 * (abs(pixels) + abs(absorbed)))
+
+
+def test_a_trainer_that_stops_early_explains_nothing(trained, run, tmp_path):
+    settings = (f"checkpoint={trained}", "limit=9", "batch_size=2", "+trainer.limit_predict_batches=2")
+    with pytest.raises(ValueError, match="stopped before all images were explained"):
+        run("explain", tmp_path / "run", *settings)
+    assert not (tmp_path / "run" / "assignments.csv").exists()
+    settings = settings[:-1]
+    run("explain", tmp_path / "run", *settings, "resume=true")
+    assert len(list((tmp_path / "run" / "heatmaps").iterdir())) == 9
+    with pytest.raises(ValueError, match=r"finished was begun with targets=\['assigned'\], and now it is \['2'\]"):
+        run("explain", tmp_path / "run", *settings, "resume=true", "target=2")
+    with pytest.raises(ValueError, match="begun with command=train, and now it is explain"):
+        run("explain", trained, *settings, "resume=true")
+
+
+def test_going_on_from_latest_goes_on_with_what_was_latest_then(trained, run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    first = tmp_path / "outputs" / "train" / "first"
+    shutil.copytree(trained, first)
+    settings = ("limit=5", "batch_size=2")
+    with pytest.raises(ValueError, match="stopped before"):
+        run("explain", tmp_path / "run", *settings, "+trainer.limit_predict_batches=1")
+    shutil.copytree(trained, tmp_path / "outputs" / "train" / "second")
+    newest = tmp_path / "outputs" / "train" / "second" / "model.ckpt"
+    model = ClusterModel.load(newest)
+    model.seed = 99
+    model.save(newest)
+    assert find_checkpoint("latest").parent.name == "second"
+    run("explain", tmp_path / "run", *settings, "resume=true")
+    assert json.loads((tmp_path / "run" / ".request.json").read_text())["checkpoint"] == str(first / "model.ckpt")
+
+
+def test_images_of_which_none_could_be_read_may_be_put_right(trained, run, tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.png").touch()
+    settings = (f"checkpoint={trained}", f"images={tmp_path / 'photos'}")
+    with pytest.raises(ValueError, match="none of the 1 files"):
+        run("explain", tmp_path / "run", *settings)
+    Image.new("RGB", (40, 40)).save(tmp_path / "photos" / "a.png")
+    run("explain", tmp_path / "run", *settings)
+    assert (tmp_path / "run" / "heatmaps" / "a.png.png").exists()

@@ -32,16 +32,8 @@ from whycluster.runs.ranks import gathered
 from whycluster.runs.settings import decoding_workers, full_precision, images_per_second, whole_number
 
 METRICS = "metrics.json"
-RESULTS = (
-    EVALUATION,
-    METRICS,
-    "assignments.csv",
-    "receipts.csv",
-    "skipped.csv",
-    "heatmaps",
-    "relevance",
-    "tensorboard",
-)
+TABLES = ("assignments.csv", "receipts.csv", "skipped.csv")
+RESULTS = (*TABLES, METRICS, EVALUATION, "heatmaps", "relevance", "tensorboard")
 
 
 def explain(
