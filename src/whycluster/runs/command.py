@@ -18,6 +18,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import ConfigCompositionException, OverrideParseException
 from hydra.types import RunMode
 from lightning_fabric.utilities.exceptions import MisconfigurationException
+from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from whycluster.output.console import override, short
@@ -91,7 +92,7 @@ def _stop_interrupted(interrupt: KeyboardInterrupt) -> NoReturn:
 def _way_on() -> str:
     """How to go on with the run, in one line."""
     hydra = HydraConfig.get() if HydraConfig.initialized() else None
-    if hydra is None:
+    if hydra is None or OmegaConf.is_missing(hydra.runtime, "output_dir"):
         return "nothing was done."
     several = hydra.mode == RunMode.MULTIRUN
     key, folder = ("hydra.sweep.dir", hydra.sweep.dir) if several else ("hydra.run.dir", hydra.runtime.output_dir)
