@@ -61,7 +61,8 @@ def test_runs_killed_at_random_moments_end_as_undisturbed_ones(tmp_path):
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_prints_the_line_that_goes_on(tmp_path, sent):
-    settings = ("head.n_clusters=6", "head.n_init=1", "batch_size=2", "num_workers=0", "trainer.accelerator=cpu")
+    settings = ("data.limit=500", "head.n_clusters=6", "head.n_init=1", "batch_size=2")
+    settings += ("num_workers=0", "trainer.accelerator=cpu")
     arguments = [sys.executable, ROOT / "train.py", *settings, "hydra.run.dir='my run'"]
     process = subprocess.Popen(arguments, cwd=tmp_path, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     journal = tmp_path / "my run" / UNFINISHED / "extracted.0.jsonl"
