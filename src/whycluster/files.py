@@ -89,6 +89,7 @@ class Journal:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
+        to_disk(path.parent)
         whole = sum(len(line) for line in _whole_lines(path))
         self._file = open(path, "r+b")  # noqa: SIM115  # stays open from entry to entry
         self._file.truncate(whole)

@@ -95,6 +95,7 @@ class Run:
             else:
                 self._clear_state()
                 write_json(self.state / "request.json", request)
+                to_disk(self.folder)
             for left in filter(is_left_over, self.folder.rglob("*.part")):
                 left.unlink(missing_ok=True)
         except BaseException:
@@ -150,6 +151,7 @@ class Run:
         _remove(gone)
         if self.state.exists():
             self.state.rename(gone)  # at once, whatever happens while its files are removed
+            to_disk(self.folder)
         self.lock.release()
         _remove(gone)
 
