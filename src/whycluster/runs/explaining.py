@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from shlex import quote
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytorch_lightning as pl
@@ -11,14 +11,13 @@ from pytorch_lightning.loggers import TensorBoardLogger
 
 from whycluster.data import Collection, Folder, PreparedImages, Progress, open_collection
 from whycluster.evaluation import Evaluator
-from whycluster.explain import ClusterModel, Explainer, parse_target
+from whycluster.explain import ClusterModel, Explainer, Target, parse_target
 from whycluster.explain.predict import ExplanationModule
 from whycluster.files import write_json
 from whycluster.lrp import Residual
 from whycluster.output.console import say, short
 from whycluster.output.explanations import (
     KINDS,
-    Counted,
     ExplanationWriter,
     assignment_rows,
     counted,
@@ -28,7 +27,7 @@ from whycluster.output.explanations import (
 from whycluster.output.tables import ASSIGNMENTS, RECEIPTS, write_skipped, write_table
 from whycluster.runs.evaluating import EVALUATION, evaluate_sample
 from whycluster.runs.folders import CHECKPOINT, Run, digest, find_checkpoint, working_on
-from whycluster.runs.ranks import gathered
+from whycluster.runs.ranks import gathered, is_first
 from whycluster.runs.settings import decoding_workers, full_precision, images_per_second, whole_number
 
 METRICS = "metrics.json"
@@ -122,42 +121,13 @@ def explain(
         return 0
     with working_on(run, request, resume, overwrite):
         progress = Progress(run.state, "explained", len(prepared))
-        done = int(np.count_nonzero(progress.done))
-        workers = decoding_workers(num_workers, len(prepared) - done, batch_size)
-        writer = ExplanationWriter(run.folder, collection, targets, progress)
-        explaining = trainer(logger=False, callbacks=[writer], precision="32-true")  # or receipts would not balance
-        if explaining.is_global_zero:
-            run.clear(spared=list(KINDS) if done else [])
+        if is_first():
+            run.clear(spared=list(KINDS) if progress.done.any() else [])
             say(f"explaining {len(prepared)} images with {short(file.absolute())}")
-            if done:
-                say(f"going on: {done} of them were done")
-        module = ExplanationModule(explainer, targets, prepared, batch_size, workers, progress.done)
-        if done < len(prepared):
-            explaining.predict(module, return_predictions=False)
-            if sum(gathered(explaining, progress.written)) < len(prepared) - done:
-                raise ValueError("the trainer stopped before all images were explained; give limit=… for fewer.")
+        explaining = _explain(explainer, targets, prepared, run, progress, trainer, batch_size, num_workers)
         if not explaining.is_global_zero:
             return 0
-
-        skipped = {collection.paths[index]: reason for index, reason in progress.skipped().items()}
-        explained = counted(progress)
-        if not explained.images:
-            progress.forget()
-            path, reason = next(iter(skipped.items()))
-            raise ValueError(f"none of the {len(prepared)} files can be read as an image; {path!r}: {reason}.")
-        write_table(run.folder / "assignments.csv", ASSIGNMENTS, assignment_rows(progress, collection))
-        write_table(run.folder / "receipts.csv", RECEIPTS, receipt_rows(progress, collection, targets))
-        write_skipped(run.folder / "skipped.csv", collection.skipped | skipped)
-        times = progress.times()
-        metrics = {
-            "n_images": explained.images,
-            "n_skipped": len(collection.skipped) + len(skipped),
-            "n_heatmaps": explained.images * len(targets),
-            "n_weak": explained.weak,
-            "seconds": times,
-            "images_per_second": images_per_second(len(prepared), times),
-        }
-        write_json(run.folder / METRICS, metrics)
+        metrics = _write_tables(run.folder, prepared, targets, progress)
         board = logger()
         deepest(progress, prepared, targets, run.folder).write(board.experiment)
         board.experiment.flush()
@@ -165,8 +135,58 @@ def explain(
             model.to(explaining.strategy.root_device)
             quiet = explaining.progress_bar_callback is None
             evaluate_sample(explainer, evaluator, prepared, run.folder, Path(board.log_dir), batch_size, quiet)
-    _report(run.folder, explained, len(targets), len(skipped) + len(collection.skipped))
-    return explained.images
+    _report(run.folder, metrics)
+    return int(metrics["n_images"])
+
+
+def _explain(
+    explainer: Explainer,
+    targets: Sequence[Target],
+    images: PreparedImages,
+    run: Run,
+    progress: Progress,
+    trainer: Callable[..., pl.Trainer],
+    batch_size: int,
+    num_workers: int | None,
+) -> pl.Trainer:
+    """Explains all images that are not done, and returns the trainer that did."""
+    done = int(np.count_nonzero(progress.done))
+    workers = decoding_workers(num_workers, len(images) - done, batch_size)
+    writer = ExplanationWriter(run.folder, images.collection, targets, progress)
+    explaining = trainer(logger=False, callbacks=[writer], precision="32-true")  # or receipts would not balance
+    module = ExplanationModule(explainer, targets, images, batch_size, workers, progress.done)
+    if done and explaining.is_global_zero:
+        say(f"going on: {done} of {len(images)} images were done")
+    if done < len(images):
+        explaining.predict(module, return_predictions=False)
+        if sum(gathered(explaining, progress.written)) < len(images) - done:
+            raise ValueError("the trainer stopped before all images were explained; give limit=… for fewer.")
+    return explaining
+
+
+def _write_tables(run: Path, images: PreparedImages, targets: Sequence[Target], progress: Progress) -> dict[str, Any]:
+    """Tables and `metrics.json`, of which the content is returned."""
+    collection = images.collection
+    skipped = {collection.paths[index]: reason for index, reason in progress.skipped().items()}
+    explained = counted(progress)
+    if not explained.images:
+        progress.forget()
+        path, reason = next(iter(skipped.items()))
+        raise ValueError(f"none of the {len(images)} files can be read as an image; {path!r}: {reason}.")
+    write_table(run / "assignments.csv", ASSIGNMENTS, assignment_rows(progress, collection))
+    write_table(run / "receipts.csv", RECEIPTS, receipt_rows(progress, collection, targets))
+    write_skipped(run / "skipped.csv", collection.skipped | skipped)
+    times = progress.times()
+    metrics = {
+        "n_images": explained.images,
+        "n_skipped": len(collection.skipped) + len(skipped),
+        "n_heatmaps": explained.images * len(targets),
+        "n_weak": explained.weak,
+        "seconds": times,
+        "images_per_second": images_per_second(len(images), times),
+    }
+    write_json(run / METRICS, metrics)
+    return metrics
 
 
 def _number(beta: float | str | None) -> float | None:
@@ -194,13 +214,14 @@ def _first(n_images: int, limit: int | None) -> Sequence[int]:
     return range(n_images if limit is None else min(whole_number("limit", limit, 1), n_images))
 
 
-def _report(run: Path, explained: Counted, n_targets: int, skipped: int) -> None:
+def _report(run: Path, metrics: dict[str, Any]) -> None:
     """What a person wants to know at the end."""
-    say(f"{explained.images} images explained{f'; {skipped} skipped, see skipped.csv' if skipped else ''}")
-    if explained.weak:
+    skipped, weak = metrics["n_skipped"], metrics["n_weak"]
+    say(f"{metrics['n_images']} images explained{f'; {skipped} skipped, see skipped.csv' if skipped else ''}")
+    if weak:
         say(
-            f"in {explained.weak} of {explained.images * n_targets} heatmaps the pixels hold less than half of the "
-            "discriminant; biases and stabilisers absorbed the rest, see receipts.csv"
+            f"in {weak} of {metrics['n_heatmaps']} heatmaps the pixels hold less than half of the discriminant; biases "
+            "and stabilisers absorbed the rest, see receipts.csv"
         )
     say(f"heatmaps: {short(run / 'heatmaps')}")
     say(f"galleries: tensorboard --logdir {quote(str(short(run)))}")

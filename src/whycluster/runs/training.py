@@ -118,8 +118,7 @@ def train(
         fitted = head.fit(features, [data.labels[row] for row in rows], fitting, seed, saved)
         if not fitting.is_global_zero:
             return {}
-        clustered = time.monotonic() - started
-
+        clustered = time.monotonic() - started + fitted.seconds_before
         model = ClusterModel(backbone.cpu(), fitted.head, data.source, seed, groups=fitted.groups)
         assigned, wrong = _assign(model, fitted, features)
         metrics = _metrics(data, rows, features, head, fitted, assigned.cluster, seed)
@@ -127,7 +126,7 @@ def train(
             "disagreements": wrong,
             "n_skipped": len(skipped),
             "seconds_extraction": times,
-            "seconds_clustering": round(clustered + fitted.seconds_before, 3),
+            "seconds_clustering": round(clustered, 3),
             "images_per_second": images_per_second(len(data.paths), times),
         }
         write_table(run.folder / "assignments.csv", ASSIGNMENTS, _table(data, rows, assigned))
