@@ -1,5 +1,7 @@
 import pytest
 
+from whycluster.runs.command import Terminated
+
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
@@ -62,3 +64,17 @@ def test_a_traceback_can_be_asked_for(command, monkeypatch):
     monkeypatch.setenv("WHYCLUSTER_TRACEBACK", "1")
     with pytest.raises(ValueError, match="unknown"):
         command("train.py", "export=paper")
+
+
+@pytest.mark.parametrize(("interrupt", "status"), [(KeyboardInterrupt, 130), (Terminated, 143)])
+def test_an_interrupt_is_one_line_whatever_a_library_makes_of_it(command, monkeypatch, interrupt, status):
+    def interrupted(*_):
+        try:
+            raise interrupt
+        finally:
+            None.tidy_up()
+
+    monkeypatch.setattr("whycluster.runs.training.working_on", interrupted)
+    ended, said = command("train.py", "data.limit=9", "head.n_clusters=2")
+    assert ended == status
+    assert said.splitlines()[-1] == "interrupted; nothing was done."

@@ -1,5 +1,6 @@
 import json
-import multiprocessing
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -158,27 +159,25 @@ def test_what_was_being_written_when_a_run_was_stopped_goes(folder, overwrite):
     assert sorted(path.name for path in (folder / "heatmaps").iterdir()) == [".mine.part", "a.png"]
 
 
-def _hold(folder: Path, held, let_go) -> None:
-    run = Run(folder, RESULTS)
-    run.claim(REQUEST, resume=True, overwrite=False)
-    (run.state / "extracted.0.jsonl").touch()
-    held.set()
-    let_go.wait(60)
+HOLD = """
+import sys, time; from pathlib import Path; from whycluster.runs.folders import Run
+run = Run(Path(sys.argv[1]), ("model.ckpt",))
+run.claim({"seed": 0, "data": {"kind": "digits"}, "beta": "inf"}, resume=True, overwrite=False)
+(run.state / "extracted.0.jsonl").touch()
+print("held", flush=True)
+time.sleep(100)
+"""
 
 
-@pytest.mark.parametrize("settings", [{"resume": True}, {"resume": False}, {"overwrite": True}])
-def test_a_second_process_is_refused_and_a_killed_one_keeps_nobody_out(folder, settings):
-    spawn = multiprocessing.get_context("spawn")
-    held, let_go = spawn.Event(), spawn.Event()
-    process = spawn.Process(target=_hold, args=(folder, held, let_go))
-    process.start()
-    assert held.wait(60)
-    try:
-        with pytest.raises(ValueError, match="another process works on the run folder"):
-            Run(folder, RESULTS).claim(REQUEST, **{"resume": False, "overwrite": False, **settings})
-    finally:
-        process.kill()
-        process.join()
+def test_a_second_process_is_refused_and_a_killed_one_keeps_nobody_out(folder):
+    with subprocess.Popen([sys.executable, "-c", HOLD, folder], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout.readline() == "held\n"
+            for settings in ({"resume": True}, {"resume": False}, {"overwrite": True}):
+                with pytest.raises(ValueError, match="another process works on the run folder"):
+                    Run(folder, RESULTS).claim(REQUEST, **{"resume": False, "overwrite": False, **settings})
+        finally:
+            process.kill()
     run = Run(folder, RESULTS)
     run.claim(REQUEST, resume=True, overwrite=False)
 

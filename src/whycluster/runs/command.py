@@ -67,6 +67,9 @@ def plain_errors() -> Iterator[None]:
             _stop_interrupted(stop.__context__)
         raise
     except Exception as error:
+        interrupt = _interrupt_behind(error)
+        if interrupt is not None:
+            _stop_interrupted(interrupt)
         sentence = _sentence(error)
         if sentence is None or os.environ.get("WHYCLUSTER_TRACEBACK"):
             raise
@@ -87,6 +90,14 @@ def _stop_interrupted(interrupt: KeyboardInterrupt) -> NoReturn:
     if not is_first():
         raise SystemExit(status) from None  # the first process says it
     _stop(f"interrupted; {_way_on()}", status)
+
+
+def _interrupt_behind(error: BaseException) -> KeyboardInterrupt | None:
+    """The interrupt that an error came from: where one hits a library that tidies up badly, it raises what it likes."""
+    behind: BaseException | None = error
+    while behind is not None and not isinstance(behind, KeyboardInterrupt):
+        behind = behind.__context__
+    return behind
 
 
 def _way_on() -> str:
