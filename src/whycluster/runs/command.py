@@ -67,9 +67,9 @@ def plain_errors() -> Iterator[None]:
             _stop_interrupted(stop.__context__)
         raise
     except Exception as error:
-        interrupt = _interrupt_behind(error)
-        if interrupt is not None:
-            _stop_interrupted(interrupt)
+        behind = _interrupt_behind(error)
+        if behind is not None:
+            _stop_interrupted(behind)
         sentence = _sentence(error)
         if sentence is None or os.environ.get("WHYCLUSTER_TRACEBACK"):
             raise
