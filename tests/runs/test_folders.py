@@ -69,10 +69,11 @@ def test_an_unfinished_run_is_not_begun_anew_unless_asked(folder):
         assert json.loads((state / "request.json").read_text()) == {"seed": 1}
 
 
-@pytest.mark.parametrize("change", [{"seed": 1}, {"data": {"kind": "folder"}}])
+@pytest.mark.parametrize("change", [{"seed": 1}, {"data": {"kind": "folder"}}, {"beta": 1}])
 def test_a_run_goes_on_only_as_it_was_begun(folder, change):
     stopped(folder)
     [name] = change
+    name = name.replace("data", r"data\.kind")
     with pytest.raises(ValueError, match=rf"begun with {name}=.*now it is .*overwrite=true"):
         Run(folder, RESULTS).claim(REQUEST | change, resume=True, overwrite=False)
     Run(folder, RESULTS).claim(REQUEST, resume=True, overwrite=False)  # and was let go of
@@ -99,7 +100,7 @@ def test_results_are_not_replaced_unless_asked(folder):
 
 def test_going_on_and_beginning_anew_contradict(folder):
     with pytest.raises(ValueError, match="choose one"):
-        Run(folder, RESULTS).claim(REQUEST, resume=True, overwrite=True)
+        Run(folder, RESULTS).is_finished(REQUEST, overwrite=True)
 
 
 def test_a_run_that_replaces_an_unfinished_one_and_fails_at_once_does_not_pass_for_finished(folder):

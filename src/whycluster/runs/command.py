@@ -57,6 +57,7 @@ def plain_errors() -> Iterator[None]:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _terminate)
     if not is_first():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process hears it, too, and ends the others
         end_with_parent()
     try:
         yield

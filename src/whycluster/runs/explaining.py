@@ -116,7 +116,7 @@ def explain(
         "evaluate": evaluate,
         CHECKPOINT: str(file.absolute()),
     }
-    if resume and run.is_finished(request):
+    if resume and run.is_finished(request, overwrite):
         say(f"the run in {short(run.folder)} is finished already")
         return 0
     with working_on(run, request, resume, overwrite):

@@ -40,12 +40,14 @@ class Run:
         self.lock = FileLock(self.state / "lock", timeout=0)
         self._was_begun = False
 
-    def is_finished(self, request: dict[str, Any]) -> bool:
-        """Whether all of this is done, and nobody is at work on the folder.
+    def is_finished(self, request: dict[str, Any], overwrite: bool = False) -> bool:
+        """Whether all of this is done, and nobody is at work on the folder; for `resume=true`.
 
         Raises:
-            ValueError: if it was something else that is done.
+            ValueError: if it was something else that is done, or it may be overwritten as well.
         """
+        if overwrite:
+            raise ValueError("resume=true goes on with a run and overwrite=true begins it anew; choose one of them.")
         done = _request(self.folder / DONE)
         if done is None or self.begun():
             return False
@@ -70,8 +72,6 @@ class Run:
         Raises:
             ValueError: if another process works on it, or there is something that may not be replaced.
         """
-        if resume and overwrite:
-            raise ValueError("resume=true goes on with a run and overwrite=true begins it anew; choose one of them.")
         self._check_free(overwrite)
         self.state.mkdir(parents=True, exist_ok=True)
         try:
@@ -110,11 +110,11 @@ class Run:
             )
 
     def _check_same(self, which: str, begun: dict[str, Any], request: dict[str, Any]) -> None:
-        for name, value in json.loads(json.dumps(request)).items():
-            if name != CHECKPOINT and begun.get(name) != value:
+        for name, was, value in _differing(begun, json.loads(json.dumps(request))):
+            if name != CHECKPOINT:
                 raise ValueError(
-                    f"the run in {str(self.folder)!r} {which} was begun with {name}={begun.get(name)}, and now it is "
-                    f"{value}; go on with what it was begun with, or begin anew with overwrite=true."
+                    f"the run in {str(self.folder)!r} {which} was begun with {name}={was}, and now it is {value}; go "
+                    "on with what it was begun with, or begin anew with overwrite=true and without resume=true."
                 )
 
     def clear(self, spared: Sequence[str] = ()) -> None:
@@ -195,6 +195,16 @@ def find_checkpoint(checkpoint: str) -> Path:
             f"or give checkpoint=/path/to/{FILE_NAME}."
         )
     return max(finished, key=lambda path: path.stat().st_mtime_ns)
+
+
+def _differing(begun: dict[str, Any], request: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Name, value before and value now of what is different, settings within settings by their full names."""
+    for name, value in request.items():
+        was = begun.get(name)
+        if isinstance(value, dict) and isinstance(was, dict):
+            yield from _differing(was, value, f"{prefix}{name}.")
+        elif was != value:
+            yield prefix + name, was, value
 
 
 def _request(path: Path) -> dict[str, Any] | None:

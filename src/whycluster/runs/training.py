@@ -101,7 +101,7 @@ def train(
         "batch_size": batch_size,
         "precision": getattr(trainer, "keywords", {}).get("precision"),
     }
-    if resume and run.is_finished(request):
+    if resume and run.is_finished(request, overwrite):
         say(f"the run in {short(run.folder)} is finished already")
         return _kept_metrics(run)
     with working_on(run, request, resume, overwrite):
