@@ -33,6 +33,8 @@ def test_a_run_that_is_done_leaves_its_results_only(folder):
         assert json.loads((run.state / "request.json").read_text()) == REQUEST
         (folder / "model.ckpt").touch()
         assert not run.is_finished(REQUEST)
+    (folder / ".unfinished.gone").mkdir()  # as if killed while tidying up
+    assert run.is_finished(REQUEST)
     assert sorted(path.name for path in folder.iterdir()) == [".request.json", "model.ckpt"]
     assert run.is_finished(REQUEST)
     with pytest.raises(ValueError, match=r"finished was begun with seed=0, and now it is 1"):

@@ -18,6 +18,7 @@ from whycluster.runs.ranks import is_first
 
 TRAIN_RUNS = Path("outputs/train")
 UNFINISHED = "unfinished"  # sub-folder of a run that is not done
+GONE = f".{UNFINISHED}.gone"  # that sub-folder, while it is being removed
 DONE = ".request.json"  # what a run was begun with that is done
 CHECKPOINT = "checkpoint"  # where the model of a request was found; results depend on what it holds, not on the place
 LOOSE = ("tensorboard", "clusters")  # results that others write, who do not wait for the disk
@@ -52,6 +53,8 @@ class Run:
         if done is None or self.begun():
             return False
         self._check_same("that is finished", done, request)
+        if is_first():
+            _remove(self.folder / GONE)  # of a process that was killed as it tidied up
         return True
 
     def _found(self) -> list[str]:
@@ -147,7 +150,7 @@ class Run:
         self._remove_state()
 
     def _remove_state(self) -> None:
-        gone = self.folder / f".{UNFINISHED}.gone"
+        gone = self.folder / GONE
         _remove(gone)
         if self.state.exists():
             self.state.rename(gone)  # at once, whatever happens while its files are removed
