@@ -14,14 +14,8 @@ from whycluster.clustering.kmeans import Sums, accumulate, assign, reseed, start
 from whycluster.files import written_whole
 
 SAMPLE = 10_000  # rows that k-means++ draws starts from; more for many clusters
-STATE = (
-    "active",
-    "settled",
-    "measured",
-    "iterations",
-    "epochs",
-    "seconds",
-)  # with the candidates, all that iterations hand on
+# With the candidates, all that iterations hand on.
+STATE = ("active", "settled", "measured", "iterations", "epochs", "seconds")
 SAVED_EVERY = 1.0  # second, at most
 
 
