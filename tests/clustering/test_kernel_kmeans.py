@@ -4,38 +4,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from kernels import BLOB, BLOBS, CLOUD, RING, RINGS, decision, kernel
 from sklearn.base import clone
 from sklearn.cluster import KMeans
-from sklearn.datasets import make_blobs, make_circles
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from sklearn.svm import SVC
 from sklearn.utils.estimator_checks import check_dataframe_column_names_consistency, parametrize_with_checks
-from torch import Tensor
 
-from whycluster.clustering import kernel_kmeans
-from whycluster.clustering.kernel_kmeans import (
-    KernelKMeans,
-    assign_softly,
-    auto_gamma,
-    fit_kernel_kmeans,
-    representatives,
-    soft_distances,
-    soft_minimum,
-)
-
-RINGS, RING = make_circles(200, factor=0.3, noise=0.03, random_state=0)
-CLOUD = np.random.default_rng(0).normal(size=(90, 3))
-BLOBS, BLOB = make_blobs([60, 30, 10], centers=[[0, 0, 0], [6, 0, 3], [0, 7, 0]], random_state=0)
-
-
-def kernel(x: np.ndarray, u: np.ndarray, gamma: float) -> np.ndarray:
-    return np.array([[math.exp(-gamma * sum((one - other) ** 2)) for other in u] for one in x])
-
-
-def decision(x: np.ndarray, u: np.ndarray, labels: np.ndarray, gamma: float) -> np.ndarray:
-    similar = kernel(x, u, gamma)
-    return np.stack([similar[:, labels == k].mean(1) for k in range(labels.max() + 1)], 1).argmax(1)
+from whycluster.clustering.kernel_kmeans import KernelKMeans, auto_gamma
 
 
 def inertia(similar: np.ndarray, labels: np.ndarray) -> float:
@@ -45,85 +22,6 @@ def inertia(similar: np.ndarray, labels: np.ndarray) -> float:
         members = np.flatnonzero(labels == label)
         total += similar[i, i] - 2 * similar[i, members].mean() + similar[np.ix_(members, members)].mean()
     return total
-
-
-# Soft minima.
-
-
-@pytest.mark.parametrize("gamma", [1e-3, 0.3, 1.0, 20.0])
-def test_soft_minimum_is_its_formula(gamma: float) -> None:
-    values = torch.rand(50, 8, dtype=torch.float64) * 9
-    expected = [-math.log(sum(math.exp(-gamma * float(v)) for v in row) / 8) / gamma for row in values]
-    got = soft_minimum(values, gamma)
-    torch.testing.assert_close(got, torch.tensor(expected, dtype=torch.float64), rtol=1e-10, atol=1e-10)
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_soft_minimum_goes_from_the_mean_to_the_minimum(dtype: torch.dtype) -> None:
-    values = torch.randn(50, 8, dtype=dtype) * 9
-    tight = 1e-6 if dtype == torch.float32 else 1e-9
-    torch.testing.assert_close(soft_minimum(values, 1e-12), values.mean(1), rtol=tight, atol=10 * tight)
-    torch.testing.assert_close(soft_minimum(values, 1e12), values.amin(1), rtol=tight, atol=tight)
-    steps = torch.stack([soft_minimum(values, gamma) for gamma in np.logspace(-12, 12, 49)])
-    assert (steps.diff(dim=0) <= 1e-5).all()
-    assert (steps <= values.mean(1) + 1e-5).all()
-    assert (steps >= values.amin(1)).all()
-
-
-@pytest.mark.parametrize("gamma", [1e-12, 1.0, 1e12])
-@pytest.mark.parametrize("size", [1e-20, 1.0, 1e30])
-def test_soft_minimum_of_any_size_is_finite(size: float, gamma: float) -> None:
-    values = torch.tensor([[1.0, 2.0, 6.0], [-6.0, 0.0, 6.0], [5.0, 5.0, 5.0]]) * size
-    got = soft_minimum(values, gamma)
-    assert got.isfinite().all()
-    assert (got >= values.amin(1)).all()
-    assert (got <= values.double().mean(1) * (1 + 1e-6) + 1e-6 * size).all()
-    assert got[2] == values[2, 0]
-
-
-@pytest.mark.parametrize("gamma", np.logspace(-12, 12, 9))
-def test_soft_minimum_in_float32(gamma: float) -> None:
-    values = torch.rand(50, 8, dtype=torch.float64).float() * 9
-    torch.testing.assert_close(
-        soft_minimum(values, gamma), soft_minimum(values.double(), gamma).float(), rtol=1e-5, atol=1e-6
-    )
-
-
-def test_soft_minimum_leaves_the_values_as_they_are() -> None:
-    values = torch.rand(5, 8)
-    before = values.clone()
-    soft_minimum(values, 2.0)
-    assert torch.equal(values, before)
-
-
-def test_soft_distances_take_each_cluster_on_its_own() -> None:
-    distances, sizes = torch.rand(20, 9, dtype=torch.float64) * 5, [1, 5, 3]
-    got = soft_distances(distances, sizes, 0.7)
-    for n, row in enumerate(distances):
-        for k, part in enumerate((row[:1], row[1:6], row[6:])):
-            assert float(got[n, k]) == pytest.approx(-math.log(float((-0.7 * part).exp().mean())) / 0.7, rel=1e-12)
-    shift = torch.randn(20, 1, dtype=torch.float64)
-    torch.testing.assert_close(soft_distances(distances + shift, sizes, 0.7), got + shift)
-
-
-@pytest.mark.parametrize("block", [kernel_kmeans.BLOCK, 50])
-@pytest.mark.parametrize("gamma", [0.01, 0.5, 3.0])
-def test_a_row_belongs_where_it_is_most_similar_on_average(gamma: float, block: int, monkeypatch: Any) -> None:
-    monkeypatch.setattr(kernel_kmeans, "BLOCK", block)
-    x, u, labels = CLOUD[:40], CLOUD[40:75], np.arange(35) * 7 % 4
-    clusters, distances = assign_softly(*map(torch.from_numpy, (x, u, labels)), gamma)
-    assert np.array_equal(clusters.numpy(), decision(x, u, labels, gamma))
-    similar = kernel(x, u, gamma)
-    best = np.max([similar[:, labels == k].mean(1) for k in range(4)], 0)
-    np.testing.assert_allclose(distances.numpy(), -np.log(best) / gamma, rtol=1e-9, atol=1e-9)
-
-
-def test_rows_far_from_all_supports_have_a_decision() -> None:
-    x = torch.tensor([[1e6, 0.0], [-1e6, 0.0]], dtype=torch.float64)  # where each kernel is 0
-    u = torch.tensor([[1.0, 0.0], [2.0, 0.0], [-1.0, 0.0]], dtype=torch.float64)
-    clusters, distances = assign_softly(x, u, torch.tensor([1, 1, 0]), 1.0)
-    assert clusters.tolist() == [1, 0]
-    assert distances.isfinite().all()
 
 
 # The fit.
@@ -208,39 +106,6 @@ def test_an_optimum_of_the_objective_where_clusters_lie_apart() -> None:
             assert inertia(similar, labels) <= inertia(similar, moved) + 1e-10
 
 
-def test_a_kernel_matrix_too_large_to_keep(monkeypatch: Any) -> None:
-    kept = KernelKMeans(5, gamma=0.5, n_init=3, random_state=0).fit(CLOUD)
-    squares, computed = kernel_kmeans._squares, []
-
-    def counted(x: Tensor, others: Tensor) -> Tensor:
-        computed.append(len(x) * len(others))
-        return squares(x, others)
-
-    monkeypatch.setattr(kernel_kmeans, "_squares", counted)
-    for limit in (2**27, 0):
-        monkeypatch.setattr(kernel_kmeans, "KEPT", limit)
-        computed.clear()
-        again = KernelKMeans(5, gamma=0.5, n_init=3, random_state=0).fit(CLOUD)
-        whole = computed.count(90 * 90) - 1  # one is for the decisions
-        assert (whole > again.n_iter_) if limit == 0 else (whole == 1)
-        assert np.array_equal(again.labels_, kept.labels_)
-        assert again.inertia_ == pytest.approx(kept.inertia_, rel=1e-12)
-
-
-@pytest.mark.parametrize("block", [1, 100, 1000])
-@pytest.mark.parametrize("max_supports", [None, 20])
-def test_blocks_change_nothing(block: int, max_supports: int | None, monkeypatch: Any) -> None:
-    def fit() -> KernelKMeans:
-        return KernelKMeans(5, gamma=0.5, n_init=2, max_supports=max_supports, random_state=0).fit(CLOUD)
-
-    whole = fit()
-    monkeypatch.setattr(kernel_kmeans, "BLOCK", block)
-    parts = fit()
-    assert np.array_equal(parts.labels_, whole.labels_)
-    assert np.array_equal(parts.supports_, whole.supports_)
-    assert parts.inertia_ == pytest.approx(whole.inertia_, rel=1e-12)
-
-
 def test_float32_stays_float32() -> None:
     model = KernelKMeans(3, gamma=0.1, random_state=0).fit(BLOBS.astype(np.float32))
     assert model.supports_.dtype == np.float32
@@ -299,61 +164,6 @@ def test_a_fit_that_runs_out_of_iterations() -> None:
         model = KernelKMeans(5, max_iter=1, random_state=0).fit(CLOUD)
     assert model.n_iter_ == 1
     assert np.array_equal(model.labels_, model.predict(CLOUD))
-
-
-# Supports.
-
-
-def spread(labels: Tensor, rows: Tensor, x: Tensor, gamma: float) -> float:
-    """Squared distance in kernel space between the means of whole clusters and of their supports, summed."""
-    similar, total = torch.from_numpy(kernel(x.numpy(), x.numpy(), gamma)), 0.0
-    for k in range(int(labels.max()) + 1):
-        members, chosen = (labels == k).nonzero()[:, 0], rows[labels[rows] == k]
-        weights = torch.zeros(len(x), dtype=torch.float64)
-        weights[members] += 1 / len(members)
-        weights[chosen] -= 1 / len(chosen)
-        total += float(weights @ similar @ weights)
-    return total
-
-
-def test_representatives_are_chosen_one_after_another() -> None:
-    x, labels = torch.from_numpy(BLOBS), torch.from_numpy(BLOB)
-    got = representatives(x, labels, 0.3, 20)
-    assert torch.equal(got, got.unique())
-    similar, expected = kernel(BLOBS, BLOBS, 0.3), []
-    for k, wanted in enumerate([12, 6, 2]):  # of 60, 30 and 10 rows
-        members, chosen = np.flatnonzero(np.equal(BLOB, k)), []
-        for number in range(wanted):
-            free = [row for row in members if row not in chosen]
-            gain = [similar[r, members].mean() - sum(similar[r, chosen]) / (number + 1) for r in free]
-            chosen.append(free[int(np.argmax(gain))])
-        expected += chosen
-    assert got.tolist() == sorted(expected)
-
-
-@pytest.mark.parametrize("total", [6, 12, 40])
-def test_representatives_are_better_than_random_rows(total: int) -> None:
-    x, labels = torch.from_numpy(BLOBS), torch.from_numpy(BLOB)
-    ours = representatives(x, labels, 0.3, total)
-    sizes, others = torch.bincount(labels[ours]), []
-    for _ in range(20):
-        drawn = [(labels == k).nonzero()[:, 0][torch.randperm(int((labels == k).sum()))[: sizes[k]]] for k in range(3)]
-        others.append(spread(labels, torch.cat(drawn), x, 0.3))
-    assert spread(labels, ours, x, 0.3) < min(others)
-
-
-@pytest.mark.parametrize("total", [7, 8, 20, 61, 149, 150])
-def test_each_cluster_gets_its_share_of_supports(total: int) -> None:
-    counts = torch.tensor([100, 1, 1, 20, 2, 5, 21])
-    labels = torch.arange(7).repeat_interleave(counts)[torch.randperm(150)]
-    rows = representatives(torch.randn(150, 2, dtype=torch.float64), labels, 1.0, total)
-    got = torch.bincount(labels[rows], minlength=7)
-    assert int(got.sum()) == total
-    assert (got >= 1).all()
-    assert (got <= counts).all()
-    fair = counts * total / 150
-    assert ((got - fair).abs() < 1).logical_or(fair < 1).logical_or(got < fair).all()  # more only where one is least
-    assert (got.argmax() == 0) or total == 7
 
 
 def test_fewer_supports() -> None:
@@ -465,9 +275,3 @@ def test_the_rows_are_left_as_they_are() -> None:
     assert np.array_equal(rows, CLOUD)
     rows[:] = 0
     assert np.array_equal(model.supports_, CLOUD)
-
-
-def test_a_restart_that_converged_says_so() -> None:
-    fit = fit_kernel_kmeans(torch.from_numpy(CLOUD), 4, 0.5, 3, 300, 0)
-    assert fit.converged
-    assert not fit_kernel_kmeans(torch.from_numpy(CLOUD), 4, 0.5, 3, 2, 0).converged

@@ -9,7 +9,8 @@ import torch
 from heads.test_kmeans import LargestTensor
 from torch import Tensor
 
-from whycluster.clustering.kernel_kmeans import KernelKMeans, assign_softly
+from whycluster.clustering.kernel_kmeans import KernelKMeans
+from whycluster.clustering.soft_distances import assign_softly
 from whycluster.heads import HeadAttribution, NeuralizedKernelKMeans, NeuralizedKMeans, kernel_kmeans, neuralize
 from whycluster.heads.pooling import SMALLEST_DENOMINATOR
 

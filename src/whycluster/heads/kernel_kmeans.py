@@ -11,7 +11,7 @@ No tensor here has more than `N·M`, `N·D` or `M·D` entries, or `BLOCK`; or wh
 import torch
 from torch import Tensor
 
-from whycluster.clustering.kernel_kmeans import soft_distances
+from whycluster.clustering.soft_distances import soft_distances
 from whycluster.heads.head import Head, Passed
 from whycluster.heads.kmeans import checked_points, duals, middle, scores
 from whycluster.heads.pooling import SMALLEST_DENOMINATOR, Pooled, discriminants, logits

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from whycluster.clustering.features import FeatureStore
-from whycluster.clustering.kernel_kmeans import KernelKMeans, assign_softly, check_gamma
+from whycluster.clustering.kernel_kmeans import KernelKMeans, check_gamma
 from whycluster.clustering.kmeans import assign
 from whycluster.clustering.lloyd import KMeans
+from whycluster.clustering.soft_distances import assign_softly
 from whycluster.data import has_labels
 from whycluster.heads import Beta, Head, NeuralizedKernelKMeans, NeuralizedKMeans, heuristic_beta
 from whycluster.heads.head import checked_beta
