@@ -270,8 +270,8 @@ def test_a_second_architecture():
     ("settings", "message"),
     [
         ({"head_rule": "gamma"}, "head_rule='gamma' is unknown; choose auto, zero or midpoint"),
-        ({"beta": -1.0}, "beta=-1.0 should be >= 0"),
-        ({"beta": float("nan")}, "beta=nan should be >= 0"),
+        ({"beta": -1.0}, "beta=-1.0 should be a number >= 0"),
+        ({"beta": float("nan")}, "beta=nan should be a number >= 0"),
         ({"composite": "epsilon"}, "composite='epsilon' is unknown; choose from epsilon_gamma_box"),
     ],
 )

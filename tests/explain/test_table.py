@@ -162,7 +162,7 @@ def test_rings_by_the_coordinate_that_tells_them_apart():
         ({"target": [0, 1]}, r"target=\[0, 1\] should be a cluster number"),
         ({"target": 1, "against": 1}, "against itself"),
         ({"rule": "epsilon"}, "rule='epsilon' is unknown"),
-        ({"beta": -1.0}, r"beta=-1.0 should be >= 0"),
+        ({"beta": -1.0}, r"beta=-1.0 should be a number >= 0"),
     ],
 )
 def test_arguments_that_make_no_sense(rows, arguments, message):

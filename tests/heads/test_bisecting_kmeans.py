@@ -202,7 +202,7 @@ ONE = torch.zeros(1, 3)
         ),
         ([Split([0], [1])], ONE.expand(2, 3), ONE.expand(2, 3), 1.0, "should be one for each side of 1 splits"),
         ([Split([0], [1])], ONE * torch.nan, ONE, 1.0, "the centres contain NaN or infinity"),
-        ([Split([0], [1])], ONE, ONE, -1.0, r"beta=-1.0 should be >= 0"),
+        ([Split([0], [1])], ONE, ONE, -1.0, r"beta=-1.0 should be a number >= 0"),
     ],
 )
 def test_what_no_head_can_be_made_of(splits: Any, left: Tensor, right: Tensor, beta: float, sentence: str) -> None:

@@ -489,7 +489,7 @@ U = torch.arange(8.0).view(4, 2)
         (U, [0, 0, 1, 1], -1.0, 1.0, r"gamma=-1.0 should be a number > 0"),
         (U, [0, 0, 1, 1], INF, 1.0, r"gamma=inf should be a number > 0"),
         (U, [0, 0, 1, 1], math.nan, 1.0, r"gamma=nan should be a number > 0"),
-        (U, [0, 0, 1, 1], 1.0, -0.5, r"beta=-0.5 should be >= 0"),
+        (U, [0, 0, 1, 1], 1.0, -0.5, r"beta=-0.5 should be a number >= 0"),
     ],
 )
 def test_what_no_head_can_be_made_of(supports: Tensor, labels: Any, gamma: float, beta: float, sentence: str) -> None:
@@ -501,7 +501,7 @@ def test_what_no_head_can_be_made_of(supports: Tensor, labels: Any, gamma: float
     ("arguments", "sentence"),
     [
         ({"rule": "gamma"}, "rule='gamma' is unknown; choose 'midpoint' or 'zero'"),
-        ({"beta": -1.0}, "beta=-1.0 should be >= 0"),
+        ({"beta": -1.0}, "beta=-1.0 should be a number >= 0"),
         ({"target": 4}, "target=4 is no cluster of this model; it has clusters 0 to 3"),
         ({"against": 7}, "against=7 is no cluster"),
         ({"target": 2, "against": 2}, "explained against itself"),

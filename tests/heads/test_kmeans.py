@@ -277,8 +277,8 @@ def test_features_take_the_precision_of_the_centroids(mu: Tensor, x: Tensor) -> 
         (torch.zeros(2, 2, 2), 1.0, r"shape \(2, 2, 2\)"),
         (torch.tensor([[0.0], [torch.nan]]), 1.0, "NaN or infinity"),
         (torch.tensor([[0.0], [torch.inf]]), 1.0, "NaN or infinity"),
-        (torch.zeros(2, 3), -0.5, "beta=-0.5 should be >= 0"),
-        (torch.zeros(2, 3), torch.nan, "beta=nan should be >= 0"),
+        (torch.zeros(2, 3), -0.5, "beta=-0.5 should be a number >= 0"),
+        (torch.zeros(2, 3), torch.nan, "beta=nan should be a number >= 0"),
     ],
 )
 def test_what_no_head_can_be_made_of(centroids: Tensor, beta: float, sentence: str) -> None:
@@ -290,7 +290,7 @@ def test_what_no_head_can_be_made_of(centroids: Tensor, beta: float, sentence: s
     ("arguments", "sentence"),
     [
         ({"rule": "gamma"}, "rule='gamma' is unknown; choose 'midpoint' or 'zero'"),
-        ({"beta": -1.0}, "beta=-1.0 should be >= 0"),
+        ({"beta": -1.0}, "beta=-1.0 should be a number >= 0"),
         ({"target": 5}, "target=5 is no cluster of this model; it has clusters 0 to 4"),
         ({"target": -1}, "target=-1 is no cluster"),
         ({"target": torch.tensor([0] * (N - 1) + [9])}, "target=9 is no cluster"),

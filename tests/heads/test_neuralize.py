@@ -151,10 +151,10 @@ def test_beta_as_a_number(kind: str, beta: Any) -> None:
 @pytest.mark.parametrize(
     ("beta", "sentence"),
     [
-        ("heuristic", "beta='heuristic' should be >= 0"),
-        ("0.5", "beta='0.5' should be >= 0"),
-        (-1, "beta=-1 should be >= 0"),
-        (math.nan, "beta=nan should be >= 0"),
+        ("heuristic", "beta='heuristic' should be a number >= 0"),
+        ("0.5", "beta='0.5' should be a number >= 0"),
+        (-1, "beta=-1 should be a number >= 0"),
+        (math.nan, "beta=nan should be a number >= 0"),
     ],
 )
 def test_beta_that_makes_no_sense(beta: Any, sentence: str, kind: str) -> None:

@@ -38,7 +38,7 @@ def test_train_tells_what_is_wrong_in_one_line(command, tmp_path, arguments, mes
         (["checkpoint=text.txt"], "'text.txt' is not a checkpoint of whycluster"),
         (["checkpoint=MODEL", "target=77"], "target='77': there is no cluster 77; the model has 0 to 5"),
         (["checkpoint=MODEL", "composite=none"], "composite='none' is unknown"),
-        (["checkpoint=MODEL", "beta=stiff"], "beta='stiff' should be auto or a number"),
+        (["checkpoint=MODEL", "beta=stiff"], "beta='stiff' should be a number >= 0, or 'auto'"),
         (["checkpoint=MODEL", "head_rule=half"], "head_rule='half' is unknown"),
         (["checkpoint=MODEL", "residual=half"], "residual='half' is unknown; choose from ratio, norm"),
         (["checkpoint=MODEL", "limit=0"], "limit=0 should be a whole number >= 1"),

@@ -13,7 +13,7 @@ from whycluster.data.decoding import to_rgb
 from whycluster.explain.model import Assignment, ClusterModel
 from whycluster.explain.targets import Target, parse_target
 from whycluster.heads import Beta, Rule
-from whycluster.heads.head import checked_beta
+from whycluster.heads.beta import given_beta
 from whycluster.lrp import LRP, Composite, Residual, named_composite
 
 BATCH_SIZE = 16
@@ -98,7 +98,7 @@ class Explainer:
     ) -> None:
         if head_rule not in ("auto", "zero", "midpoint"):
             raise ValueError(f"head_rule={head_rule!r} is unknown; choose auto, zero or midpoint.")
-        beta = None if beta is None or beta == "auto" else checked_beta(beta)
+        beta = given_beta(beta)
         self.model = model
         self.head_rule: Rule = "zero" if head_rule == "auto" else head_rule
         self.composite = composite if isinstance(composite, str) else type(composite).__name__

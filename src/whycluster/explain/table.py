@@ -8,8 +8,8 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
-from whycluster.heads import Head, Rule, neuralize
-from whycluster.heads.head import NAMED, Beta, as_rows
+from whycluster.heads import Beta, Head, Rule, neuralize
+from whycluster.heads.head import NAMED, as_rows
 from whycluster.heads.pipelines import fitted_names
 from whycluster.heads.pooling import best_two
 

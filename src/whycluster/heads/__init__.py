@@ -1,7 +1,8 @@
 """Neuralized models: features `->` discriminants, and relevance back to the features."""
 
+from whycluster.heads.beta import Beta, heuristic_beta
 from whycluster.heads.bisecting_kmeans import NeuralizedBisectingKMeans, Split
-from whycluster.heads.head import Beta, Head, HeadAttribution, Rule, heuristic_beta
+from whycluster.heads.head import Head, HeadAttribution, Rule
 from whycluster.heads.kernel_kmeans import NeuralizedKernelKMeans
 from whycluster.heads.kmeans import NeuralizedKMeans
 from whycluster.heads.neuralize import neuralize

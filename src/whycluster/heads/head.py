@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
@@ -10,10 +10,10 @@ import torch
 from scipy import sparse
 from torch import Tensor, nn
 
+from whycluster.heads.beta import Beta, checked_beta, given_beta
 from whycluster.heads.pooling import Pooled, best_two, take_most
 
 Rule = Literal["midpoint", "zero"]
-Beta = float | Literal["auto"] | None
 NAMED = ("assigned", "runner_up")  # targets
 
 
@@ -260,7 +260,8 @@ class Head(nn.Module, ABC):
         return clusters.expand(len(rows))
 
     def _stiffness(self, beta: Beta) -> float:
-        return float(self.beta) if beta is None or beta == "auto" else checked_beta(beta)
+        given = given_beta(beta)
+        return float(self.beta) if given is None else given
 
     def _checked(self, x: Any) -> Tensor:
         rows = as_rows(x)
@@ -287,28 +288,6 @@ def as_rows(x: Any) -> Tensor:
     if array.dtype.kind not in "fiub":
         raise ValueError(f"features of type {array.dtype} should be numbers.")
     return torch.as_tensor(np.require(array, requirements=["C", "W"]))  # frames are not writable, flips run backwards
-
-
-def heuristic_beta(head: Head, batches: Iterable[Tensor]) -> float:
-    """`1 / E[f_c]` over features (Kauffmann et al., section III-B); 1 where no two clusters differ."""
-    total, rows = 0.0, 0
-    for batch in batches:
-        total += float(head(batch).amax(1).sum())
-        rows += len(batch)
-    return rows / total if total > 0 else 1.0
-
-
-def checked_beta(beta: Any) -> float:
-    """Raises:
-    ValueError: unless it is a number `>= 0`.
-    """
-    try:
-        number = float("nan" if isinstance(beta, str) else beta)
-    except (TypeError, ValueError):
-        number = float("nan")
-    if not number >= 0:
-        raise ValueError(f"beta={beta!r} should be >= 0, or 'auto'.")
-    return number
 
 
 def check_rule(rule: str) -> None:

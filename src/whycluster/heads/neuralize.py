@@ -9,8 +9,9 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from whycluster.clustering.kernel_kmeans import KernelKMeans
+from whycluster.heads.beta import Beta, given_beta, heuristic_beta
 from whycluster.heads.bisecting_kmeans import NeuralizedBisectingKMeans, Split
-from whycluster.heads.head import Beta, Head, as_rows, checked_beta, heuristic_beta
+from whycluster.heads.head import Head, as_rows
 from whycluster.heads.kernel_kmeans import NeuralizedKernelKMeans
 from whycluster.heads.kmeans import NeuralizedKMeans
 from whycluster.heads.pipelines import Folded, fitted_names
@@ -41,10 +42,10 @@ def neuralize(model: Any, X: Any = None, *, beta: Beta = "auto") -> Head:  # noq
         >>> head(torch.tensor([[4.0]])).abs()
         tensor([[8., 8.]], dtype=torch.float64)
     """
-    automatic = beta is None or beta == "auto"
-    head, typical, counts = _rewritten(model, 1.0 if automatic else checked_beta(beta))
+    given = given_beta(beta)
+    head, typical, counts = _rewritten(model, 1.0 if given is None else given)
     head.feature_names_in_ = fitted_names(model)
-    if automatic:
+    if given is None:
         if X is not None:
             value = heuristic_beta(head, torch.split(as_rows(X), BATCH))
         else:

@@ -14,6 +14,7 @@ from whycluster.evaluation import Evaluator
 from whycluster.explain import ClusterModel, Explainer, Target, parse_target
 from whycluster.explain.predict import ExplanationModule
 from whycluster.files import write_json
+from whycluster.heads import Beta
 from whycluster.lrp import Residual
 from whycluster.output.console import say, short
 from whycluster.output.explanations import (
@@ -44,7 +45,7 @@ def explain(
     target: str | int = "assigned",
     composite: str = "epsilon_gamma_box",
     head_rule: str = "auto",
-    beta: float | str | None = "auto",
+    beta: Beta = "auto",
     residual: Residual | Literal["auto"] = "auto",
     check: bool = False,
     evaluate: bool = False,
@@ -90,7 +91,7 @@ def explain(
     file = find_checkpoint(checkpoint)
     model = ClusterModel.load(file)
     targets = parse_target(target, model.n_clusters)
-    explainer = Explainer(model, composite, head_rule, _number(beta), residual)  # type: ignore[arg-type]  # it checks
+    explainer = Explainer(model, composite, head_rule, beta, residual)  # type: ignore[arg-type]  # it checks
     if check:
         say(f"{short(file.absolute())}, composite {composite}, residual sums by {explainer.residual}")
         say(explainer.lrp.describe())
@@ -187,16 +188,6 @@ def _write_tables(run: Path, images: PreparedImages, targets: Sequence[Target], 
     }
     write_json(run / METRICS, metrics)
     return metrics
-
-
-def _number(beta: float | str | None) -> float | None:
-    """`None` for `auto`."""
-    if beta is None or beta == "auto":
-        return None
-    try:
-        return float(beta)
-    except ValueError:
-        raise ValueError(f"beta={beta!r} should be auto or a number >= 0.") from None
 
 
 def _collection(model: ClusterModel, images: str | None) -> Collection:

@@ -18,7 +18,7 @@ from whycluster.clustering.lloyd import KMeans
 from whycluster.clustering.soft_distances import assign_softly
 from whycluster.data import has_labels
 from whycluster.heads import Beta, Head, NeuralizedKernelKMeans, NeuralizedKMeans, heuristic_beta
-from whycluster.heads.head import checked_beta
+from whycluster.heads.beta import given_beta
 from whycluster.runs.settings import whole_number
 
 
@@ -212,12 +212,11 @@ def _check(head: Any) -> None:
     """What all clusterings are told."""
     for name, least in (("n_clusters", 2), ("n_init", 1), ("max_iter", 1)):
         whole_number(f"head.{name}", getattr(head, name), least)
-    if head.beta is not None and head.beta != "auto" and not (isinstance(head.beta, int | float) and head.beta >= 0):
-        raise ValueError(f"head.beta={head.beta} should be a number >= 0, or auto.")
+    given_beta(head.beta, "head.beta")
 
 
 def _with_beta(head: Head, beta: Beta, features: FeatureStore) -> Head:
     """The head with the stiffness that was asked for, or the heuristic one."""
-    automatic = beta is None or beta == "auto"
-    head.beta.fill_(heuristic_beta(head, features.batches(head.width)) if automatic else checked_beta(beta))
+    given = given_beta(beta)
+    head.beta.fill_(heuristic_beta(head, features.batches(head.width)) if given is None else given)
     return head

@@ -1,0 +1,41 @@
+"""The stiffness `β` of a head: as users give it, and the heuristic value."""
+
+from collections.abc import Iterable
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+Beta = float | Literal["auto"] | None
+
+
+def given_beta(beta: Any, name: str = "beta") -> float | None:
+    """The number that was given; `None` for `auto` and `None`, which leave it to the head.
+
+    Raises:
+        ValueError: unless it is `auto`, `None`, or a number `>= 0`.
+    """
+    if beta is None or (isinstance(beta, str) and beta == "auto"):
+        return None
+    return checked_beta(beta, name)
+
+
+def checked_beta(beta: Any, name: str = "beta") -> float:
+    """Raises:
+    ValueError: unless it is a number `>= 0`.
+    """
+    try:
+        number = float("nan" if isinstance(beta, str) else beta)
+    except (TypeError, ValueError):
+        number = float("nan")
+    if not number >= 0:
+        raise ValueError(f"{name}={beta!r} should be a number >= 0, or 'auto'.")
+    return number
+
+
+def heuristic_beta(head: nn.Module, batches: Iterable[Tensor]) -> float:
+    """`1 / E[f_c]` over features (Kauffmann et al., section III-B); 1 where no two clusters differ."""
+    total, rows = 0.0, 0
+    for batch in batches:
+        total += float(head(batch).amax(1).sum())
+        rows += len(batch)
+    return rows / total if total > 0 else 1.0
