@@ -17,10 +17,9 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from sklearn.cluster import KMeans as ScikitKMeans
 
 from whycluster.backbones import Backbone
-from whycluster.clustering.extraction import FeatureExtractor, FeatureWriter
 from whycluster.clustering.features import FeatureStore
 from whycluster.clustering.metrics import SILHOUETTE_ROWS, label_agreement, silhouette
-from whycluster.data import Collection, PreparedImages, Progress, has_labels
+from whycluster.data import Collection, PreparedImages, has_labels
 from whycluster.explain import ClusterModel
 from whycluster.explain.model import FILE_NAME
 from whycluster.files import write_json, written_whole
@@ -29,12 +28,12 @@ from whycluster.output.clusters import EMBEDDED, show_clusters, show_embedding
 from whycluster.output.console import override, say, short
 from whycluster.output.export import check_export, export_clusters
 from whycluster.output.tables import ASSIGNMENTS, Row, write_skipped, write_table
+from whycluster.runs.extracting import FEATURES, Extraction, extract
 from whycluster.runs.fitting import Clustering, Fitted
 from whycluster.runs.folders import Run, digest, working_on
-from whycluster.runs.ranks import gathered, is_first
-from whycluster.runs.settings import decoding_workers, full_precision, images_per_second, whole_number
+from whycluster.runs.ranks import is_first
+from whycluster.runs.settings import full_precision, images_per_second, whole_number
 
-FEATURES = "features.npy"
 RESULTS = (FILE_NAME, "assignments.csv", "metrics.json", "skipped.csv", FEATURES, "clusters", "tensorboard")
 
 
@@ -105,8 +104,8 @@ def train(
         say(f"the run in {short(run.folder)} is finished already")
         return _kept_metrics(run)
     with working_on(run, request, resume, overwrite):
-        features, rows, skipped, times = _extract(data, backbone, trainer, run, batch_size, num_workers)
-        _check_size(head.n_clusters, len(rows), "readable images")
+        extracted = extract(data, backbone, trainer, run, batch_size, num_workers)
+        _check_size(head.n_clusters, len(extracted.rows), "readable images")
         saved = run.state / "kmeans.pt"
         # Not before: whatever is wrong with the request has shown by now. Curves of iterations that are done stay.
         if is_first():
@@ -115,27 +114,24 @@ def train(
         board = logger()
         # One epoch more than iterations, to measure the result; in full precision, whatever the network ran in.
         fitting = trainer(logger=board, callbacks=[], max_epochs=head.max_iter + 1, precision="32-true")
-        fitted = head.fit(features, [data.labels[row] for row in rows], fitting, seed, saved)
+        fitted = head.fit(extracted.features, [data.labels[row] for row in extracted.rows], fitting, seed, saved)
         if not fitting.is_global_zero:
             return {}
         clustered = time.monotonic() - started + fitted.seconds_before
         model = ClusterModel(backbone.cpu(), fitted.head, data.source, seed, groups=fitted.groups)
-        assigned, wrong = _assign(model, fitted, features)
-        metrics = _metrics(data, rows, features, head, fitted, assigned.cluster, seed)
+        assigned, wrong = _assign(model, fitted, extracted.features)
+        metrics = _metrics(data, extracted, head, fitted, assigned.cluster, seed)
         metrics |= {
             "disagreements": wrong,
-            "n_skipped": len(skipped),
-            "seconds_extraction": times,
+            "n_skipped": len(extracted.skipped),
+            "seconds_extraction": extracted.seconds,
             "seconds_clustering": round(clustered, 3),
-            "images_per_second": images_per_second(len(data.paths), times),
+            "images_per_second": images_per_second(len(data.paths), extracted.seconds),
         }
-        write_table(run.folder / "assignments.csv", ASSIGNMENTS, _table(data, rows, assigned))
-        write_skipped(run.folder / "skipped.csv", skipped)
-        members = zip(rows.tolist(), assigned.cluster.tolist(), strict=True)
-        lost = export_clusters(run.folder / "clusters", data, members, export)
-        _show(board, PreparedImages(data, backbone.preprocessing, rows.tolist()), features, assigned, metrics, settings)
+        lost = _write(run.folder, data, extracted, assigned, export)
+        images = PreparedImages(data, backbone.preprocessing, extracted.rows.tolist())
+        _show(board, images, extracted.features, assigned, metrics, settings)
         write_json(run.folder / "metrics.json", metrics)
-        _place(features.path, run.folder / FEATURES)
         model.save(run.folder / FILE_NAME)
     _report(run.folder, metrics, lost, explainable=not obstacle)
     return metrics
@@ -144,15 +140,6 @@ def train(
 def _kept_metrics(run: Run) -> dict[str, Any]:
     metrics: dict[str, Any] = json.loads((run.folder / "metrics.json").read_text(encoding="utf-8"))
     return metrics
-
-
-def _place(file: Path, path: Path) -> None:
-    """Gives a file a second name, or a copy where that cannot be: it may be needed again until the run is done."""
-    with written_whole(path) as beside:
-        try:
-            os.link(file, beside)
-        except OSError:
-            shutil.copyfile(file, beside)
 
 
 def _check_size(n_clusters: int, n_images: int, what: str) -> None:
@@ -170,43 +157,6 @@ def _cannot_be_explained(backbone: Backbone) -> str:
     return ""
 
 
-def _extract(
-    data: Collection,
-    backbone: Backbone,
-    trainer: Callable[..., pl.Trainer],
-    run: Run,
-    batch_size: int,
-    num_workers: int | None,
-) -> tuple[FeatureStore, np.ndarray, dict[str, str], dict[str, float]]:
-    """Features of the images that can be read, the numbers of these, why the others cannot, and where time went."""
-    images, kept = PreparedImages(data, backbone.preprocessing), run.state / FEATURES
-    progress = Progress(run.state, "extracted", len(images))
-    going = not kept.exists()
-    if going:
-        if progress.done.any() and is_first():
-            say(f"going on: {np.count_nonzero(progress.done)} of {len(images)} images were done")
-        left = len(images) - int(np.count_nonzero(progress.done))
-        workers = decoding_workers(num_workers, left, batch_size)
-        writer = FeatureWriter(run.state / f"all_{FEATURES}", backbone.n_features, progress)
-        extraction = trainer(logger=False, callbacks=[writer])
-        extractor = FeatureExtractor(backbone, images, batch_size, workers, progress.done)
-        extraction.predict(extractor, return_predictions=False)
-        if sum(gathered(extraction, progress.written)) < left:
-            raise ValueError("the trainer stopped before all images were read; leave out what limits its batches.")
-    unread = progress.skipped()
-    if len(unread) == len(images):
-        progress.forget()
-        index, reason = next(iter(unread.items()))
-        raise ValueError(f"none of the {len(images)} files can be read as an image; {data.paths[index]!r}: {reason}.")
-    rows = np.setdiff1d(np.arange(len(images)), list(unread))
-    if going:
-        if extraction.is_global_zero:
-            FeatureStore(writer.path).keep(rows, kept)
-        extraction.strategy.barrier("kept")
-    skipped = data.skipped | {data.paths[index]: reason for index, reason in unread.items()}
-    return FeatureStore(kept), rows, skipped, progress.times()
-
-
 def _assign(model: ClusterModel, fitted: Fitted, features: FeatureStore) -> tuple[Assigned, int]:
     """Where each row belongs, and on how many rows the neuralized head and the clustering disagree."""
     parts, wrong = [], 0
@@ -219,15 +169,10 @@ def _assign(model: ClusterModel, fitted: Fitted, features: FeatureStore) -> tupl
 
 
 def _metrics(
-    data: Collection,
-    rows: np.ndarray,
-    features: FeatureStore,
-    head: Clustering,
-    fitted: Fitted,
-    clusters: np.ndarray,
-    seed: int,
+    data: Collection, extracted: Extraction, head: Clustering, fitted: Fitted, clusters: np.ndarray, seed: int
 ) -> dict[str, Any]:
     """How good the clustering is."""
+    features, rows, *_ = extracted
     sample = _sample(len(rows), SILHOUETTE_ROWS, seed)
     metrics: dict[str, Any] = {
         "n_images": len(rows),
@@ -251,6 +196,24 @@ def _sample(n_rows: int, size: int, seed: int) -> np.ndarray:
     """Numbers of some rows, ascending."""
     chosen = np.random.RandomState(seed).choice(n_rows, min(n_rows, size), replace=False)
     return np.sort(chosen)
+
+
+def _write(run: Path, data: Collection, extracted: Extraction, assigned: Assigned, export: str) -> dict[str, str]:
+    """Tables, features, and the images of each cluster; returns which of these could not be laid out, and why."""
+    write_table(run / "assignments.csv", ASSIGNMENTS, _table(data, extracted.rows, assigned))
+    write_skipped(run / "skipped.csv", extracted.skipped)
+    _place(extracted.features.path, run / FEATURES)
+    members = zip(extracted.rows.tolist(), assigned.cluster.tolist(), strict=True)
+    return export_clusters(run / "clusters", data, members, export)
+
+
+def _place(file: Path, path: Path) -> None:
+    """Gives a file a second name, or a copy where that cannot be: it may be needed again until the run is done."""
+    with written_whole(path) as beside:
+        try:
+            os.link(file, beside)
+        except OSError:
+            shutil.copyfile(file, beside)
 
 
 def _table(data: Collection, rows: np.ndarray, assigned: Assigned) -> Iterator[Row]:
