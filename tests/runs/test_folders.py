@@ -20,31 +20,35 @@ def folder(tmp_path):
 def stopped(folder, request=REQUEST):
     """A run that has done something, and was then killed."""
     run = Run(folder, RESULTS)
-    run.claim(request, resume=False, overwrite=False)
+    run.claim(request)
     (run.state / "extracted.0.jsonl").write_text("{}\n")
     run.lock.release()
     return run
 
 
+def finished(folder, request=REQUEST):
+    return Run(folder, RESULTS, resume=True).is_finished(request)
+
+
 def test_a_run_that_is_done_leaves_its_results_only(folder):
     run = Run(folder, RESULTS)
-    with working_on(run, REQUEST, resume=False, overwrite=False):
+    with working_on(run, REQUEST):
         assert [path.name for path in folder.iterdir()] == [UNFINISHED]
         assert json.loads((run.state / "request.json").read_text()) == REQUEST
         (folder / "model.ckpt").touch()
-        assert not run.is_finished(REQUEST)
+        assert not finished(folder)
     (folder / ".unfinished.gone").mkdir()  # as if killed while tidying up
-    assert run.is_finished(REQUEST)
+    assert finished(folder)
     assert sorted(path.name for path in folder.iterdir()) == [".request.json", "model.ckpt"]
-    assert run.is_finished(REQUEST)
+    assert not Run(folder, RESULTS).is_finished(REQUEST)  # who does not go on wants a run of his own
     with pytest.raises(ValueError, match=r"finished was begun with seed=0, and now it is 1"):
-        run.is_finished(REQUEST | {"seed": 1})
+        finished(folder, REQUEST | {"seed": 1})
 
 
 def test_a_run_that_fails_before_it_has_done_anything_leaves_nothing(folder):
     with (
         pytest.raises(ValueError, match="no"),
-        working_on(Run(folder, RESULTS), REQUEST, resume=False, overwrite=False),
+        working_on(Run(folder, RESULTS), REQUEST),
     ):
         raise ValueError("no")
     assert not list(folder.iterdir())
@@ -53,20 +57,20 @@ def test_a_run_that_fails_before_it_has_done_anything_leaves_nothing(folder):
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
 def test_what_is_done_stays_when_a_run_fails(folder, error):
     run = Run(folder, RESULTS)
-    with pytest.raises(error), working_on(run, REQUEST, resume=False, overwrite=False):  # noqa: PT012
+    with pytest.raises(error), working_on(run, REQUEST):  # noqa: PT012
         (run.state / "extracted.0.jsonl").touch()
         raise error
-    assert not run.is_finished(REQUEST)
-    with working_on(Run(folder, RESULTS), REQUEST, resume=True, overwrite=False):
+    assert not finished(folder)
+    with working_on(Run(folder, RESULTS, resume=True), REQUEST):
         assert (run.state / "extracted.0.jsonl").exists()
 
 
 def test_an_unfinished_run_is_not_begun_anew_unless_asked(folder):
     state = stopped(folder).state
     with pytest.raises(ValueError, match=r"did not finish; go on with it by resume=true, or .* overwrite=true"):
-        Run(folder, RESULTS).claim(REQUEST, resume=False, overwrite=False)
+        Run(folder, RESULTS).claim(REQUEST)
     assert (state / "extracted.0.jsonl").exists()
-    with working_on(Run(folder, RESULTS), {"seed": 1}, resume=False, overwrite=True):
+    with working_on(Run(folder, RESULTS, overwrite=True), {"seed": 1}):
         assert sorted(path.name for path in state.iterdir()) == ["lock", "request.json"]
         assert json.loads((state / "request.json").read_text()) == {"seed": 1}
 
@@ -77,24 +81,24 @@ def test_a_run_goes_on_only_as_it_was_begun(folder, change):
     [name] = change
     name = name.replace("data", r"data\.kind")
     with pytest.raises(ValueError, match=rf"begun with {name}=.*now it is .*overwrite=true"):
-        Run(folder, RESULTS).claim(REQUEST | change, resume=True, overwrite=False)
-    Run(folder, RESULTS).claim(REQUEST, resume=True, overwrite=False)  # and was let go of
+        Run(folder, RESULTS, resume=True).claim(REQUEST | change)
+    Run(folder, RESULTS, resume=True).claim(REQUEST)  # and was let go of
 
 
 def test_going_on_where_nothing_was_begun_begins(folder):
-    with working_on(Run(folder, RESULTS), REQUEST, resume=True, overwrite=False):
+    with working_on(Run(folder, RESULTS, resume=True), REQUEST):
         (folder / "model.ckpt").touch()
-    assert Run(folder, RESULTS).is_finished(REQUEST)
+    assert finished(folder)
 
 
 def test_results_are_not_replaced_unless_asked(folder):
     folder.mkdir()
     (folder / "model.ckpt").touch()
     with pytest.raises(ValueError, match=r"already holds model\.ckpt"):
-        Run(folder, RESULTS).claim(REQUEST, resume=False, overwrite=False)
+        Run(folder, RESULTS).claim(REQUEST)
     assert [path.name for path in folder.iterdir()] == ["model.ckpt"]
-    run = Run(folder, RESULTS)
-    with working_on(run, REQUEST, resume=False, overwrite=True):
+    run = Run(folder, RESULTS, overwrite=True)
+    with working_on(run, REQUEST):
         assert (folder / "model.ckpt").exists()  # until new ones are sure to come
         run.clear()
         assert not (folder / "model.ckpt").exists()
@@ -102,41 +106,41 @@ def test_results_are_not_replaced_unless_asked(folder):
 
 def test_going_on_and_beginning_anew_contradict(folder):
     with pytest.raises(ValueError, match="choose one"):
-        Run(folder, RESULTS).is_finished(REQUEST, overwrite=True)
+        Run(folder, RESULTS, resume=True, overwrite=True)
 
 
 def test_a_run_that_replaces_an_unfinished_one_and_fails_at_once_does_not_pass_for_finished(folder):
     stopped(folder)
     (folder / "model.ckpt").touch()
-    run = Run(folder, RESULTS)
-    with pytest.raises(ValueError, match="no"), working_on(run, REQUEST, resume=False, overwrite=True):
+    run = Run(folder, RESULTS, overwrite=True)
+    with pytest.raises(ValueError, match="no"), working_on(run, REQUEST):
         raise ValueError("no")
     assert run.state.exists()
-    assert not run.is_finished(REQUEST)
+    assert not finished(folder)
     with pytest.raises(ValueError, match="did not finish"):
-        Run(folder, RESULTS).claim(REQUEST, resume=False, overwrite=False)
+        Run(folder, RESULTS).claim(REQUEST)
 
 
 def test_state_that_was_being_removed_counts_for_nothing(folder):
     run = stopped(folder)
     (run.state / "request.json").unlink()  # the first to go
-    run = Run(folder, RESULTS)
-    run.claim({"seed": 5}, resume=True, overwrite=False)
+    run = Run(folder, RESULTS, resume=True)
+    run.claim({"seed": 5})
     assert sorted(path.name for path in run.state.iterdir()) == ["lock", "request.json"]
 
 
 def test_a_run_killed_as_it_finishes_finishes_again(folder):
     run = Run(folder, RESULTS)
     remove, run._remove_state = run._remove_state, lambda: None
-    with working_on(run, REQUEST, resume=False, overwrite=False):
+    with working_on(run, REQUEST):
         (folder / "model.ckpt").touch()
         (run.state / "extracted.0.jsonl").touch()
     run.lock.release()
-    assert not run.is_finished(REQUEST)
-    run = Run(folder, RESULTS)
-    with working_on(run, REQUEST, resume=True, overwrite=False):
+    assert not finished(folder)
+    run = Run(folder, RESULTS, resume=True)
+    with working_on(run, REQUEST):
         assert (run.state / "extracted.0.jsonl").exists()
-    assert run.is_finished(REQUEST)
+    assert finished(folder)
     remove()
 
 
@@ -157,15 +161,15 @@ def test_what_was_being_written_when_a_run_was_stopped_goes(folder, overwrite):
     (folder / "heatmaps" / ".a.png.1.2.part").touch()
     (folder / "heatmaps" / "a.png").touch()
     (folder / "heatmaps" / ".mine.part").touch()
-    run = Run(folder, RESULTS)
-    run.claim(REQUEST, resume=not overwrite, overwrite=overwrite)
+    run = Run(folder, RESULTS, resume=not overwrite, overwrite=overwrite)
+    run.claim(REQUEST)
     assert sorted(path.name for path in (folder / "heatmaps").iterdir()) == [".mine.part", "a.png"]
 
 
 HOLD = """
 import sys, time; from pathlib import Path; from whycluster.runs.folders import Run
-run = Run(Path(sys.argv[1]), ("model.ckpt",))
-run.claim({"seed": 0, "data": {"kind": "digits"}, "beta": "inf"}, resume=True, overwrite=False)
+run = Run(Path(sys.argv[1]), ("model.ckpt",), resume=True)
+run.claim({"seed": 0, "data": {"kind": "digits"}, "beta": "inf"})
 (run.state / "extracted.0.jsonl").touch()
 print("held", flush=True)
 time.sleep(100)
@@ -178,11 +182,11 @@ def test_a_second_process_is_refused_and_a_killed_one_keeps_nobody_out(folder):
             assert process.stdout.readline() == "held\n"
             for settings in ({"resume": True}, {"resume": False}, {"overwrite": True}):
                 with pytest.raises(ValueError, match="another process works on the run folder"):
-                    Run(folder, RESULTS).claim(REQUEST, **{"resume": False, "overwrite": False, **settings})
+                    Run(folder, RESULTS, **settings).claim(REQUEST)
         finally:
             process.kill()
-    run = Run(folder, RESULTS)
-    run.claim(REQUEST, resume=True, overwrite=False)
+    run = Run(folder, RESULTS, resume=True)
+    run.claim(REQUEST)
 
 
 def test_the_newest_finished_run_is_latest(tmp_path, monkeypatch):

@@ -84,7 +84,7 @@ def explain(
     Raises:
         ValueError: for settings that do not work, for a folder that is not free, and if no image can be read.
     """
-    run = Run(Path(folder), RESULTS)
+    run = Run(Path(folder), RESULTS, resume, overwrite)
     whole_number("batch_size", batch_size, 1)
     if resume and checkpoint == "latest":  # by now, that may be another run
         checkpoint = run.begun().get(CHECKPOINT, checkpoint)
@@ -117,10 +117,10 @@ def explain(
         "evaluate": evaluate,
         CHECKPOINT: str(file.absolute()),
     }
-    if resume and run.is_finished(request, overwrite):
+    if run.is_finished(request):
         say(f"the run in {short(run.folder)} is finished already")
         return 0
-    with working_on(run, request, resume, overwrite):
+    with working_on(run, request):
         progress = Progress(run.state, "explained", len(prepared))
         if is_first():
             run.clear(spared=list(KINDS) if progress.done.any() else [])

@@ -30,26 +30,34 @@ class Run:
     Until the run is done, a sub-folder `unfinished` says so, keeps others out, and holds what a second start goes on
     from.
 
-    Attributes:
+    Args:
         folder: the run folder.
-        state: the sub-folder.
         results: names of what the run writes into its folder.
+        resume: whether to go on with a run that was stopped.
+        overwrite: whether results, or what a run that was stopped has left, may be replaced.
+
+    Attributes:
+        state: the sub-folder.
+
+    Raises:
+        ValueError: if it is to go on and to be replaced.
     """
 
-    def __init__(self, folder: Path, results: Sequence[str]) -> None:
+    def __init__(self, folder: Path, results: Sequence[str], resume: bool = False, overwrite: bool = False) -> None:
+        if resume and overwrite:
+            raise ValueError("resume=true goes on with a run and overwrite=true begins it anew; choose one of them.")
         self.folder, self.state, self.results = folder, folder / UNFINISHED, tuple(results)
+        self.resume, self.overwrite = resume, overwrite
         self.lock = FileLock(self.state / "lock", timeout=0)
         self._was_begun = False
 
-    def is_finished(self, request: dict[str, Any], overwrite: bool = False) -> bool:
-        """Whether all of this is done, and nobody is at work on the folder; for `resume=true`.
+    def is_finished(self, request: dict[str, Any]) -> bool:
+        """Whether there is nothing left to go on with: all of this is done, and nobody is at work on the folder.
 
         Raises:
-            ValueError: if it was something else that is done, or it may be overwritten as well.
+            ValueError: if it was something else that is done.
         """
-        if overwrite:
-            raise ValueError("resume=true goes on with a run and overwrite=true begins it anew; choose one of them.")
-        done = _request(self.folder / DONE)
+        done = _request(self.folder / DONE) if self.resume else None
         if done is None or self.begun():
             return False
         self._check_same("that is finished", done, request)
@@ -64,18 +72,16 @@ class Run:
         """What a run was begun with that did not finish; empty if there is none."""
         return _request(self.state / "request.json") or {}
 
-    def claim(self, request: dict[str, Any], resume: bool, overwrite: bool) -> None:
+    def claim(self, request: dict[str, Any]) -> None:
         """Takes the folder, for a run that is new or goes on.
 
         Args:
             request: plain values that the results depend on; a run that goes on needs the same.
-            resume: whether to go on with a run that was stopped.
-            overwrite: whether results, or what a run that was stopped has left, may be replaced.
 
         Raises:
             ValueError: if another process works on it, or there is something that may not be replaced.
         """
-        self._check_free(overwrite)
+        self._check_free()
         self.state.mkdir(parents=True, exist_ok=True)
         try:
             self.lock.acquire()
@@ -86,11 +92,11 @@ class Run:
             ) from None
         try:
             begun = self.begun()  # now that nobody else can end it
-            self._check_free(overwrite)
+            self._check_free()
             self._was_begun = bool(begun)
-            if begun and resume:
+            if begun and self.resume:
                 self._check_same("that did not finish", begun, request)
-            elif begun and not overwrite:
+            elif begun and not self.overwrite:
                 raise ValueError(
                     f"the run folder {str(self.folder)!r} holds a run that did not finish; go on with it by "
                     "resume=true, or begin anew with overwrite=true."
@@ -105,8 +111,8 @@ class Run:
             self.lock.release()
             raise
 
-    def _check_free(self, overwrite: bool) -> None:
-        if not self.begun() and not overwrite and self._found():
+    def _check_free(self) -> None:
+        if not self.begun() and not self.overwrite and self._found():
             raise ValueError(
                 f"the run folder {str(self.folder)!r} already holds {self._found()[0]}; choose another hydra.run.dir, "
                 "or overwrite=true."
@@ -160,12 +166,12 @@ class Run:
 
 
 @contextmanager
-def working_on(run: Run, request: dict[str, Any], resume: bool, overwrite: bool) -> Iterator[None]:
+def working_on(run: Run, request: dict[str, Any]) -> Iterator[None]:
     """Claims a run folder for the first of several processes, and lets go of it whatever happens; see `Run.claim`."""
     if not is_first():
         yield
         return
-    run.claim(request, resume, overwrite)
+    run.claim(request)
     try:
         yield
     except BaseException:

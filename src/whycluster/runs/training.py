@@ -83,7 +83,7 @@ def train(
     Raises:
         ValueError: for settings that do not work, for a folder that is not free, and if no image can be read.
     """
-    run = Run(Path(folder), RESULTS)
+    run = Run(Path(folder), RESULTS, resume, overwrite)
     check_export(export)
     whole_number("seed", seed, 0)
     whole_number("batch_size", batch_size, 1)
@@ -100,10 +100,10 @@ def train(
         "batch_size": batch_size,
         "precision": getattr(trainer, "keywords", {}).get("precision"),
     }
-    if resume and run.is_finished(request, overwrite):
+    if run.is_finished(request):
         say(f"the run in {short(run.folder)} is finished already")
         return _kept_metrics(run)
-    with working_on(run, request, resume, overwrite):
+    with working_on(run, request):
         extracted = extract(data, backbone, trainer, run, batch_size, num_workers)
         _check_size(head.n_clusters, len(extracted.rows), "readable images")
         saved = run.state / "kmeans.pt"
