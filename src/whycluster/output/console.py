@@ -40,5 +40,14 @@ def override(name: str, value: object) -> str:
         return f"{name}={text}"
     # Within Hydra's quotes a quote wants a backslash, and so does each backslash before one.
     quoted = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), text)
-    word = f"{name}='{quoted}'"
-    return shlex.quote(word) if re.search(r'["$`\\!]', word) else f'"{word}"'
+    return shell_word(f"{name}='{quoted}'")
+
+
+def shell_word(word: str) -> str:
+    """A word to paste into a shell; one with single quotes in it stays readable where double quotes do.
+
+    Example:
+        >>> print(shell_word("seed=3"), shell_word("data.root=my photos"), shell_word("data.root='my photos'"))
+        seed=3 'data.root=my photos' "data.root='my photos'"
+    """
+    return f'"{word}"' if "'" in word and not re.search(r'["$`\\!]', word) else shlex.quote(word)

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import shlex
 import signal
 import sys
 import threading
@@ -21,7 +20,7 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from whycluster.output.console import override, short
+from whycluster.output.console import override, shell_word, short
 from whycluster.runs.folders import UNFINISHED
 from whycluster.runs.ranks import end_with_parent, is_first
 
@@ -111,9 +110,8 @@ def _way_on() -> str:
     if not several and not (Path(folder) / UNFINISHED).exists():
         return "nothing was done."
     settings = [word for word in sys.argv[1:] if not word.startswith((f"{key}=", "resume=", "overwrite="))]
-    return (
-        f"go on by: {shlex.join(['python', sys.argv[0], *settings])} {override(key, short(Path(folder)))} resume=true"
-    )
+    words = " ".join(shell_word(word) for word in ["python", sys.argv[0], *settings])
+    return f"go on by: {words} {override(key, short(Path(folder)))} resume=true"
 
 
 def _stop(line: str, status: int) -> NoReturn:
