@@ -1,5 +1,10 @@
 """Clusters images: `python train.py --help`."""
 
+import signal
+
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # while libraries load, Ctrl-C ends it without a traceback
+
 import hydra
 import pytorch_lightning as pl
 from omegaconf import DictConfig

@@ -3,6 +3,7 @@
 "Written" means on the disk, not on its way there: what this module says is done is still there after a power cut.
 """
 
+import errno
 import json
 import math
 import os
@@ -55,8 +56,17 @@ def to_disk(path: Path) -> None:
         return
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system that cannot say when
+            raise
     finally:
         os.close(descriptor)
+
+
+def all_to_disk() -> None:
+    """Waits until all that was written is on the disk, whoever wrote it: of many files quicker than one by one."""
+    if hasattr(os, "sync"):
+        os.sync()
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:

@@ -2,7 +2,9 @@ import itertools
 
 import numpy as np
 import pytest
+from scipy.optimize import linear_sum_assignment
 from sklearn.metrics import silhouette_score
+from sklearn.metrics.cluster import contingency_matrix
 
 from whycluster.clustering.metrics import label_agreement, silhouette
 
@@ -17,6 +19,16 @@ def test_accuracy_is_that_of_the_best_of_all_matchings(n_clusters):
         for matching in itertools.permutations(names)
     )
     assert label_agreement(clusters, [str(label) for label in labels])["accuracy"] == pytest.approx(best)
+
+
+def test_accuracy_where_there_are_many_more_labels_than_clusters():
+    random = np.random.RandomState(0)
+    labels, clusters = random.randint(0, 200, 3000) ** 2 // 100, random.randint(0, 4, 3000)
+    counts = contingency_matrix(labels, clusters)
+    best = counts[linear_sum_assignment(counts, maximize=True)].sum() / 3000
+    assert label_agreement(clusters, [str(label) for label in labels])["accuracy"] == best
+    everybody = label_agreement(np.arange(200_000) % 50, [str(label) for label in range(200_000)])
+    assert everybody["accuracy"] == 50 / 200_000
 
 
 def test_perfect_and_useless_clusterings():

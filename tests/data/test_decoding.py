@@ -1,5 +1,6 @@
 import os
 import struct
+import warnings
 import zlib
 
 import numpy as np
@@ -161,6 +162,22 @@ def test_sixteen_bits(tmp_path, ending, dtype):
     values = np.array([[0, 257, 51400, 65535]], dtype=dtype)
     path = saved(tmp_path / f"a.{ending}", Image.fromarray(values))
     np.testing.assert_array_equal(decoded(path)[0, :, 0], [0, 1, 200, 255])
+
+
+def test_all_values_of_sixteen_bits_are_rounded(tmp_path):
+    values = np.arange(2**16).reshape(256, 256)
+    path = saved(tmp_path / "a.png", Image.fromarray(values.astype(np.uint16)))
+    np.testing.assert_array_equal(decoded(path)[..., 1], np.round(values / 257))
+
+
+def test_many_pixels_are_no_reason_to_warn(tmp_path, monkeypatch):
+    path = saved(tmp_path / "a.png", Image.new("L", (30, 30)))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 899)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert decoded(path).shape == (30, 30, 3)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 449)
+    assert "too many pixels" in reason(path)
 
 
 def test_sixteen_bits_kept_in_thirty_two(tmp_path):

@@ -40,6 +40,15 @@ def test_hidden_files_and_folders_are_left_out(tmp_path):
     assert list_files(tmp_path) == (["a/seen.png"], {})
 
 
+@pytest.mark.parametrize("request_file", [".request.json", "unfinished/request.json"])
+def test_results_of_this_program_below_the_photos_are_no_photos(tmp_path, request_file):
+    touch(tmp_path, "a.png", f"outputs/train/1/{request_file}", "outputs/train/1/clusters/0/a.png", "outputs/b.png")
+    (tmp_path / "outputs" / "link").symlink_to(tmp_path / "outputs" / "train" / "1")
+    assert list_files(tmp_path) == (["a.png", "outputs/b.png"], {})
+    assert list_files(tmp_path / "outputs" / "train" / "1" / "clusters").paths == ["0/a.png"]
+    assert "clusters/0/a.png" in list_files(tmp_path / "outputs" / "train" / "1").paths  # who names it means it
+
+
 def test_loops_of_links_end(tmp_path):
     touch(tmp_path, "a/1.png", "b/2.png")
     (tmp_path / "a/up").symlink_to(tmp_path)

@@ -4,7 +4,7 @@ import subprocess
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from whycluster.output.console import override
+from whycluster.output.console import override, say
 
 NAMES = (
     "run",
@@ -29,3 +29,8 @@ def test_a_setting_arrives_through_the_shell_and_hydra(name):
     assert OverridesParser.create().parse_override(word).value() == name
     echoed = subprocess.run(["bash", "-c", f"printf %s {line}"], capture_output=True, text=True, check=True)
     assert echoed.stdout == word
+
+
+def test_no_name_steers_the_terminal(capsys):
+    say("not laid out: \x1b[31mred\x07\r\n\x9b.png: é [bold]")
+    assert capsys.readouterr().out == "not laid out: \\x1b[31mred\\x07\\r\\n\\x9b.png: é [bold]\n"

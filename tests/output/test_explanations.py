@@ -1,4 +1,5 @@
 import csv
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -212,6 +213,16 @@ def test_the_longest_names_that_a_file_system_takes(run, folder_of):
 )
 def test_names_with_room_for_an_ending_are_left(path):
     assert file_name(path) == path
+
+
+@pytest.mark.parametrize("folder", ["photo.png", "photo.PNG", "b/photo.npy"])
+def test_a_folder_is_not_taken_for_the_file_of_an_image(folder):
+    inside = file_name(f"{folder}/a")
+    assert inside.startswith(f"{folder}-")
+    assert inside.endswith("/a")
+    assert file_name(f"{folder}/a") == inside != file_name(f"{folder[:-3]}Npy/a")
+    taken = {f"{file_name(folder[:-4])}{ending}" for ending in (".png", ".npy", ".PNG")}
+    assert not taken & {str(parent) for parent in Path(inside).parents}
 
 
 @pytest.mark.parametrize("name", ["x" * 241, "é" * 121, "語" * 81, "x" + "é" * 127])

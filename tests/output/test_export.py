@@ -1,3 +1,8 @@
+import errno
+import os
+import shutil
+from pathlib import Path
+
 import pytest
 from PIL import Image, ImageChops
 
@@ -67,3 +72,29 @@ def test_other_choices_are_refused(tmp_path, collection, export):
         with pytest.raises(ValueError, match="is unknown; choose from none, links, copies"):
             check(export)
     assert not (tmp_path / "clusters").exists()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_no_room_is_an_error(tmp_path, collection, monkeypatch, number):
+    def full(source, place):
+        Path(place).write_bytes(b"half")
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(shutil, "copy2", full)
+    with pytest.raises(OSError, match=os.strerror(number)):
+        export_clusters(tmp_path / "clusters", collection, CLUSTERS, "copies")
+
+
+def test_half_of_a_copy_does_not_stay(tmp_path, collection, monkeypatch):
+    copy = shutil.copy2
+
+    def broken(source, place):
+        copy(source, place)
+        if "cat/1" in str(source):
+            raise OSError(errno.EIO, "input/output error")
+
+    monkeypatch.setattr(shutil, "copy2", broken)
+    failed = export_clusters(tmp_path / "clusters", collection, CLUSTERS, "copies")
+    assert list(failed) == ["cat/1.png"]
+    assert "input/output error" in failed["cat/1.png"]
+    assert files(tmp_path / "clusters") == [name for name in LAID_OUT if not name.endswith("cat/1.png")]

@@ -35,6 +35,12 @@ def test_no_spreadsheet_takes_text_for_a_formula(tmp_path, sign):
     assert read(tmp_path / "t.csv")[1] == (f"./{sign}1/a.png", "0", "0", f"'{sign}cmd")
 
 
+@pytest.mark.parametrize("sign", [";", "\t", "|"])
+def test_lines_that_a_spreadsheet_could_split_elsewhere_are_quoted(tmp_path, sign):
+    write_table(tmp_path / "t.csv", COLUMNS, [("a.png", 1, 0.5, ""), (f"a{sign}=1+1.png", 1, 0.5, "")])
+    assert (tmp_path / "t.csv").read_text().splitlines()[1:] == ["a.png,1,0.5,", f'"a{sign}=1+1.png","1","0.5",""']
+
+
 @pytest.mark.parametrize("text", ["a=b", "1-2", "x@y", "a+b", "dir/=a", "ends\t"])
 def test_signs_within_text_are_left(text):
     assert plain((text, text)) == (text, text)

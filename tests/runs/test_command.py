@@ -66,6 +66,28 @@ def test_a_traceback_can_be_asked_for(command, monkeypatch):
         command("train.py", "export=paper")
 
 
+def disk_full():
+    try:
+        raise OSError(28, "No space left on device")
+    finally:
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0")
+
+
+def worker_gone():
+    raise RuntimeError("DataLoader worker (pid(s) 3476) exited unexpectedly")
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"), [(disk_full, "No space left on device"), (worker_gone, "lower num_workers")]
+)
+def test_what_libraries_make_of_a_fault_of_the_machine_is_one_line(command, monkeypatch, fault, message):
+    monkeypatch.setattr("whycluster.runs.training.working_on", lambda *_: fault())
+    ended, said = command("train.py", "data.limit=9", "head.n_clusters=2")
+    assert ended == 1
+    assert said.splitlines()[-1].startswith("error: ")
+    assert message in said.splitlines()[-1]
+
+
 @pytest.mark.parametrize(("interrupt", "status"), [(KeyboardInterrupt, 130), (Terminated, 143)])
 def test_an_interrupt_is_one_line_whatever_a_library_makes_of_it(command, monkeypatch, interrupt, status):
     def interrupted(*_):

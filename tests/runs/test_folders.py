@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from whycluster.runs.folders import UNFINISHED, Run, digest, find_checkpoint, working_on
+from whycluster.data.listing import FINISHED, UNFINISHED
+from whycluster.data.listing import REQUEST as REQUEST_FILE
+from whycluster.runs.folders import Run, digest, find_checkpoint, working_on
 
 RESULTS = ("model.ckpt", "tensorboard")
 REQUEST = {"seed": 0, "data": {"kind": "digits"}, "beta": "inf"}
@@ -37,12 +39,43 @@ def test_a_run_that_is_done_leaves_its_results_only(folder):
         assert json.loads((run.state / "request.json").read_text()) == REQUEST
         (folder / "model.ckpt").touch()
         assert not finished(folder)
-    (folder / ".unfinished.gone").mkdir()  # as if killed while tidying up
     assert finished(folder)
     assert sorted(path.name for path in folder.iterdir()) == [".request.json", "model.ckpt"]
     assert not Run(folder, RESULTS).is_finished(REQUEST)  # who does not go on wants a run of his own
     with pytest.raises(ValueError, match=r"finished was begun with seed=0, and now it is 1"):
         finished(folder, REQUEST | {"seed": 1})
+
+
+@pytest.mark.parametrize("left", [".unfinished.gone", "unfinished"])
+def test_what_a_killed_process_has_left_of_a_finished_run_goes(folder, left):
+    run = Run(folder, RESULTS)
+    with working_on(run, REQUEST):
+        (folder / "model.ckpt").touch()
+    (folder / left).mkdir()
+    assert finished(folder)
+    run.tidy()
+    assert sorted(path.name for path in folder.iterdir()) == [".request.json", "model.ckpt"]
+
+
+def test_tidying_up_leaves_a_run_that_begins_anew_alone(folder):
+    with working_on(Run(folder, RESULTS), REQUEST):
+        (folder / "model.ckpt").touch()
+    other = Run(folder, RESULTS, overwrite=True)
+    other.claim(REQUEST)
+    Run(folder, RESULTS).tidy()
+    assert other.begun() == REQUEST
+    (other.state / "request.json").unlink()  # as if it had not come to that yet
+    Run(folder, RESULTS).tidy()
+    assert other.state.exists()
+
+
+def test_a_folder_of_somebody_elses_with_that_name_is_left_alone(folder):
+    (folder / UNFINISHED).mkdir(parents=True)
+    (folder / UNFINISHED / "thesis.txt").touch()
+    for settings in ({}, {"overwrite": True}, {"resume": True}):
+        with pytest.raises(ValueError, match=r"is a folder of somebody else's"):
+            Run(folder, RESULTS, **settings).claim(REQUEST)
+    assert [path.name for path in folder.rglob("*.*")] == ["thesis.txt"]
 
 
 def test_a_run_that_fails_before_it_has_done_anything_leaves_nothing(folder):
@@ -75,7 +108,7 @@ def test_an_unfinished_run_is_not_begun_anew_unless_asked(folder):
         assert json.loads((state / "request.json").read_text()) == {"seed": 1}
 
 
-@pytest.mark.parametrize("change", [{"seed": 1}, {"data": {"kind": "folder"}}, {"beta": 1}])
+@pytest.mark.parametrize("change", [{"seed": 1}, {"data": {"kind": "folder"}}, {"beta": 1}, {"more": 1}])
 def test_a_run_goes_on_only_as_it_was_begun(folder, change):
     stopped(folder)
     [name] = change
@@ -83,6 +116,12 @@ def test_a_run_goes_on_only_as_it_was_begun(folder, change):
     with pytest.raises(ValueError, match=rf"begun with {name}=.*now it is .*overwrite=true"):
         Run(folder, RESULTS, resume=True).claim(REQUEST | change)
     Run(folder, RESULTS, resume=True).claim(REQUEST)  # and was let go of
+
+
+def test_a_setting_that_is_gone_is_another_setting(folder):
+    stopped(folder)
+    with pytest.raises(ValueError, match=r"begun with beta=inf, and now it is None"):
+        Run(folder, RESULTS, resume=True).claim({name: value for name, value in REQUEST.items() if name != "beta"})
 
 
 def test_going_on_where_nothing_was_begun_begins(folder):
@@ -197,7 +236,13 @@ def test_the_newest_finished_run_is_latest(tmp_path, monkeypatch):
         path = tmp_path / "outputs" / "train" / name / "model.ckpt"
         path.parent.mkdir(parents=True)
         path.touch()
+        (path.parent / FINISHED).write_text("{}")
     (path.parent / UNFINISHED).mkdir()
+    (path.parent / UNFINISHED / REQUEST_FILE).touch()
+    photo = tmp_path / "outputs" / "train" / "a" / "clusters" / "0" / "model.ckpt"
+    photo.parent.mkdir(parents=True)
+    photo.touch()
+    (tmp_path / "outputs" / "train" / "model.ckpt").touch()  # of no run
     assert find_checkpoint("latest") == Path("outputs/train/a/model.ckpt")
     with pytest.raises(ValueError, match="did not finish"):
         find_checkpoint("outputs/train/b")

@@ -17,7 +17,7 @@ import pytest
 
 from whycluster.clustering import lloyd
 from whycluster.data import progress
-from whycluster.runs.folders import UNFINISHED
+from whycluster.data.listing import UNFINISHED
 
 Held = bytes | dict[str, tuple[int, bool]]  # of a file its content, of a folder names, inodes and which are folders
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from whycluster import ClusterModel
-from whycluster.runs.folders import UNFINISHED
+from whycluster.data.listing import UNFINISHED
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from whycluster.runs.folders import UNFINISHED
+from whycluster.data.listing import UNFINISHED
 
 ROOT = Path(__file__).parents[2]
 KILLS = int(os.environ.get("WHYCLUSTER_KILLS", "4"))  # of each command; 26 take two minutes more

@@ -1,8 +1,10 @@
 """How good a clustering is, by itself and against labels."""
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
+from scipy import sparse
 from scipy.optimize import linear_sum_assignment
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score, silhouette_score
 from sklearn.metrics.cluster import contingency_matrix
@@ -21,13 +23,27 @@ def label_agreement(clusters: np.ndarray, labels: Sequence[str]) -> dict[str, fl
         >>> label_agreement(np.array([1, 1, 0, 0]), ["cat", "cat", "dog", "cat"])["accuracy"]
         0.75
     """
-    counts = contingency_matrix(labels, clusters)  # (labels, clusters)
+    counts = _contenders(contingency_matrix(labels, clusters, sparse=True).tocsc())
     matched = counts[linear_sum_assignment(counts, maximize=True)].sum()
     return {
         "nmi": float(normalized_mutual_info_score(labels, clusters)),
         "ari": float(adjusted_rand_score(labels, clusters)),
         "accuracy": float(matched / len(clusters)),
     }
+
+
+def _contenders(counts: sparse.csc_matrix) -> np.ndarray:
+    """Counts `(L, K)` without the labels that no best matching needs, however many there are.
+
+    Of `K` clusters each finds a label that is free among the `K` most frequent of its own.
+    """
+    n_clusters = counts.shape[1]
+    wanted = [np.empty(0, dtype=np.intp)]
+    for start, end in itertools.pairwise(counts.indptr):
+        most = np.argsort(-counts.data[start:end], kind="stable")[:n_clusters]
+        wanted.append(counts.indices[start:end][most])
+    contenders: np.ndarray = counts.tocsr()[np.unique(np.concatenate(wanted))].toarray()
+    return contenders
 
 
 def silhouette(features: np.ndarray, clusters: np.ndarray) -> float:

@@ -1,5 +1,6 @@
 """Any image file `->` plain 8-bit RGB as a person would see it, or the reason why not."""
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 # Raster formats that Pillow decodes by itself (MPO comes with JPEG). PostScript is left out on purpose: to read it, a
 # program in the file is run.
 KNOWN_FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+ORIENTATION = 0x0112  # in EXIF
 
 Image.init()
 # `Image.open` fails on every file if it is given one format that this build of Pillow does not have.
@@ -33,7 +35,7 @@ def read_image(path: Path) -> Image.Image:
     try:
         if path.stat().st_size == 0:
             raise UnreadableImageError("the file is empty")
-        with Image.open(path, formats=FORMATS) as image:
+        with _opened(path) as image:
             image.load()  # here, so that what is wrong with the pixels is not blamed on what follows
             return to_rgb(image)
     except UnreadableImageError:
@@ -53,8 +55,15 @@ def read_image(path: Path) -> Image.Image:
         raise UnreadableImageError(f"damaged: {reason}") from error
 
 
+def _opened(path: Path) -> Image.Image:
+    """An image whose pixels are not read yet; of very many Pillow warns, and from twice as many on it refuses them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        return Image.open(path, formats=FORMATS)
+
+
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Turns an image of any mode upright and into RGB.
+    """Turns an image of any mode upright and into RGB; one that is both already is returned as it is.
 
     Raises:
         UnreadableImageError: for numbers of an unknown range.
@@ -63,18 +72,18 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F":
         return _grey(_floats_to_255(np.asarray(image)))
     if image.mode.startswith("I"):  # `I`, and `I;16` in both byte orders
-        return _grey(_integers_to_255(np.asarray(image).astype(np.float64)))
+        return _grey(_integers_to_255(np.asarray(image)))
     if image.mode == "LAB":
         raise UnreadableImageError("its colours are in the Lab space, which is not supported; save it as RGB")
     if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _upright(image: Image.Image) -> Image.Image:
     try:
-        return ImageOps.exif_transpose(image)
+        return ImageOps.exif_transpose(image) if image.getexif().get(ORIENTATION, 1) != 1 else image
     except Exception:  # EXIF data that do not parse, in any of many ways, say nothing against the pixels
         return image
 
@@ -84,7 +93,9 @@ def _floats_to_255(values: np.ndarray) -> np.ndarray:
     low, high = values.min(), values.max()
     if not (low >= 0 and high <= 255):
         raise UnreadableImageError(f"float pixels from {low:g} to {high:g}: the range that is white is not known")
-    return values * 255 if high <= 1 else values
+    scaled = values * np.float32(255) if high <= 1 else values.copy()
+    grey: np.ndarray = np.rint(scaled, out=scaled).astype(np.uint8)
+    return grey
 
 
 def _integers_to_255(values: np.ndarray) -> np.ndarray:
@@ -92,8 +103,12 @@ def _integers_to_255(values: np.ndarray) -> np.ndarray:
     low, high = values.min(), values.max()
     if not (low >= 0 and high <= 65535):
         raise UnreadableImageError(f"integer pixels from {low:g} to {high:g}: the range that is white is not known")
-    return values / 257
+    scaled = values.astype(np.uint32)
+    scaled += 128  # rounds, as no whole number over 257 ends in a half
+    scaled //= 257
+    return scaled.astype(np.uint8)
 
 
 def _grey(values: np.ndarray) -> Image.Image:
-    return Image.fromarray(values.round().clip(0, 255).astype(np.uint8)).convert("RGB")
+    """Grey values `(H, W)` of 8 bits as RGB."""
+    return Image.fromarray(values).convert("RGB")

@@ -19,6 +19,9 @@ class Listing(NamedTuple):
 
 
 NOT_TEXT = "the name is not UTF-8; rename it"
+# What tells a folder with results of this program: the request that they answer. Of a run that is done it lies in the
+# folder itself, else in a sub-folder.
+FINISHED, UNFINISHED, REQUEST = ".request.json", "unfinished", "request.json"
 
 
 class _Found(NamedTuple):
@@ -31,9 +34,10 @@ class _Found(NamedTuple):
 
 
 def list_files(root: Path) -> Listing:
-    """Lists a folder recursively, through links, but no folder twice; names that begin with a dot are left out.
+    """Lists a folder recursively, through links, but no folder twice.
 
-    A folder that is reached both by its own name and through a link is listed under its own name.
+    Left out are names that begin with a dot, and folders below it with results of this program: they may lie below the
+    photos, and are none. A folder that is reached both by its own name and through a link is listed under its own name.
 
     Raises:
         ValueError: if `root` is not a folder that can be read.
@@ -51,6 +55,8 @@ def list_files(root: Path) -> Listing:
             if (place.st_dev, place.st_ino) in seen:
                 continue
             seen.add((place.st_dev, place.st_ino))
+            if folder and is_run(root / folder):
+                continue
             with os.scandir(root / folder) as entries:
                 _sort_entries(entries, folder, found)
         except OSError as error:
@@ -58,6 +64,16 @@ def list_files(root: Path) -> Listing:
                 raise ValueError(f"the image folder {str(root)!r} cannot be read: {error.strerror}.") from error
             found.skipped[folder] = f"the folder cannot be read: {error.strerror}"
     return Listing(sorted(found.files), found.skipped)
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder holds results of this program, or is about to."""
+    return os.path.exists(folder / FINISHED) or is_unfinished_run(folder)
+
+
+def is_unfinished_run(folder: Path) -> bool:
+    """Whether a run began to work on this folder and did not end."""
+    return os.path.exists(folder / UNFINISHED / REQUEST)
 
 
 def _is_text(name: str) -> bool:

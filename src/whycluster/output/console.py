@@ -13,8 +13,8 @@ _console = Console(highlight=False, soft_wrap=True)
 
 
 def say(line: str) -> None:
-    """Prints a line."""
-    _console.print(line, markup=False)
+    """Prints a line; signs by which a file's name could steer the terminal are written out."""
+    _console.print(re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda sign: repr(sign[0])[1:-1], line), markup=False)
 
 
 def show(table: Table) -> None:

@@ -189,8 +189,11 @@ class Counted(NamedTuple):
 
 def counted(progress: Progress) -> Counted:
     """Counts what is done."""
-    weak = [[weak for *_, weak in asked] for _, _, asked in _images(progress)]
-    return Counted(len(weak), sum(map(sum, weak)))
+    images = weak = 0
+    for _, _, asked in _images(progress):
+        images += 1
+        weak += sum(is_weak for *_, is_weak in asked)
+    return Counted(images, weak)
 
 
 def _images(progress: Progress) -> Iterator[list[Any]]:
@@ -206,12 +209,21 @@ def file_of(run: Path, kind: str, target: Target, n_targets: int, path: str) -> 
 
 
 def file_name(path: str) -> str:
-    """The path of an image as the beginning of a file's name; names too long to add to are cut and made unique."""
+    """The path of an image as the beginning of a file's name.
+
+    A name too long to add to is cut and made unique, and so is that of a folder that could be taken for a file here: of
+    an image `a` and another one in a folder `a.png`, both would be written to `a.png`.
+    """
     *folders, name = path.split("/")
-    if len(name.encode()) > LONGEST_NAME:
-        digest = hashlib.sha256(name.encode()).hexdigest()[:12]
-        name = f"{name.encode()[: LONGEST_NAME - 13].decode(errors='ignore')}-{digest}"
-    return "/".join([*folders, name])
+    endings = tuple(f".{ending}" for ending in KINDS.values())
+    folders = [_unlike(folder) if folder.lower().endswith(endings) else folder for folder in folders]
+    return "/".join([*folders, _unlike(name) if len(name.encode()) > LONGEST_NAME else name])
+
+
+def _unlike(name: str) -> str:
+    """A name that begins like this one and belongs to it alone."""
+    digest = hashlib.sha256(name.encode()).hexdigest()[:12]
+    return f"{name.encode()[: LONGEST_NAME - 13].decode(errors='ignore')}-{digest}"
 
 
 def share_at_pixels(explanation: Explanation, place: int) -> float:

@@ -1,13 +1,16 @@
 """The images of each cluster laid into a folder of their own, as links or copies."""
 
+import errno
 import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
 from whycluster.data import Collection, UnreadableImageError
+from whycluster.files import all_to_disk
 
 CHOICES = ("none", "links", "copies")
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def check_export(export: str) -> None:
@@ -32,6 +35,7 @@ def export_clusters(
 
     Raises:
         ValueError: for another choice.
+        OSError: if there is no room.
     """
     check_export(export)
     failed: dict[str, str] = {}
@@ -39,10 +43,15 @@ def export_clusters(
         return failed
     shutil.rmtree(folder, ignore_errors=True)
     for index, cluster in clusters:
+        place = folder / str(cluster) / collection.paths[index]
         try:
-            _lay_out(folder / str(cluster) / collection.paths[index], collection, index, export)
+            _lay_out(place, collection, index, export)
         except (OSError, UnreadableImageError) as error:  # the clustering is worth more than a copy that fails
+            if isinstance(error, OSError) and error.errno in NO_ROOM:
+                raise
+            place.unlink(missing_ok=True)  # what there is of it
             failed[collection.paths[index]] = str(error)
+    all_to_disk()
     return failed
 
 

@@ -11,6 +11,7 @@ RECEIPTS = ("path", "target", "discriminant", "features", "pixels", "absorbed")
 SKIPPED = ("path", "reason")
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what makes a spreadsheet execute a cell
+SEPARATORS = ";\t|"  # where spreadsheets of some countries split lines, unless there are quotes
 
 Cell = str | int | float
 Row = tuple[Cell, ...]
@@ -19,9 +20,10 @@ Row = tuple[Cell, ...]
 def write_table(path: Path, columns: tuple[str, ...], rows: Iterable[Row]) -> None:
     """Writes a table, whole or not at all."""
     with written_whole(path) as beside, open(beside, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
+        writer, careful = csv.writer(file), csv.writer(file, quoting=csv.QUOTE_ALL)
         writer.writerow(columns)
-        writer.writerows(plain(row) for row in rows)
+        for row in map(plain, rows):
+            (careful if any(sign in cell for cell in row for sign in SEPARATORS) else writer).writerow(row)
 
 
 def write_skipped(path: Path, skipped: Mapping[str, str]) -> None:

@@ -20,8 +20,8 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from whycluster.data.listing import is_unfinished_run
 from whycluster.output.console import override, shell_word, short
-from whycluster.runs.folders import UNFINISHED
 from whycluster.runs.ranks import end_with_parent, is_first
 
 # Remarks of libraries that a user of these commands can do nothing about.
@@ -55,6 +55,8 @@ def plain_errors() -> Iterator[None]:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and leaves the telling to us
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _terminate)
+        if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
     if not is_first():
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process hears it, too, and ends the others
         end_with_parent()
@@ -107,7 +109,7 @@ def _way_on() -> str:
         return "nothing was done."
     several = hydra.mode == RunMode.MULTIRUN
     key, folder = ("hydra.sweep.dir", hydra.sweep.dir) if several else ("hydra.run.dir", hydra.runtime.output_dir)
-    if not several and not (Path(folder) / UNFINISHED).exists():
+    if not several and not is_unfinished_run(Path(folder)):
         return "nothing was done."
     settings = [word for word in sys.argv[1:] if not word.startswith((f"{key}=", "resume=", "overwrite="))]
     words = " ".join(shell_word(word) for word in ["python", sys.argv[0], *settings])
@@ -132,6 +134,11 @@ def _sentence(error: Exception) -> str | None:
             return f"a setting does not exist: {_one_line(cause)}"
         if isinstance(cause, RuntimeError) and any(sign in str(cause) for sign in LOST):
             return "another process of this run has ended, see what it said; resume=true goes on with what is done."
+        if isinstance(cause, RuntimeError) and "DataLoader worker" in str(cause):
+            return (
+                "a process that decodes images has ended, perhaps for lack of memory; lower num_workers, and go on by "
+                "resume=true."
+            )
         if isinstance(cause, torch.OutOfMemoryError):
             return "the device has not enough memory; lower batch_size."
         if isinstance(cause, OverrideParseException):
@@ -142,10 +149,14 @@ def _sentence(error: Exception) -> str | None:
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """The error, what it was raised from, and so on."""
+    """The error, what it was raised from, and so on.
+
+    Where files cannot be written, torch raises an error of its own as it tidies up, and does not say from what.
+    """
     while error is not None:
         yield error
-        error = error.__cause__
+        before = error.__context__ if isinstance(error, RuntimeError) and not error.__suppress_context__ else None
+        error = error.__cause__ or (before if isinstance(before, OSError) else None)
 
 
 def _one_line(error: BaseException) -> str:

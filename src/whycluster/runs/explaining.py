@@ -87,7 +87,7 @@ def explain(
     run = Run(Path(folder), RESULTS, resume, overwrite)
     whole_number("batch_size", batch_size, 1)
     if resume and checkpoint == "latest":  # by now, that may be another run
-        checkpoint = run.begun().get(CHECKPOINT, checkpoint)
+        checkpoint = run.asked().get(CHECKPOINT, checkpoint)
     file = find_checkpoint(checkpoint)
     model = ClusterModel.load(file)
     targets = parse_target(target, model.n_clusters)
@@ -106,7 +106,7 @@ def explain(
         "command": "explain",
         "model": digest([file]),
         "data": collection.source,
-        "images": digest(collection.paths),
+        "images": f"{len(collection.paths)} files named {digest(collection.paths)}",
         "targets": [target.name for target in targets],
         "composite": composite,
         "head_rule": head_rule,
@@ -114,10 +114,12 @@ def explain(
         "residual": residual,
         "limit": limit,
         "batch_size": batch_size,
-        "evaluate": evaluate,
+        "evaluation": vars(evaluator) if evaluate else None,
         CHECKPOINT: str(file.absolute()),
     }
     if run.is_finished(request):
+        if is_first():
+            run.tidy()
         say(f"the run in {short(run.folder)} is finished already")
         return 0
     with working_on(run, request):
@@ -165,7 +167,9 @@ def _explain(
     return explaining
 
 
-def _write_tables(run: Path, images: PreparedImages, targets: Sequence[Target], progress: Progress) -> dict[str, Any]:
+def _write_tables(
+    folder: Path, images: PreparedImages, targets: Sequence[Target], progress: Progress
+) -> dict[str, Any]:
     """Tables and `metrics.json`, of which the content is returned."""
     collection = images.collection
     skipped = {collection.paths[index]: reason for index, reason in progress.skipped().items()}
@@ -174,9 +178,9 @@ def _write_tables(run: Path, images: PreparedImages, targets: Sequence[Target], 
         progress.forget()
         path, reason = next(iter(skipped.items()))
         raise ValueError(f"none of the {len(images)} files can be read as an image; {path!r}: {reason}.")
-    write_table(run / "assignments.csv", ASSIGNMENTS, assignment_rows(progress, collection))
-    write_table(run / "receipts.csv", RECEIPTS, receipt_rows(progress, collection, targets))
-    write_skipped(run / "skipped.csv", collection.skipped | skipped)
+    write_table(folder / "assignments.csv", ASSIGNMENTS, assignment_rows(progress, collection))
+    write_table(folder / "receipts.csv", RECEIPTS, receipt_rows(progress, collection, targets))
+    write_skipped(folder / "skipped.csv", collection.skipped | skipped)
     times = progress.times()
     metrics = {
         "n_images": explained.images,
@@ -186,7 +190,7 @@ def _write_tables(run: Path, images: PreparedImages, targets: Sequence[Target], 
         "seconds": times,
         "images_per_second": images_per_second(len(images), times),
     }
-    write_json(run / METRICS, metrics)
+    write_json(folder / METRICS, metrics)
     return metrics
 
 
@@ -205,7 +209,7 @@ def _first(n_images: int, limit: int | None) -> Sequence[int]:
     return range(n_images if limit is None else min(whole_number("limit", limit, 1), n_images))
 
 
-def _report(run: Path, metrics: dict[str, Any]) -> None:
+def _report(folder: Path, metrics: dict[str, Any]) -> None:
     """What a person wants to know at the end."""
     skipped, weak = metrics["n_skipped"], metrics["n_weak"]
     say(f"{metrics['n_images']} images explained{f'; {skipped} skipped, see skipped.csv' if skipped else ''}")
@@ -214,5 +218,5 @@ def _report(run: Path, metrics: dict[str, Any]) -> None:
             f"in {weak} of {metrics['n_heatmaps']} heatmaps the pixels hold less than half of the discriminant; biases "
             "and stabilisers absorbed the rest, see receipts.csv"
         )
-    say(f"heatmaps: {short(run / 'heatmaps')}")
-    say(f"galleries: tensorboard --logdir {quote(str(short(run)))}")
+    say(f"heatmaps: {short(folder / 'heatmaps')}")
+    say(f"galleries: tensorboard --logdir {quote(str(short(folder)))}")

@@ -70,7 +70,7 @@ class Clustering(Protocol):
         """
 
     def settings(self) -> dict[str, Any]:
-        """Plain values, for tables of hyper-parameters."""
+        """Plain values that tell it from all others, for tables of hyper-parameters."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class KMeansHead:
         return Fitted(head, _nearest(centroids), figures, seconds_before=seconds_before)
 
     def settings(self) -> dict[str, Any]:
-        return asdict(self)
+        return {"name": "kmeans", **asdict(self)}
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ class KernelKMeansHead:
             whole_number("head.max_supports", self.max_supports, self.n_clusters)
 
     def fit(self, features: FeatureStore, labels: Sequence[str], trainer: pl.Trainer, seed: int, saved: Path) -> Fitted:
-        settings = self.settings()
+        settings = asdict(self)
         del settings["beta"]
         model = KernelKMeans(**settings, random_state=seed).fit(features.open())
         if trainer.logger is not None:
@@ -161,7 +161,7 @@ class KernelKMeansHead:
         return Fitted(head, nearest, figures)
 
     def settings(self) -> dict[str, Any]:
-        return asdict(self)
+        return {"name": "kernel_kmeans", **asdict(self)}
 
 
 @dataclass(frozen=True)
@@ -199,7 +199,7 @@ class GroupMeansHead:
         return Fitted(head, _nearest(means), {}, groups.tolist())
 
     def settings(self) -> dict[str, Any]:
-        return asdict(self)
+        return {"name": "group_means", **asdict(self)}
 
 
 def _nearest(centroids: Tensor) -> Callable[[Tensor], tuple[Tensor, Tensor]]:

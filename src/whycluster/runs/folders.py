@@ -2,9 +2,10 @@
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,15 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
+from whycluster.data.listing import FINISHED, REQUEST, UNFINISHED, is_run, is_unfinished_run
 from whycluster.explain.model import FILE_NAME
 from whycluster.files import is_left_over, to_disk, write_json
 from whycluster.runs.ranks import is_first
 
 TRAIN_RUNS = Path("outputs/train")
-UNFINISHED = "unfinished"  # sub-folder of a run that is not done
-GONE = f".{UNFINISHED}.gone"  # that sub-folder, while it is being removed
-DONE = ".request.json"  # what a run was begun with that is done
+GONE = f".{UNFINISHED}.gone"  # the sub-folder of a run that is not done, while it is being removed
 CHECKPOINT = "checkpoint"  # where the model of a request was found; results depend on what it holds, not on the place
-LOOSE = ("tensorboard", "clusters")  # results that others write, who do not wait for the disk
+LOOSE = "tensorboard"  # what others write, who do not wait for the disk
 
 
 class Run:
@@ -48,7 +48,8 @@ class Run:
             raise ValueError("resume=true goes on with a run and overwrite=true begins it anew; choose one of them.")
         self.folder, self.state, self.results = folder, folder / UNFINISHED, tuple(results)
         self.resume, self.overwrite = resume, overwrite
-        self.lock = FileLock(self.state / "lock", timeout=0)
+        self.lock_file = self.state / "lock"
+        self.lock = FileLock(self.lock_file, timeout=0)
         self._was_begun = False
 
     def is_finished(self, request: dict[str, Any]) -> bool:
@@ -57,12 +58,10 @@ class Run:
         Raises:
             ValueError: if it was something else that is done.
         """
-        done = _request(self.folder / DONE) if self.resume else None
-        if done is None or self.begun():
+        done = _request(self.folder / FINISHED) if self.resume else {}
+        if not done or self.begun():
             return False
         self._check_same("that is finished", done, request)
-        if is_first():
-            _remove(self.folder / GONE)  # of a process that was killed as it tidied up
         return True
 
     def _found(self) -> list[str]:
@@ -70,7 +69,11 @@ class Run:
 
     def begun(self) -> dict[str, Any]:
         """What a run was begun with that did not finish; empty if there is none."""
-        return _request(self.state / "request.json") or {}
+        return _request(self.state / REQUEST)
+
+    def asked(self) -> dict[str, Any]:
+        """What a run was begun with, whether it finished or not; empty if there is none."""
+        return self.begun() or _request(self.folder / FINISHED)
 
     def claim(self, request: dict[str, Any]) -> None:
         """Takes the folder, for a run that is new or goes on.
@@ -82,6 +85,11 @@ class Run:
             ValueError: if another process works on it, or there is something that may not be replaced.
         """
         self._check_free()
+        if self.state.exists() and any(self.state.iterdir()) and not (self.lock_file.exists() or self.begun()):
+            raise ValueError(
+                f"{str(self.state)!r} is a folder of somebody else's, and runs need that name; choose another "
+                "hydra.run.dir."
+            )
         self.state.mkdir(parents=True, exist_ok=True)
         try:
             self.lock.acquire()
@@ -103,7 +111,7 @@ class Run:
                 )
             else:
                 self._clear_state()
-                write_json(self.state / "request.json", request)
+                write_json(self.state / REQUEST, request)
                 to_disk(self.folder)
             for left in filter(is_left_over, self.folder.rglob("*.part")):
                 left.unlink(missing_ok=True)
@@ -128,32 +136,41 @@ class Run:
 
     def clear(self, spared: Sequence[str] = ()) -> None:
         """Removes old results but some, once new ones are sure to come."""
-        for name in {*self.results, DONE} - set(spared):
+        for name in {*self.results, FINISHED} - set(spared):
             _remove(self.folder / name)
 
     def _clear_state(self) -> None:
-        _remove(self.state / "request.json")  # first: what is left without it counts for nothing
+        _remove(self.state / REQUEST)  # first: what is left without it counts for nothing
         to_disk(self.state)
         for path in self.state.iterdir():
-            if path.name != "lock":
+            if path != self.lock_file:
                 _remove(path)
 
     def release(self) -> None:
         """Lets go of a folder whose run did not finish; of one that has done nothing no trace is left."""
         noted = {path.name for path in self.state.iterdir()} if self.state.exists() else set()
-        if noted <= {"lock", "request.json"} and not self._was_begun:
+        if noted <= {self.lock_file.name, REQUEST} and not self._was_begun:
             self._remove_state()
         else:
             self.lock.release()
 
     def finish(self) -> None:
         """The run is done: all its results are on the disk."""
-        for name in LOOSE:
-            for path in (self.folder / name).rglob("*"):
-                to_disk(path)
-            to_disk(self.folder / name)
-        write_json(self.folder / DONE, self.begun())
+        for path in (self.folder / LOOSE, *(self.folder / LOOSE).rglob("*")):
+            to_disk(path)
+        write_json(self.folder / FINISHED, self.begun())
         self._remove_state()
+
+    def tidy(self) -> None:
+        """Removes what a process has left in a finished run that was killed as it ended it, or as it began anew."""
+        _remove(self.folder / GONE)
+        if self.state.exists():
+            with suppress(Timeout):  # somebody begins anew just now
+                self.lock.acquire()
+                if self.begun():
+                    self.lock.release()
+                else:
+                    self._remove_state()
 
     def _remove_state(self) -> None:
         gone = self.folder / GONE
@@ -191,13 +208,13 @@ def find_checkpoint(checkpoint: str) -> Path:
     """
     if checkpoint != "latest":
         path = Path(str(checkpoint)).expanduser()  # a folder named 2024 arrives as a number
-        if (path / UNFINISHED).exists() or (path.name == FILE_NAME and (path.parent / UNFINISHED).exists()):
+        if is_unfinished_run(path) or (path.name == FILE_NAME and is_unfinished_run(path.parent)):
             raise ValueError(
                 f"the run in {str(path)!r} did not finish; go on with it by python train.py …, the command that began "
                 "it, with its folder as hydra.run.dir and resume=true."
             )
         return path / FILE_NAME if path.is_dir() else path
-    finished = [path for path in TRAIN_RUNS.glob(f"**/{FILE_NAME}") if not (path.parent / UNFINISHED).exists()]
+    finished = [path for path in _models(TRAIN_RUNS) if not is_unfinished_run(path.parent)]
     if not finished:
         raise ValueError(
             f"there is no finished train run in {TRAIN_RUNS}; run python train.py first, "
@@ -206,21 +223,31 @@ def find_checkpoint(checkpoint: str) -> Path:
     return max(finished, key=lambda path: path.stat().st_mtime_ns)
 
 
+def _models(runs: Path) -> Iterator[Path]:
+    """Model files of runs in a folder; not those below a run, where photos may lie that have such a name."""
+    for folder, subfolders, files in os.walk(runs):
+        if is_run(Path(folder)):
+            subfolders.clear()
+            if FILE_NAME in files:
+                yield Path(folder) / FILE_NAME
+
+
 def _differing(begun: dict[str, Any], request: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
     """Name, value before and value now of what is different, settings within settings by their full names."""
-    for name, value in request.items():
-        was = begun.get(name)
+    for name in [*request, *(begun.keys() - request.keys())]:
+        was, value = begun.get(name), request.get(name)
         if isinstance(value, dict) and isinstance(was, dict):
             yield from _differing(was, value, f"{prefix}{name}.")
         elif was != value:
             yield prefix + name, was, value
 
 
-def _request(path: Path) -> dict[str, Any] | None:
+def _request(path: Path) -> dict[str, Any]:
+    """What a run was begun with; empty if no such file is there."""
     try:
         request: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        return None
+        return {}
     return request
 
 

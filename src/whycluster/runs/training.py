@@ -34,6 +34,7 @@ from whycluster.runs.folders import Run, digest, working_on
 from whycluster.runs.ranks import is_first
 from whycluster.runs.settings import full_precision, images_per_second, whole_number
 
+NAMED = 10  # images that a report gives by name
 RESULTS = (FILE_NAME, "assignments.csv", "metrics.json", "skipped.csv", FEATURES, "clusters", "tensorboard")
 
 
@@ -95,12 +96,15 @@ def train(
     settings = {"backbone": backbone.origin, "head": head.settings(), "data": data.source, "seed": seed}
     request = settings | {
         "command": "train",
-        "images": digest(data.paths),
+        "images": f"{len(data.paths)} files named {digest(data.paths)}",
         "weights": digest(backbone.state_dict().values()),
         "batch_size": batch_size,
         "precision": getattr(trainer, "keywords", {}).get("precision"),
+        "export": export,
     }
     if run.is_finished(request):
+        if is_first():
+            run.tidy()
         say(f"the run in {short(run.folder)} is finished already")
         return _kept_metrics(run)
     with working_on(run, request):
@@ -198,13 +202,13 @@ def _sample(n_rows: int, size: int, seed: int) -> np.ndarray:
     return np.sort(chosen)
 
 
-def _write(run: Path, data: Collection, extracted: Extraction, assigned: Assigned, export: str) -> dict[str, str]:
+def _write(folder: Path, data: Collection, extracted: Extraction, assigned: Assigned, export: str) -> dict[str, str]:
     """Tables, features, and the images of each cluster; returns which of these could not be laid out, and why."""
-    write_table(run / "assignments.csv", ASSIGNMENTS, _table(data, extracted.rows, assigned))
-    write_skipped(run / "skipped.csv", extracted.skipped)
-    _place(extracted.features.path, run / FEATURES)
+    write_table(folder / "assignments.csv", ASSIGNMENTS, _table(data, extracted.rows, assigned))
+    write_skipped(folder / "skipped.csv", extracted.skipped)
+    _place(extracted.features.path, folder / FEATURES)
     members = zip(extracted.rows.tolist(), assigned.cluster.tolist(), strict=True)
-    return export_clusters(run / "clusters", data, members, export)
+    return export_clusters(folder / "clusters", data, members, export)
 
 
 def _place(file: Path, path: Path) -> None:
@@ -240,15 +244,17 @@ def _show(
     board.experiment.flush()
 
 
-def _report(run: Path, metrics: dict[str, Any], lost: dict[str, str], explainable: bool) -> None:
+def _report(folder: Path, metrics: dict[str, Any], lost: dict[str, str], explainable: bool) -> None:
     """What a person wants to know at the end."""
-    for path, reason in lost.items():
+    for path, reason in list(lost.items())[:NAMED]:
         say(f"not laid out: {path}: {reason}")
+    if len(lost) > NAMED:
+        say(f"not laid out: {len(lost) - NAMED} more")
     agreement = f", NMI {metrics['nmi']:.2f} with the labels" if "nmi" in metrics else ""
     baseline = f" (raw pixels: {metrics['raw_pixels']['nmi']:.2f})" if "raw_pixels" in metrics else ""
     skipped = f"; {metrics['n_skipped']} skipped, see skipped.csv" if metrics["n_skipped"] else ""
     say(f"{metrics['n_images']} images in {metrics['n_clusters']} clusters{agreement}{baseline}{skipped}")
-    say(f"model and tables: {short(run)}")
-    say(f"look at the clusters: tensorboard --logdir {quote(str(short(run)))}")
+    say(f"model and tables: {short(folder)}")
+    say(f"look at the clusters: tensorboard --logdir {quote(str(short(folder)))}")
     if explainable:
-        say(f"explain them: python explain.py {override('checkpoint', short(run))}")
+        say(f"explain them: python explain.py {override('checkpoint', short(folder))}")
