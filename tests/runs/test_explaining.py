@@ -74,9 +74,8 @@ def test_the_newest_finished_run_is_explained(trained, run, tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match="no finished train run"):
         run("explain", tmp_path / "why")
-    (tmp_path / "outputs/train/old").mkdir(parents=True)
-    (tmp_path / "outputs/train/old/model.ckpt").write_bytes((trained / "model.ckpt").read_bytes())
-    (tmp_path / "outputs/train/unfinished").mkdir()
+    shutil.copytree(trained, tmp_path / "outputs/train/old")
+    (tmp_path / "outputs/train/begun/unfinished").mkdir(parents=True)
     assert len(table(run("explain", tmp_path / "why", "limit=2") / "assignments.csv")) == 2
 
 
@@ -132,6 +131,11 @@ def test_going_on_from_latest_goes_on_with_what_was_latest_then(trained, run, tm
     assert find_checkpoint("latest").parent.name == "second"
     run("explain", tmp_path / "run", *settings, "resume=true")
     assert json.loads((tmp_path / "run" / ".request.json").read_text())["checkpoint"] == str(first / "model.ckpt")
+    before = (tmp_path / "run" / "receipts.csv").stat().st_mtime_ns
+    run("explain", tmp_path / "run", *settings, "resume=true")
+    assert (tmp_path / "run" / "receipts.csv").stat().st_mtime_ns == before
+    with pytest.raises(ValueError, match=r"begun with evaluation=None, and now it is \{"):
+        run("explain", tmp_path / "run", *settings, "resume=true", "evaluate=true")
 
 
 def test_images_of_which_none_could_be_read_may_be_put_right(trained, run, tmp_path):

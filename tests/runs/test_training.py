@@ -1,5 +1,6 @@
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +91,7 @@ def test_no_readable_image_is_an_error(run, tmp_path):
     with pytest.raises(ValueError, match=r"none of the 3 files can be read as an image; '0.jpg': not an image"):
         run("train", tmp_path / "run", "data=folder", f"data.root={tmp_path / 'bad'}", "head.n_clusters=2")
     assert not (tmp_path / "run" / "model.ckpt").exists()
+    assert not (tmp_path / "run" / "unfinished").exists()  # as nothing is done
 
 
 def test_more_clusters_than_readable_images_is_an_error(run, photos, tmp_path):
@@ -103,6 +105,19 @@ def test_results_are_not_replaced_unless_asked(run, small, tmp_path):
         run("train", folder, *small)
     run("train", folder, "data.limit=90", *small[1:], "overwrite=true")
     assert len(table(folder / "assignments.csv")) == 90
+
+
+@pytest.mark.parametrize(
+    ("other", "differs"),
+    [
+        (("head=group_means",), r"head\.name=kmeans, and now it is group_means"),
+        (("head.n_clusters=6", "head.n_init=2", "export=links"), "export=none, and now it is links"),
+    ],
+)
+def test_a_run_does_not_go_on_with_other_settings(trained, run, tmp_path, other, differs):
+    folder = shutil.copytree(trained, tmp_path / "run")
+    with pytest.raises(ValueError, match=f"begun with {differs}"):
+        run("train", folder, "data.limit=150", *other, "resume=true")
 
 
 def test_a_request_that_fails_costs_no_old_results(trained, run, small, tmp_path):

@@ -94,7 +94,8 @@ def explain(
     explainer = Explainer(model, composite, head_rule, beta, residual)  # type: ignore[arg-type]  # it checks
     if check:
         say(f"{short(file.absolute())}, composite {composite}, residual sums by {explainer.residual}")
-        say(explainer.lrp.describe())
+        for line in explainer.lrp.describe().splitlines():
+            say(line)
         return 0
     evaluator = evaluation or Evaluator()
     if evaluate:

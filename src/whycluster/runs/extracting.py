@@ -72,7 +72,7 @@ def extract(
     unread = progress.skipped()
     if len(unread) == len(images):
         progress.forget()
-        writer.path.unlink()
+        writer.path.unlink(missing_ok=True)
         index, reason = next(iter(unread.items()))
         raise ValueError(f"none of the {len(images)} files can be read as an image; {data.paths[index]!r}: {reason}.")
     rows = np.setdiff1d(np.arange(len(images)), list(unread))
