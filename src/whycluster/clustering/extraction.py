@@ -1,18 +1,16 @@
 """Images `->` features: a LightningModule that computes them, and a callback that stores them by number."""
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import BasePredictionWriter
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from whycluster.clustering.features import FeatureStore
-from whycluster.data import Batch, PreparedImages, Progress, Stopwatch, image_loader
+from whycluster.data import Batch, PreparedImages, Progress
+from whycluster.data.prediction import ImagePass, PassWriter
 from whycluster.files import to_disk
 
 
@@ -24,15 +22,12 @@ class Extracted(NamedTuple):
     skipped: dict[int, str]
 
 
-class FeatureExtractor(pl.LightningModule):
-    """Features of images; several processes share the images, each taken once.
+class FeatureExtractor(ImagePass):
+    """Features of images.
 
     Args:
         backbone: images `(n, 3, H, W)` uint8 `->` features `(n, D)`.
-        images: the images.
-        batch_size: how many at once.
-        num_workers: processes that decode.
-        done: images that are not wanted again, `(N,)` bool.
+        images: the images; this and what follows as in `ImagePass`.
     """
 
     def __init__(
@@ -43,21 +38,15 @@ class FeatureExtractor(pl.LightningModule):
         num_workers: int,
         done: np.ndarray | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(images, batch_size, num_workers, done)
         self.backbone = backbone
-        self.images = images
-        self.batch_size, self.num_workers, self.done = batch_size, num_workers, done
-
-    def predict_dataloader(self) -> DataLoader[Any]:
-        rank, world_size = self.trainer.global_rank, self.trainer.world_size
-        return image_loader(self.images, self.batch_size, self.num_workers, rank, world_size, self.done)
 
     def predict_step(self, batch: Batch) -> Extracted:
         features = self.backbone(batch.images) if len(batch) else torch.empty(0)
         return Extracted(batch.indices, features, batch.skipped)
 
 
-class FeatureWriter(BasePredictionWriter):
+class FeatureWriter(PassWriter):
     """Writes features to a file as they come, and takes note of it.
 
     Args:
@@ -67,8 +56,9 @@ class FeatureWriter(BasePredictionWriter):
     """
 
     def __init__(self, path: Path, n_features: int, progress: Progress) -> None:
-        super().__init__(write_interval="batch")
-        self.path, self.n_features, self.progress = path, n_features, progress
+        super().__init__(progress)
+        self.path, self.n_features = path, n_features
+        self._store: FeatureStore | None = None
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not self.path.exists() and self.progress.done.any():
@@ -77,41 +67,26 @@ class FeatureWriter(BasePredictionWriter):
             )
         if trainer.is_global_zero and not self.path.exists():
             FeatureStore.create(self.path, len(self.progress.done), self.n_features)
-        trainer.strategy.barrier("features")
+        super().on_predict_start(trainer, pl_module)  # where the others wait for the file
         self._store = FeatureStore(self.path)
-        self.progress.begin(trainer.global_rank)
-        self._watch = Stopwatch()
 
-    def on_predict_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
-        self._watch.lap("waiting for images")
-
-    def write_on_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        prediction: Extracted,
-        batch_indices: Sequence[int] | None,
-        batch: Batch,
-        batch_idx: int,
-        dataloader_idx: int,
-    ) -> None:
+    def write(self, prediction: Extracted, batch: Batch) -> None:
+        assert self._store is not None  # for the type checker: prediction has started
         features = prediction.features.float().cpu().numpy()
-        self._watch.lap("network")
+        self.watch.lap("network")
         if len(prediction.indices):
             self._store.write(prediction.indices.numpy(), features)
-        self._watch.lap("writing")
+        self.watch.lap("writing")
         rows = batch.rows
-        if rows and self.progress.add(rows[0], len(rows), self._watch.taken(), skipped=prediction.skipped):
+        if rows and self.progress.add(rows[0], len(rows), self.watch.taken(), skipped=prediction.skipped):
             self._note()
-            self._watch.lap("writing")
+            self.watch.lap("writing")
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._note()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        if hasattr(self, "_store"):
+        if self._store is not None:
             self._note()
 
     def _note(self) -> None:

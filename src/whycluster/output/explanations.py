@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytorch_lightning as pl
 from PIL import Image
-from pytorch_lightning.callbacks import BasePredictionWriter
 from torch import Tensor
 
-from whycluster.data import Batch, Collection, PreparedImages, Progress, Stopwatch, UnreadableImageError
+from whycluster.data import Batch, Collection, PreparedImages, Progress, UnreadableImageError
+from whycluster.data.prediction import PassWriter
 from whycluster.explain import Explanation, Target
 from whycluster.explain.predict import Explained
 from whycluster.files import to_disk, written_whole
@@ -28,7 +28,7 @@ THREADS = 2  # that draw and write: much of their time they wait for the disk
 BATCHES_UNDER_WAY = 2  # whose files may still be being written when the next is explained
 
 
-class ExplanationWriter(BasePredictionWriter):
+class ExplanationWriter(PassWriter):
     """Writes explanations as they come, and takes note of it; memory does not grow with them.
 
     Pictures are drawn and files written by threads of their own, while the next images are explained.
@@ -41,35 +41,19 @@ class ExplanationWriter(BasePredictionWriter):
     """
 
     def __init__(self, folder: Path, collection: Collection, targets: Sequence[Target], progress: Progress) -> None:
-        super().__init__(write_interval="batch")
-        self.folder, self.collection, self.targets, self.progress = folder, collection, targets, progress
+        super().__init__(progress)
+        self.folder, self.collection, self.targets = folder, collection, targets
         self._threads: ThreadPoolExecutor | None = None
         self._under_way: deque[_UnderWay] = deque()
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        trainer.strategy.barrier("explanations")  # what was done is known to all before anybody adds to it
-        self.progress.begin(trainer.global_rank)
+        super().on_predict_start(trainer, pl_module)
         self._threads = ThreadPoolExecutor(THREADS)
-        self._watch = Stopwatch()
 
-    def on_predict_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
-        self._watch.lap("waiting for images")
-
-    def write_on_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        prediction: Explained,
-        batch_indices: Sequence[int] | None,
-        batch: Batch,
-        batch_idx: int,
-        dataloader_idx: int,
-    ) -> None:
+    def write(self, prediction: Explained, batch: Batch) -> None:
         explanations = [_on_cpu(explanation) for explanation in prediction.explanations]
         photos, rows = prediction.images.cpu(), batch.rows
-        self._watch.lap("explaining")
+        self.watch.lap("explaining")
         if not rows:
             return
         assert self._threads is not None  # for the type checker: prediction has started
@@ -82,7 +66,7 @@ class ExplanationWriter(BasePredictionWriter):
         self._under_way.append(_UnderWay(files, rows, entry))
         while len(self._under_way) > BATCHES_UNDER_WAY:
             self._settle()
-        self._watch.lap("writing")
+        self.watch.lap("writing")
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._close()
@@ -105,8 +89,8 @@ class ExplanationWriter(BasePredictionWriter):
         folders = {folder for written in files for folder in written.result()}
         for folder in sorted(folders):
             to_disk(folder)
-        self._watch.lap("writing")
-        if self.progress.add(rows[0], len(rows), self._watch.taken(), **entry):
+        self.watch.lap("writing")
+        if self.progress.add(rows[0], len(rows), self.watch.taken(), **entry):
             self.progress.note()
         self._under_way.popleft()
 
