@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from whycluster.clustering.features import FeatureStore
+from whycluster.clustering.kernel_fit import saved_seconds
 from whycluster.clustering.kernel_kmeans import KernelKMeans, check_gamma
 from whycluster.clustering.kmeans import assign
 from whycluster.clustering.lloyd import KMeans
@@ -147,7 +148,8 @@ class KernelKMeansHead:
     def fit(self, features: FeatureStore, labels: Sequence[str], trainer: pl.Trainer, seed: int, saved: Path) -> Fitted:
         settings = asdict(self)
         del settings["beta"]
-        model = KernelKMeans(**settings, random_state=seed).fit(features.open())
+        seconds_before = saved_seconds(saved)
+        model = KernelKMeans(**settings, random_state=seed, saved=saved).fit(features.open())
         if trainer.logger is not None:
             trainer.logger.log_metrics({"kernel_kmeans/inertia": model.inertia_}, step=model.n_iter_)
         supports, clusters = torch.from_numpy(model.supports_).double(), torch.from_numpy(model.support_labels_)
@@ -158,7 +160,7 @@ class KernelKMeansHead:
         figures = {"inertia": model.inertia_, "n_iter": model.n_iter_, "gamma": model.gamma_}
         figures |= {"n_supports": len(supports), "agreement_of_supports": model.agreement_}
         head = _with_beta(NeuralizedKernelKMeans(supports, clusters, model.gamma_), self.beta, features)
-        return Fitted(head, nearest, figures)
+        return Fitted(head, nearest, figures, seconds_before=seconds_before)
 
     def settings(self) -> dict[str, Any]:
         return {"name": "kernel_kmeans", **asdict(self)}
