@@ -238,16 +238,16 @@ def test_longer_names_are_cut_and_stay_different(name):
     ("target", "question"),
     [
         ("assigned", "red speaks for cluster {c}, blue against it; "),
-        ("runner_up", "why {e}: discriminant {d}; red speaks for {e}, blue against it; "),
-        ("1", "why 1: discriminant {d}; red speaks for 1, blue against it; "),
-        ("1:2", "why 1 and not 2: discriminant {d}; red speaks for 1, blue against it; "),
+        ("runner_up", "why {e}: discriminant {d}\nred speaks for {e}, blue against it; "),
+        ("1", "why 1: discriminant {d}\nred speaks for 1, blue against it; "),
+        ("1:2", "why 1 and not 2: discriminant {d}\nred speaks for 1, blue against it; "),
     ],
 )
 def test_captions_say_what_is_explained(model, target, question):
     images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     explanation = Explainer(model).explain(images, target)
     cluster, discriminant, probability, runner_up = (column[1].item() for column in explanation.assignment)
-    name, where, asked = caption("a/b.png", *parse_target(target, 3), explanation, 1).split("\n")
+    name, where, asked = caption("a/b.png", *parse_target(target, 3), explanation, 1).split("\n", 2)
     assert name == "a/b.png"
     assert where == (
         f"cluster {cluster}, runner-up {runner_up}, discriminant {discriminant:.4g}, probability {probability:.0%}"

@@ -170,3 +170,11 @@ def test_any_caption_can_be_drawn(caption, lines):
 def test_a_line_wider_than_a_narrow_panel():
     sheet = side_by_side([Image.new("RGB", (2, 10))], "ab\nc\n")
     assert sheet.width == 2 + 2 * GAP
+
+
+@pytest.mark.parametrize(
+    ("text", "drawn"), [("süß Äpfel", "suss Apfel"), ("Øl, œuf, łódź", "Ol, oeuf, lodz"), ("日本 a", "?? a")]
+)
+def test_letters_that_the_font_does_not_have(text, drawn):
+    panel = Image.new("RGB", (224, 20))
+    assert side_by_side([panel], text).tobytes() == side_by_side([panel], drawn).tobytes()

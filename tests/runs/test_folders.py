@@ -73,7 +73,7 @@ def test_a_folder_of_somebody_elses_with_that_name_is_left_alone(folder):
     (folder / UNFINISHED).mkdir(parents=True)
     (folder / UNFINISHED / "thesis.txt").touch()
     for settings in ({}, {"overwrite": True}, {"resume": True}):
-        with pytest.raises(ValueError, match=r"is a folder of somebody else's"):
+        with pytest.raises(ValueError, match=r"holds unfinished, which is not of a run"):
             Run(folder, RESULTS, **settings).claim(REQUEST)
     assert [path.name for path in folder.rglob("*.*")] == ["thesis.txt"]
 
@@ -130,12 +130,21 @@ def test_going_on_where_nothing_was_begun_begins(folder):
     assert finished(folder)
 
 
+@pytest.mark.parametrize("settings", [{}, {"overwrite": True}, {"resume": True}])
+def test_what_is_not_of_a_run_is_never_replaced(folder, settings):
+    (folder / "tensorboard").mkdir(parents=True)
+    (folder / "tensorboard" / "photo.png").touch()
+    with pytest.raises(ValueError, match=r"already holds tensorboard, which is not of a run, and stays"):
+        Run(folder, RESULTS, **settings).claim(REQUEST)
+    assert [path.name for path in folder.rglob("*")] == ["tensorboard", "photo.png"]
+
+
 def test_results_are_not_replaced_unless_asked(folder):
-    folder.mkdir()
-    (folder / "model.ckpt").touch()
-    with pytest.raises(ValueError, match=r"already holds model\.ckpt"):
+    with working_on(Run(folder, RESULTS), REQUEST):
+        (folder / "model.ckpt").touch()
+    with pytest.raises(ValueError, match=r"already holds model\.ckpt; choose another hydra\.run\.dir, or overwrite"):
         Run(folder, RESULTS).claim(REQUEST)
-    assert [path.name for path in folder.iterdir()] == ["model.ckpt"]
+    assert sorted(path.name for path in folder.iterdir()) == [FINISHED, "model.ckpt"]
     run = Run(folder, RESULTS, overwrite=True)
     with working_on(run, REQUEST):
         assert (folder / "model.ckpt").exists()  # until new ones are sure to come

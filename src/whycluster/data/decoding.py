@@ -46,8 +46,10 @@ def read_image(path: Path) -> Image.Image:
         raise UnreadableImageError("no permission to read the file") from None
     except FileNotFoundError:
         raise UnreadableImageError("the file does not exist (any more), or the link is broken") from None
-    except (Image.DecompressionBombError, MemoryError):
-        raise UnreadableImageError("too many pixels to be decoded safely; scale it down first") from None
+    except Image.DecompressionBombError as error:
+        raise UnreadableImageError(f"too many pixels to be decoded safely, scale it down first: {error}") from None
+    except MemoryError:
+        raise UnreadableImageError("there is not enough memory to decode it; scale it down first") from None
     except Exception as error:  # on damaged files Pillow's decoders raise whatever their parsers stumble over
         if isinstance(error, OSError) and error.strerror:
             raise UnreadableImageError(f"cannot be read: {error.strerror}") from error

@@ -225,7 +225,7 @@ def caption(path: str, target: Target, explanation: Explanation, place: int) -> 
     if target.name != "assigned":
         against = "" if target.against is None else f" and not {target.against}"
         value = float(explanation.discriminant[place])
-        question = f"why {explained}{against}: discriminant {value:.4g}; red speaks for {explained}, blue against it"
+        question = f"why {explained}{against}: discriminant {value:.4g}\nred speaks for {explained}, blue against it"
     return f"{path}\n{where}\n{question}; the pixels hold {share_at_pixels(explanation, place):.0%} of the discriminant"
 
 

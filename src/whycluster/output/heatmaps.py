@@ -15,6 +15,8 @@ BLUR = 1 / 150  # of a photo's width: what the overlay (never the heatmap) is bl
 FONT_SIZE = 15
 TEXT, PAPER = (24, 24, 28), (255, 255, 255)
 GAP = 6
+# Letters that are no others with an accent.
+SPELLED = str.maketrans({"ß": "ss", "æ": "ae", "Æ": "Ae", "œ": "oe", "Œ": "Oe", "ø": "o", "Ø": "O", "ł": "l", "Ł": "L"})
 
 
 def colour_scale(relevance: np.ndarray) -> float:
@@ -85,7 +87,8 @@ def side_by_side(panels: list[Image.Image], caption: str = "") -> Image.Image:
 
 def _plain(line: str) -> str:
     """The line in the letters that Pillow's own font has: accents fall off, other scripts become question marks."""
-    letters = (letter for letter in unicodedata.normalize("NFKD", line) if not unicodedata.combining(letter))
+    decomposed = unicodedata.normalize("NFKD", line.translate(SPELLED))
+    letters = (letter for letter in decomposed if not unicodedata.combining(letter))
     return "".join(letters).encode("ascii", "replace").decode()
 
 

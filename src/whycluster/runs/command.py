@@ -20,7 +20,7 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from whycluster.data.listing import is_unfinished_run
+from whycluster.data.listing import is_run, is_unfinished_run
 from whycluster.output.console import override, shell_word, short
 from whycluster.runs.ranks import end_with_parent, is_first
 
@@ -110,7 +110,7 @@ def _way_on() -> str:
     several = hydra.mode == RunMode.MULTIRUN
     key, folder = ("hydra.sweep.dir", hydra.sweep.dir) if several else ("hydra.run.dir", hydra.runtime.output_dir)
     if not several and not is_unfinished_run(Path(folder)):
-        return "nothing was done."
+        return "the run is finished." if is_run(Path(folder)) else "nothing was done."
     settings = [word for word in sys.argv[1:] if not word.startswith((f"{key}=", "resume=", "overwrite="))]
     words = " ".join(shell_word(word) for word in ["python", sys.argv[0], *settings])
     return f"go on by: {words} {override(key, short(Path(folder)))} resume=true"

@@ -127,7 +127,8 @@ def explain(
         progress = Progress(run.state, "explained", len(prepared))
         if is_first():
             run.clear(spared=list(KINDS) if progress.done.any() else [])
-            say(f"explaining {len(prepared)} images with {short(file.absolute())}")
+            unlisted = f" ({len(collection.skipped)} more could not be listed)" if collection.skipped else ""
+            say(f"explaining {len(prepared)} images{unlisted} with {short(file.absolute())}")
         explaining = _explain(explainer, targets, prepared, run, progress, trainer, batch_size, num_workers)
         if not explaining.is_global_zero:
             return 0

@@ -21,6 +21,7 @@ from whycluster.runs.ranks import is_first
 TRAIN_RUNS = Path("outputs/train")
 GONE = f".{UNFINISHED}.gone"  # the sub-folder of a run that is not done, while it is being removed
 CHECKPOINT = "checkpoint"  # where the model of a request was found; results depend on what it holds, not on the place
+OF_OTHERS = ", which is not of a run, and stays; choose another hydra.run.dir."
 LOOSE = "tensorboard"  # what others write, who do not wait for the disk
 
 
@@ -61,7 +62,7 @@ class Run:
         done = _request(self.folder / FINISHED) if self.resume else {}
         if not done or self.begun():
             return False
-        self._check_same("that is finished", done, request)
+        self._check_same("that is finished", "choose another hydra.run.dir", done, request)
         return True
 
     def _found(self) -> list[str]:
@@ -86,10 +87,7 @@ class Run:
         """
         self._check_free()
         if self.state.exists() and any(self.state.iterdir()) and not (self.lock_file.exists() or self.begun()):
-            raise ValueError(
-                f"{str(self.state)!r} is a folder of somebody else's, and runs need that name; choose another "
-                "hydra.run.dir."
-            )
+            raise ValueError(f"the run folder {str(self.folder)!r} already holds {UNFINISHED}{OF_OTHERS}")
         self.state.mkdir(parents=True, exist_ok=True)
         try:
             self.lock.acquire()
@@ -103,7 +101,7 @@ class Run:
             self._check_free()
             self._was_begun = bool(begun)
             if begun and self.resume:
-                self._check_same("that did not finish", begun, request)
+                self._check_same("that did not finish", "go on with what it was begun with", begun, request)
             elif begun and not self.overwrite:
                 raise ValueError(
                     f"the run folder {str(self.folder)!r} holds a run that did not finish; go on with it by "
@@ -120,18 +118,22 @@ class Run:
             raise
 
     def _check_free(self) -> None:
-        if not self.begun() and not self.overwrite and self._found():
+        """Refuses to replace what is there: results unless asked, and what is no result of a run in any case."""
+        if self.begun() or not self._found():
+            return
+        ours = is_run(self.folder) or self.lock_file.exists()
+        if not (ours and self.overwrite):
             raise ValueError(
-                f"the run folder {str(self.folder)!r} already holds {self._found()[0]}; choose another hydra.run.dir, "
-                "or overwrite=true."
+                f"the run folder {str(self.folder)!r} already holds {self._found()[0]}"
+                + ("; choose another hydra.run.dir, or overwrite=true." if ours else OF_OTHERS)
             )
 
-    def _check_same(self, which: str, begun: dict[str, Any], request: dict[str, Any]) -> None:
+    def _check_same(self, which: str, cure: str, begun: dict[str, Any], request: dict[str, Any]) -> None:
         for name, was, value in _differing(begun, json.loads(json.dumps(request))):
             if name != CHECKPOINT:
                 raise ValueError(
-                    f"the run in {str(self.folder)!r} {which} was begun with {name}={was}, and now it is {value}; go "
-                    "on with what it was begun with, or begin anew with overwrite=true and without resume=true."
+                    f"the run in {str(self.folder)!r} {which} was begun with {name}={was}, and now it is {value}; "
+                    f"{cure}, or begin anew with overwrite=true and without resume=true."
                 )
 
     def clear(self, spared: Sequence[str] = ()) -> None:
