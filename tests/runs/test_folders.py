@@ -108,6 +108,35 @@ def test_an_unfinished_run_is_not_begun_anew_unless_asked(folder):
         assert json.loads((state / "request.json").read_text()) == {"seed": 1}
 
 
+@pytest.mark.parametrize(
+    "launcher",
+    [
+        {"TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": "{n}"},
+        {
+            "SLURM_NTASKS": "{n}",
+            "SLURM_NTASKS_PER_NODE": "{n}",
+            "SLURM_JOB_NAME": "photos",
+            "SLURM_JOB_ID": "1",
+            "SLURM_PROCID": "0",
+        },
+    ],
+)
+def test_processes_that_start_at_once_do_not_begin_anew_what_did_not_finish(folder, launcher, monkeypatch):
+    state = stopped(folder).state
+    for n in (2, 1):
+        for name, value in launcher.items():
+            monkeypatch.setenv(name, value.format(n=n))
+        run = Run(folder, RESULTS, overwrite=True)
+        if n == 2:
+            with pytest.raises(ValueError, match="cannot agree on its end; remove the folder"):
+                run.claim(REQUEST)
+            Run(folder, RESULTS, resume=True).claim(REQUEST)
+            assert (state / "extracted.0.jsonl").exists()
+        else:
+            run.claim(REQUEST)
+            assert not (state / "extracted.0.jsonl").exists()
+
+
 @pytest.mark.parametrize("change", [{"seed": 1}, {"data": {"kind": "folder"}}, {"beta": 1}, {"more": 1}])
 def test_a_run_goes_on_only_as_it_was_begun(folder, change):
     stopped(folder)

@@ -16,7 +16,7 @@ from torch import Tensor
 from whycluster.data.listing import FINISHED, REQUEST, UNFINISHED, is_run, is_unfinished_run
 from whycluster.explain.model import FILE_NAME
 from whycluster.files import is_left_over, to_disk, write_json
-from whycluster.runs.ranks import is_first
+from whycluster.runs.ranks import is_first, started_together
 
 TRAIN_RUNS = Path("outputs/train")
 GONE = f".{UNFINISHED}.gone"  # the sub-folder of a run that is not done, while it is being removed
@@ -106,6 +106,11 @@ class Run:
                 raise ValueError(
                     f"the run folder {str(self.folder)!r} holds a run that did not finish; go on with it by "
                     "resume=true, or begin anew with overwrite=true."
+                )
+            elif begun and started_together():  # others may have read already what is about to go
+                raise ValueError(
+                    f"the run folder {str(self.folder)!r} holds a run that did not finish, and several processes that "
+                    "start at once cannot agree on its end; remove the folder, or go on with it by resume=true."
                 )
             else:
                 self._clear_state()

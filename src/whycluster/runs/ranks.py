@@ -7,6 +7,8 @@ from typing import TypeVar
 
 import pytorch_lightning as pl
 import torch.distributed
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from pytorch_lightning.utilities import rank_zero_only
 
 T = TypeVar("T")
@@ -16,6 +18,12 @@ WATCHER, WATCHED_EVERY = "end-with-parent", 0.5  # seconds
 def is_first() -> bool:
     """Whether this process is the first of several, or the only one; known before there is a trainer."""
     return not getattr(rank_zero_only, "rank", 0)
+
+
+def started_together() -> bool:
+    """Whether several processes were started at once, by torchrun or srun, and not by the first of them."""
+    launchers = (TorchElasticEnvironment, SLURMEnvironment)
+    return any(launcher.detect() and launcher().world_size() > 1 for launcher in launchers)
 
 
 def end_with_parent() -> None:
