@@ -98,3 +98,11 @@ def test_half_of_a_copy_does_not_stay(tmp_path, collection, monkeypatch):
     assert list(failed) == ["cat/1.png"]
     assert "input/output error" in failed["cat/1.png"]
     assert files(tmp_path / "clusters") == [name for name in LAID_OUT if not name.endswith("cat/1.png")]
+
+
+def test_a_name_too_long_to_lay_out_is_told(tmp_path, collection, monkeypatch):
+    monkeypatch.setattr(collection, "paths", [f"{'x' * 300}/1.png", *collection.paths[1:]])
+    monkeypatch.setattr(collection, "file", lambda index: collection.root / NAMES[index])
+    failed = export_clusters(tmp_path / "clusters", collection, CLUSTERS, "copies")
+    assert list(failed) == [collection.paths[0]]
+    assert "too long" in failed[collection.paths[0]]

@@ -155,9 +155,8 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-@pytest.mark.parametrize(
-    "limit", [20_000, 150_000, 200_000]
-)  # no room for the features, none for the model, and little
+# No room for the features, none for the model, and little.
+@pytest.mark.parametrize("limit", [20_000, 150_000, 200_000])
 def test_no_room_on_the_disk_is_an_error_and_nothing_is_taken_for_finished(tmp_path, limit):
     arguments = ("train.py", "data.limit=20", "head.n_clusters=2", "num_workers=0", "hydra.run.dir=run")
     command = [sys.executable, "-c", FULL, str(limit), ROOT / arguments[0], *arguments[1:], "trainer.accelerator=cpu"]

@@ -78,6 +78,16 @@ def test_a_folder_of_somebody_elses_with_that_name_is_left_alone(folder):
     assert [path.name for path in folder.rglob("*.*")] == ["thesis.txt"]
 
 
+def test_tidying_up_leaves_what_is_of_others(folder):
+    with working_on(Run(folder, RESULTS), REQUEST):
+        (folder / "model.ckpt").touch()
+    (folder / UNFINISHED).mkdir()
+    (folder / UNFINISHED / "thesis.txt").touch()
+    assert finished(folder)
+    Run(folder, RESULTS).tidy()
+    assert [path.name for path in (folder / UNFINISHED).iterdir()] == ["thesis.txt"]
+
+
 def test_a_run_that_fails_before_it_has_done_anything_leaves_nothing(folder):
     with (
         pytest.raises(ValueError, match="no"),

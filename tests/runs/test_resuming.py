@@ -19,11 +19,11 @@ TIMES = ("seconds", "seconds_extraction", "seconds_clustering", "images_per_seco
 
 
 def contents(folder):
-    """All that must be the same: names and bytes of all files but of logs, and of metrics without times."""
+    """All that must be the same: names and bytes of files but of TensorBoard's and Hydra's, and metrics but times."""
     found = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
-        if path.is_dir() or name.startswith((".hydra/", "tensorboard/")) or name.endswith(".log"):
+        if path.is_dir() or name.startswith((".hydra/", "tensorboard/")):
             continue
         found[name] = path.read_bytes()
         if name == "metrics.json":

@@ -93,7 +93,8 @@ def fit_kernel_kmeans(
         state = _restored(saved)
     else:
         state = _State.first(torch.stack([_start(kernel, n_clusters, random) for _ in range(n_init)]))
-    labels, iterations, settling, done = state.labels.to(x.device), state.iterations, state.settling, state.done
+    state.labels = state.labels.to(x.device)
+    labels, iterations, settling, done = state.labels, state.iterations, state.settling, state.done  # written in place
     since = time.monotonic()
     for _ in range(int(iterations.max()), max_iter):
         going = (~done).nonzero()[:, 0]
@@ -109,8 +110,8 @@ def fit_kernel_kmeans(
         labels[going] = new
         iterations[going] += 1
         if saved is not None and time.monotonic() - since > SAVED_EVERY:
-            seconds, since = state.seconds + time.monotonic() - since, time.monotonic()
-            state = _State(labels.cpu(), iterations, settling, done, seconds)
+            state.seconds += time.monotonic() - since
+            since = time.monotonic()
             with written_whole(saved) as beside, open(beside, "wb") as file:
                 torch.save(vars(state), file)
     _, within, counts = _similarities(kernel, labels, n_clusters)

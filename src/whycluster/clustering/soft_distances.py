@@ -65,5 +65,5 @@ def assign_softly(x: Tensor, supports: Tensor, labels: Tensor, gamma: float) -> 
 
 def squares(x: Tensor, others: Tensor) -> Tensor:
     """Squared distances `(N, M)` of rows near the origin."""
-    squares = torch.addmm(others.square().sum(1), x, others.T, alpha=-2)
-    return squares.add_(x.square().sum(1, keepdim=True)).clamp_(min=0)
+    products = torch.addmm(others.square().sum(1), x, others.T, alpha=-2)
+    return products.add_(x.square().sum(1, keepdim=True)).clamp_(min=0)

@@ -5,6 +5,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+NOT_TEXT = "the name is not UTF-8; rename it"
+# What tells a folder with results of this program: the request that they answer. Of a run that is done it lies in the
+# folder itself, else in a sub-folder.
+FINISHED, UNFINISHED, REQUEST = ".request.json", "unfinished", "request.json"
+
 
 class Listing(NamedTuple):
     """Files of a folder.
@@ -16,12 +21,6 @@ class Listing(NamedTuple):
 
     paths: list[str]
     skipped: dict[str, str]
-
-
-NOT_TEXT = "the name is not UTF-8; rename it"
-# What tells a folder with results of this program: the request that they answer. Of a run that is done it lies in the
-# folder itself, else in a sub-folder.
-FINISHED, UNFINISHED, REQUEST = ".request.json", "unfinished", "request.json"
 
 
 class _Found(NamedTuple):

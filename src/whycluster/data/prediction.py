@@ -42,13 +42,12 @@ class PassWriter(BasePredictionWriter):
         progress: what is done.
 
     Attributes:
-        watch: which part of the work takes how long.
+        watch: which part of the work takes how long, from the start of it.
     """
 
     def __init__(self, progress: Progress) -> None:
         super().__init__(write_interval="batch")
         self.progress = progress
-        self.watch = Stopwatch()
 
     @abstractmethod
     def write(self, prediction: Any, batch: Batch) -> None:

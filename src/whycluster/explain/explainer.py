@@ -98,7 +98,7 @@ class Explainer:
     ) -> None:
         if head_rule not in ("auto", "zero", "midpoint"):
             raise ValueError(f"head_rule={head_rule!r} is unknown; choose auto, zero or midpoint.")
-        beta = given_beta(beta)
+        self.beta = given_beta(beta)
         self.model = model
         self.head_rule: Rule = "zero" if head_rule == "auto" else head_rule
         self.composite = composite if isinstance(composite, str) else type(composite).__name__
@@ -106,7 +106,6 @@ class Explainer:
         if isinstance(composite, str):
             self.residual = RESIDUALS[self.head_rule] if residual == "auto" else residual
             composite = named_composite(composite, *model.backbone.bounds(), self.residual)
-        self.beta = beta
         self.lrp = LRP(model.backbone.network, composite)
 
     def explain(

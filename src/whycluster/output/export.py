@@ -43,13 +43,11 @@ def export_clusters(
         return failed
     shutil.rmtree(folder, ignore_errors=True)
     for index, cluster in clusters:
-        place = folder / str(cluster) / collection.paths[index]
         try:
-            _lay_out(place, collection, index, export)
+            _lay_out(folder / str(cluster) / collection.paths[index], collection, index, export)
         except (OSError, UnreadableImageError) as error:  # the clustering is worth more than a copy that fails
             if isinstance(error, OSError) and error.errno in NO_ROOM:
                 raise
-            place.unlink(missing_ok=True)  # what there is of it
             failed[collection.paths[index]] = str(error)
     all_to_disk()
     return failed
@@ -58,9 +56,15 @@ def export_clusters(
 def _lay_out(place: Path, collection: Collection, index: int, export: str) -> None:
     place.parent.mkdir(parents=True, exist_ok=True)
     source = collection.file(index)
-    if source is None:
-        collection.load(index).save(place.with_name(f"{place.name}.png"))
-    elif export == "copies":
-        shutil.copy2(source, place)
-    else:
+    if source is not None and export == "links":
         os.symlink(source, place)
+        return
+    target = place if source is not None else place.with_name(f"{place.name}.png")
+    try:
+        if source is not None:
+            shutil.copy2(source, target)
+        else:
+            collection.load(index).save(target)
+    except OSError:
+        target.unlink(missing_ok=True)  # what there is of it
+        raise

@@ -119,8 +119,7 @@ def explain(
         CHECKPOINT: str(file.absolute()),
     }
     if run.is_finished(request):
-        if is_first():
-            run.tidy()
+        run.tidy()
         say(f"the run in {short(run.folder)} is finished already")
         return 0
     with working_on(run, request):

@@ -86,7 +86,7 @@ class Run:
             ValueError: if another process works on it, or there is something that may not be replaced.
         """
         self._check_free()
-        if self.state.exists() and any(self.state.iterdir()) and not (self.lock_file.exists() or self.begun()):
+        if self._state_is_of_others():
             raise ValueError(f"the run folder {str(self.folder)!r} already holds {UNFINISHED}{OF_OTHERS}")
         self.state.mkdir(parents=True, exist_ok=True)
         try:
@@ -121,6 +121,10 @@ class Run:
         except BaseException:
             self.lock.release()
             raise
+
+    def _state_is_of_others(self) -> bool:
+        """Whether somebody else uses that name: in the sub-folder of a run there is a lock first, and last."""
+        return self.state.exists() and any(self.state.iterdir()) and not (self.lock_file.exists() or self.begun())
 
     def _check_free(self) -> None:
         """Refuses to replace what is there: results unless asked, and what is no result of a run in any case."""
@@ -169,9 +173,14 @@ class Run:
         self._remove_state()
 
     def tidy(self) -> None:
-        """Removes what a process has left in a finished run that was killed as it ended it, or as it began anew."""
+        """Removes what a process has left in a finished run that was killed as it ended it, or as it began anew.
+
+        Of several processes, the first does.
+        """
+        if not is_first():
+            return
         _remove(self.folder / GONE)
-        if self.state.exists():
+        if self.state.exists() and not self._state_is_of_others():
             with suppress(Timeout):  # somebody begins anew just now
                 self.lock.acquire()
                 if self.begun():
@@ -221,7 +230,7 @@ def find_checkpoint(checkpoint: str) -> Path:
                 "it, with its folder as hydra.run.dir and resume=true."
             )
         return path / FILE_NAME if path.is_dir() else path
-    finished = [path for path in _models(TRAIN_RUNS) if not is_unfinished_run(path.parent)]
+    finished = list(_finished_models(TRAIN_RUNS))
     if not finished:
         raise ValueError(
             f"there is no finished train run in {TRAIN_RUNS}; run python train.py first, "
@@ -230,12 +239,12 @@ def find_checkpoint(checkpoint: str) -> Path:
     return max(finished, key=lambda path: path.stat().st_mtime_ns)
 
 
-def _models(runs: Path) -> Iterator[Path]:
-    """Model files of runs in a folder; not those below a run, where photos may lie that have such a name."""
+def _finished_models(runs: Path) -> Iterator[Path]:
+    """Models of the finished runs in a folder; not what lies below a run, where a photo may have such a name."""
     for folder, subfolders, files in os.walk(runs):
         if is_run(Path(folder)):
             subfolders.clear()
-            if FILE_NAME in files:
+            if FILE_NAME in files and not is_unfinished_run(Path(folder)):
                 yield Path(folder) / FILE_NAME
 
 

@@ -103,8 +103,7 @@ def train(
         "export": export,
     }
     if run.is_finished(request):
-        if is_first():
-            run.tidy()
+        run.tidy()
         say(f"the run in {short(run.folder)} is finished already")
         return _kept_metrics(run)
     with working_on(run, request):
