@@ -1,84 +1,138 @@
-"""Which rule passes relevance through which kind of layer: tables, named and parameterised as in zennit 0.5.1."""
+"""Which rule passes relevance through which layer: lists of rows, named and parameterised as in zennit 0.5.1."""
 
-from collections.abc import Callable, Mapping
-from functools import partial
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Sequence
+from fnmatch import fnmatchcase
+from typing import Literal
 
-import torch
 from torch import Tensor
 
 from whycluster.lrp.linear_maps import (
     Add,
     AveragePool,
     BatchNorm,
+    Bilinear,
     Convolution,
     LayerNorm,
     Linear,
     LinearMap,
+    MatrixProduct,
     Shift,
+    TokenLinear,
 )
-from whycluster.lrp.rules import Rule, alpha_beta, box, epsilon, flat, gamma, norm, ratio, z_plus
+from whycluster.lrp.rules import AlphaBeta, Epsilon, Flat, Gamma, Norm, Ratio, Rule, ZBox, ZPlus
 
-
-class Row(NamedTuple):
-    """One line of a composite: the rule, and what is added to its denominators."""
-
-    rule: Rule
-    stabilizer: float
-
-
-Table = Mapping[type[LinearMap], Row]
 Residual = Literal["ratio", "norm"]
-RESIDUALS: dict[Residual, Rule] = {"ratio": ratio, "norm": norm}
+RESIDUALS: dict[Residual, Callable[[float], Rule]] = {"ratio": Ratio, "norm": Norm}
+
+
+class First:
+    """Stands for the layers of a kind that see the image itself: no layer with weights is before them.
+
+    Args:
+        kind: of layer, such as `Convolution`.
+    """
+
+    def __init__(self, kind: type[LinearMap]) -> None:
+        self.kind = _checked_kind(kind)
+
+
+Key = type[LinearMap] | First | str
+Row = tuple[Key, Rule]
 
 
 class Composite:
-    """A rule for each kind of layer.
+    """A rule for each layer: the first row that fits it.
 
     Args:
-        layers: kind of layer `->` row.
-        first: the same, for layers that see the image itself; kinds it lacks are looked up in `layers`.
+        rows: pairs of a key and a rule. A key is a kind of layer (`Convolution`), `First(kind)`, or the name of layers
+            (`features.0`), in which `*` stands for any text (`blocks.*.mlp.fc1`).
 
     Raises:
-        ValueError: for what is no kind of layer of `whycluster.lrp`, such as a module of torch, or no row.
+        ValueError: for a key that is none of these, such as a module of torch, or for what is no rule.
+
+    Example:
+        >>> from whycluster.lrp import Convolution, EpsilonPlus, Gamma
+        >>> composite = Composite([("features.0", Gamma(1.0)), *EpsilonPlus().rows])
+        >>> composite.rule(Convolution, "features.0", first=True), composite.rule(Convolution, "features.3", first=False)
+        (Gamma(gamma=1, stabilizer=1e-06), ZPlus(stabilizer=1e-06))
     """
 
-    def __init__(self, layers: Table, first: Table | None = None) -> None:
-        for kind, row in [*layers.items(), *(first or {}).items()]:
-            if not (isinstance(kind, type) and issubclass(kind, LinearMap)):
-                raise ValueError(f"{kind!r} is no kind of layer; take one of whycluster.lrp, such as Convolution.")
-            if not isinstance(row, Row):
-                raise ValueError(f"{row!r:.100} is no row of a composite; write Row(rule, stabilizer).")
-        self.layers = layers
-        self.first = first or {}
+    def __init__(self, rows: Sequence[Row]) -> None:
+        for row in rows:
+            if not (isinstance(row, tuple) and len(row) == 2 and isinstance(row[1], Rule)):
+                raise ValueError(f"{row!r:.100} is no row of a composite; write (Convolution, Gamma(0.25)).")
+            if not isinstance(row[0], First | str):
+                _checked_kind(row[0])
+        self.rows = list(rows)
 
-    def row(self, layer: LinearMap, first: bool) -> Row:
-        """The row for a layer.
+    def rule(self, kind: type[LinearMap], name: str, first: bool) -> Rule:
+        """The rule for a layer.
+
+        Args:
+            kind: of the layer.
+            name: of the layer in its network.
+            first: whether no layer with weights stands between the images and it.
 
         Raises:
-            ValueError: if the table has none.
+            ValueError: if no row fits.
         """
-        row = self.first.get(type(layer)) if first else None
-        row = row or self.layers.get(type(layer))
-        if row is None:
-            raise ValueError(f"{type(self).__name__} has no rule for a layer of kind {type(layer).__name__}")
-        return row
+        for key, rule in self.rows:
+            if isinstance(key, str):
+                fits = fnmatchcase(name, key)
+            elif isinstance(key, First):
+                fits = first and issubclass(kind, key.kind)
+            else:
+                fits = issubclass(kind, key)
+            if fits:
+                return rule
+        raise ValueError(f"{type(self).__name__} has no rule for a layer of kind {kind.__name__}")
+
+
+def _checked_kind(kind: type[LinearMap]) -> type[LinearMap]:
+    if not (isinstance(kind, type) and issubclass(kind, LinearMap)):
+        raise ValueError(f"{kind!r} is no kind of layer; take one of whycluster.lrp, such as Convolution.")
+    return kind
+
+
+def _common_rows(epsilon: float, stabilizer: float, residual: Residual, tokens: float) -> list[Row]:
+    """What all composites agree on.
+
+    Raises:
+        ValueError: for an unknown residual rule.
+    """
+    if residual not in RESIDUALS:
+        raise ValueError(f"residual={residual!r} is unknown; choose from {', '.join(RESIDUALS)}.")
+    return [
+        (TokenLinear, Gamma(tokens, stabilizer) if tokens else Epsilon(epsilon)),
+        (Linear, Epsilon(epsilon)),
+        (BatchNorm, Epsilon(stabilizer)),  # one that is not folded
+        (LayerNorm, Epsilon(stabilizer)),
+        (MatrixProduct, Epsilon(stabilizer)),
+        (Bilinear, Epsilon(stabilizer)),
+        (AveragePool, Norm(stabilizer)),
+        (Shift, Norm(stabilizer)),
+        (Add, RESIDUALS[residual](stabilizer)),
+    ]
 
 
 class EpsilonGammaBox(Composite):
-    """`box` for the first convolution, `gamma` for the others, `epsilon` for linear layers.
+    """`ZBox` for the first convolution, `Gamma` for the others and for linear layers on tokens, else `Epsilon`.
+
+    Montavon et al. 2019, section 10.3 (doi 10.1007/978-3-030-28954-6_10); on tokens, which networks of that time did
+    not have, by the measurements in `docs/`.
 
     Args:
         low: the lowest value that the first convolution can see; a float, or a tensor that broadcasts to an image. A
             network that normalises its images itself sees other values than it is given.
         high: the highest.
-        epsilon: the stabiliser of linear layers.
-        gamma: how much more counts what has the sign of the output.
-        stabilizer: the stabiliser of all other layers.
+        epsilon: the stabiliser of linear layers, `>= 0`.
+        gamma: how much more counts what has the sign of the output, in convolutions, `>= 0`.
+        stabilizer: of all other layers, `>= 0`.
         residual: how a residual addition shares out, `ratio` or `norm` (see `rules`).
+        tokens: the gamma of linear layers on tokens, `>= 0`; with 0 they have `Epsilon`.
 
     Raises:
-        ValueError: for bounds that do not broadcast to images, or a `low` above `high`.
+        ValueError: for bounds that do not broadcast to images, a `low` above `high`, or a number below 0.
     """
 
     def __init__(
@@ -89,70 +143,57 @@ class EpsilonGammaBox(Composite):
         gamma: float = 0.25,
         stabilizer: float = 1e-6,
         residual: Residual = "ratio",
+        tokens: float = 0.05,
     ) -> None:
-        _check_bounds(low, high)
-        super().__init__(
-            layers=_table(partial(_gamma, gamma=gamma), epsilon, stabilizer, residual),
-            first={Convolution: Row(partial(box, low=low, high=high), stabilizer)},
-        )
+        rows: list[Row] = [
+            (First(Convolution), ZBox(low, high, stabilizer)),
+            (Convolution, Gamma(gamma, stabilizer)),
+        ]
+        super().__init__([*rows, *_common_rows(epsilon, stabilizer, residual, tokens)])
 
 
 class EpsilonPlus(Composite):
-    """`z_plus` for convolutions, `epsilon` for linear layers."""
+    """`ZPlus` for convolutions, `Epsilon` for linear layers (Kohlbrenner et al., arXiv 1910.09840).
 
-    def __init__(self, epsilon: float = 1e-6, stabilizer: float = 1e-6, residual: Residual = "ratio") -> None:
-        super().__init__(layers=_table(z_plus, epsilon, stabilizer, residual))
+    Args:
+        epsilon: the stabiliser of linear layers, `>= 0`.
+        stabilizer: of all other layers, `>= 0`.
+        residual: how a residual addition shares out, `ratio` or `norm`.
+        tokens: the gamma of linear layers on tokens, `>= 0`; with 0 they have `Epsilon`.
+    """
+
+    def __init__(
+        self, epsilon: float = 1e-6, stabilizer: float = 1e-6, residual: Residual = "ratio", tokens: float = 0.05
+    ) -> None:
+        rows: list[Row] = [(Convolution, ZPlus(stabilizer))]
+        super().__init__([*rows, *_common_rows(epsilon, stabilizer, residual, tokens)])
 
 
 class EpsilonPlusFlat(Composite):
-    """`flat` for the first layer, `z_plus` for the other convolutions, `epsilon` for linear layers."""
+    """`Flat` for the first layer, `ZPlus` for the other convolutions, else `Epsilon` (arXiv 1910.09840).
 
-    def __init__(self, epsilon: float = 1e-6, stabilizer: float = 1e-6, residual: Residual = "ratio") -> None:
-        first = Row(flat, stabilizer)
-        super().__init__(
-            layers=_table(z_plus, epsilon, stabilizer, residual), first={Convolution: first, Linear: first}
-        )
+    Args: as of `EpsilonPlus`.
+    """
+
+    def __init__(
+        self, epsilon: float = 1e-6, stabilizer: float = 1e-6, residual: Residual = "ratio", tokens: float = 0.05
+    ) -> None:
+        flat = Flat(stabilizer)
+        rows: list[Row] = [(First(Convolution), flat), (First(Linear), flat), (Convolution, ZPlus(stabilizer))]
+        super().__init__([*rows, *_common_rows(epsilon, stabilizer, residual, tokens)])
 
 
 class EpsilonAlpha2Beta1(Composite):
-    """`alpha_beta` with 2 and 1 for convolutions, `epsilon` for linear layers."""
+    """`AlphaBeta` with 2 and 1 for convolutions, `Epsilon` for linear layers (arXiv 1910.09840).
 
-    def __init__(self, epsilon: float = 1e-6, stabilizer: float = 1e-6, residual: Residual = "ratio") -> None:
-        super().__init__(layers=_table(partial(alpha_beta, alpha=2, beta=1), epsilon, stabilizer, residual))
-
-
-def _check_bounds(low: float | Tensor, high: float | Tensor) -> None:
-    bounds = torch.as_tensor(low), torch.as_tensor(high)
-    for name, bound in zip(("low", "high"), bounds, strict=True):
-        if bound.ndim == 1 and len(bound) > 1:
-            raise ValueError(
-                f"{name} of shape {tuple(bound.shape)} should be a number, or broadcast to an image; for a bound of "
-                "each channel give the shape (channels, 1, 1)."
-            )
-    if bool((bounds[0].cpu() > bounds[1].cpu()).any()):
-        raise ValueError(f"low={low} should not be above high={high}.")
-
-
-_gamma = gamma  # the rule, where `gamma` is a parameter
-
-
-def _table(convolution: Rule, linear_epsilon: float, stabilizer: float, residual: Residual) -> Table:
-    """What all composites agree on.
-
-    Raises:
-        ValueError: for an unknown residual rule.
+    Args: as of `EpsilonPlus`.
     """
-    if residual not in RESIDUALS:
-        raise ValueError(f"residual={residual!r} is unknown; choose from {', '.join(RESIDUALS)}.")
-    return {
-        Convolution: Row(convolution, stabilizer),
-        Linear: Row(epsilon, linear_epsilon),
-        BatchNorm: Row(epsilon, stabilizer),  # one that is not folded
-        LayerNorm: Row(epsilon, stabilizer),
-        AveragePool: Row(norm, stabilizer),
-        Add: Row(RESIDUALS[residual], stabilizer),
-        Shift: Row(norm, stabilizer),
-    }
+
+    def __init__(
+        self, epsilon: float = 1e-6, stabilizer: float = 1e-6, residual: Residual = "ratio", tokens: float = 0.05
+    ) -> None:
+        rows: list[Row] = [(Convolution, AlphaBeta(2, 1, stabilizer))]
+        super().__init__([*rows, *_common_rows(epsilon, stabilizer, residual, tokens)])
 
 
 COMPOSITES: dict[str, Callable[..., Composite]] = {

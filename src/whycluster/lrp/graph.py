@@ -1,237 +1,242 @@
-"""From a traced network to the operations that LRP walks, batch norms folded into the layers before them."""
+"""A network as a graph of functional ATen operations: exported once, run for any batch size and any weights.
 
+`torch.export` follows what the network computes for images of one shape; nothing in its graph is written in place, and
+the weights are inputs of the graph, so that a network whose weights change need not be exported again.
+"""
+
+import math
 import operator
-from dataclasses import dataclass, field, replace
-from typing import Any
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
+from torch.export import Dim, ExportedProgram, export
 
-from whycluster.lrp.calls import Call, UnknownOperationError, call_of, is_about_shape
-from whycluster.lrp.folding import fold
-from whycluster.lrp.linear_maps import Add, BatchNorm, Convolution, Linear, LinearMap, Shift
-from whycluster.lrp.nodes import OPERATIONS, PARTS, kind_of, part
-from whycluster.lrp.operations import Operation, Plain, Unknown
-from whycluster.lrp.tracing import plain_network, trace_graph, users_line
+from whycluster.lrp.decompositions import decompositions
 
-IMAGE = -1
+aten = torch.ops.aten
+VIEWS = (aten.view.default, aten._unsafe_view.default, aten.reshape.default, aten.flatten.using_ints)
+BATCH_NORM = aten._native_batch_norm_legit_no_training.default
+# Tensors of other strides than in the export, such as channels-last images, may have no view of the wanted shape.
+SUBSTITUTES = {aten.view.default: aten.reshape.default, aten._unsafe_view.default: aten.reshape.default}
+# Where a line of code is not the user's: torch, and this package.
+NOT_THE_USERS = tuple(f"{place}{os.sep}" for place in (Path(torch.__file__).parent, Path(__file__).parents[1]))
+
+
+class Batch(NamedTuple):
+    """Where the images are in a tensor: in the dimension `axis`, which has `outer · N · inner` entries.
+
+    Attributes:
+        axis: a dimension.
+        inner: consecutive entries of it that belong to one image.
+    """
+
+    axis: int
+    inner: int = 1
+
+    def per_image(self, values: Tensor, n: int) -> Tensor:
+        """Sums of the values of each of `n` images, `(n,)`."""
+        if self.axis == 0 and self.inner == 1 and len(values) == n:
+            return values.sum(tuple(range(1, values.ndim))) if values.ndim > 1 else values
+        outer = values.shape[self.axis] // max(n * self.inner, 1)
+        apart = values.unflatten(self.axis, (outer, n, self.inner))
+        return apart.sum([at for at in range(apart.ndim) if at != self.axis + 1])
 
 
 @dataclass(frozen=True)
-class Step:
-    """One operation of the traced network, in the order of computation.
+class Graph:
+    """What a network computes from images of one shape.
 
     Attributes:
-        name: of the module (`features.0`) or of the traced node.
-        operation: what it computes.
-        inputs: the steps whose outputs it reads; `IMAGE` is the image.
-        first: whether no layer with weights stands between the image and it.
-        nonnegative: whether its output is known to have no negative entry.
-        norm: the batch norm that is folded into it, if any.
-        reached: whether relevance can reach it; gates and sizes are computed, and nothing more.
-        kept: whether its output is kept for the walk back, rather than computed again.
+        nodes: operations in order of computation; only those that lead to the output.
+        images: the node that stands for the images.
+        outputs: the nodes that the network returns.
+        names: of the nodes: a module (`features.0`), or a module and an operation (`layer1.0.add`).
+        batches: where the images are in the value of each node that depends on them.
+        sources: placeholder `->` the name of the parameter or buffer that it stands for, or a constant itself.
     """
 
-    name: str
-    operation: Operation
-    inputs: tuple[int, ...]
-    first: bool = False
-    nonnegative: bool = False
-    norm: str | None = None
-    reached: bool = True
-    kept: bool = True
+    nodes: list[fx.Node]
+    images: fx.Node
+    outputs: list[fx.Node]
+    names: dict[fx.Node, str]
+    batches: dict[fx.Node, Batch]
+    sources: dict[fx.Node, str | Tensor]
+
+    def weights(self, network: nn.Module) -> dict[fx.Node, Tensor]:
+        """The tensors of a network that the graph reads."""
+        tensors = named_tensors(network)
+        return {node: tensors[one] if isinstance(one, str) else one for node, one in self.sources.items()}
 
 
-def trace(network: nn.Module) -> list[Step]:
-    """The steps of a network as it computes when evaluated.
+def named_tensors(network: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers of a network."""
+    pairs = (*network.named_parameters(remove_duplicate=False), *network.named_buffers(remove_duplicate=False))
+    return {name: tensor.detach() for name, tensor in pairs}
+
+
+def export_graph(network: nn.Module, images: Tensor) -> Graph:
+    """The graph of a network as it computes in evaluation mode.
 
     Args:
-        network: takes one tensor of images, returns one tensor; its control flow does not depend on values.
-
-    Returns:
-        Steps in order of computation; the last is the output.
+        network: takes one tensor of images, returns a tensor or a tuple of tensors.
+        images: `(N, ...)`; of them only shape, dtype and device matter.
 
     Raises:
-        ValueError: if the network cannot be traced, or has an operation that relevance cannot pass.
+        ValueError: if the network cannot be exported, with PyTorch's reason and the line of the network's source.
     """
-    network = plain_network(network)
-    if kind_of(network) in OPERATIONS:
-        network = nn.Sequential(network)  # a single layer; torch.fx would look into it
-    building = _Building(dict(network.named_modules()))
-    graph, kept = trace_graph(network)
+    if isinstance(network, torch.jit.ScriptModule):
+        raise ValueError("a network compiled by torch.jit cannot be exported; give the module that it was made from.")
+    example = torch.zeros(2, *images.shape[1:], dtype=images.dtype, device=images.device)
+    try:
+        with _evaluating(network), torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+            # A fixed batch of one or two would be a constant of the graph.
+            program = export(network, (example,), dynamic_shapes=({0: Dim("batch")},))
+            program = program.run_decompositions(decompositions())
+    except Exception as error:  # the network's own program runs here, on tensors without values: anything may fail
+        raise ValueError(_reason(network, error)) from error
+    return _graph(network, program)
+
+
+@contextmanager
+def _evaluating(network: nn.Module) -> Iterator[None]:
+    """The network in evaluation mode, and afterwards as it was."""
+    before = [(module, module.training) for module in network.modules()]
+    try:
+        for module, _ in before:
+            module.training = False
+        yield
+    finally:
+        for module, training in before:
+            module.training = training
+
+
+def _reason(network: nn.Module, error: Exception) -> str:
+    """One sentence: PyTorch's reason and the line of the network's source."""
+    trace, line = error.__traceback__, ""
+    while trace is not None:
+        file = trace.tb_frame.f_code.co_filename
+        if not file.startswith((*NOT_THE_USERS, "<")) and os.sep in file and trace.tb_frame.f_code.co_name == "forward":
+            line = f' (File "{file}", line {trace.tb_lineno})'
+        trace = trace.tb_next
+    text = str(error).strip() or type(error).__name__
+    first = next((part.strip() for part in text.splitlines() if part.strip()), text)
+    return f"{type(network).__name__} cannot be exported by torch.export: {first.rstrip('.')}{line}."
+
+
+def _graph(network: nn.Module, program: ExportedProgram) -> Graph:
+    """The part of an exported program that leads to its output, with what is known of its nodes."""
+    graph, signature = program.graph, program.graph_signature
+    _take_first_outputs(graph)
+    user_inputs = set(signature.user_inputs)
+    constants: Mapping[str, Any] = {**program.constants, **program.state_dict}
+    named = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    lifted = signature.inputs_to_lifted_tensor_constants
+    persistent = named_tensors(network)
+    sources: dict[fx.Node, str | Tensor] = {}
+    images: list[fx.Node] = []
+    returned: list[fx.Node] = []
     for node in graph.nodes:
-        if node.op == "placeholder":
-            if IMAGE in building.place.values() and not node.users:
-                continue  # an optional argument, which nobody gives
-            if IMAGE in building.place.values():
-                raise ValueError("the network takes several inputs; LRP explains networks of one tensor of images.")
-            building.place[node] = IMAGE
-        elif node.op == "get_attr":
-            building.add_constant(node, kept[str(node.target)])
+        if node.op == "placeholder" and node.name in user_inputs:
+            images.append(node)
+        elif node.op == "placeholder":
+            name = named.get(node.name) or lifted[node.name]
+            sources[node] = name if name in persistent else constants[name]
         elif node.op == "output":
-            return _ending_at(building.steps, building.place.get(node.args[0]))
-        else:
-            building.add(node)
-    raise ValueError("the network returns nothing that could be explained.")
-
-
-@dataclass
-class _Building:
-    """Steps as they come.
-
-    Attributes:
-        modules: of the network, by name.
-        steps: so far.
-        place: of each node that has one.
-        gates: whether the output of each step is a gate.
-        constants: tensors that the network keeps, by the nodes that read them.
-        wholes: calls that hand out several tensors, with the steps that they read.
-    """
-
-    modules: dict[str, nn.Module]
-    steps: list[Step] = field(default_factory=list)
-    place: dict[fx.Node, int] = field(default_factory=dict)
-    gates: dict[int, bool] = field(default_factory=lambda: {IMAGE: False})
-    constants: dict[fx.Node, Tensor] = field(default_factory=dict)
-    wholes: dict[fx.Node, tuple[Call, tuple[int, ...]]] = field(default_factory=dict)
-
-    def add_constant(self, node: fx.Node, value: Any) -> None:
-        """A tensor that the network keeps."""
-        self.constants[node] = value
-        self.place[node] = self._append(str(node.target), Plain(lambda: value), ())
-
-    def add(self, node: fx.Node) -> None:
-        """The step of a node; a folded batch norm becomes part of the step before it."""
-        sources: list[fx.Node] = []
-        fx.map_arg((node.args, node.kwargs), sources.append)  # unlike `node.all_input_nodes`, as often as they are read
-        try:
-            if node.target is operator.getitem and sources[0] in self.wholes:
-                self.place[node] = self._add_part(node, sources[0])
-                return
-            if any(source in self.wholes for source in sources):
-                raise UnknownOperationError(
-                    f"LRP does not know how relevance passes {node.name!r} of all parts at once"
-                )
-            inputs = tuple(self.place[source] for source in sources)
-            plain = [self._is_plain(at) for at in inputs]
-            call = call_of(node, self.modules, [self.gates[at] for at in inputs], plain, self.constants)
-            if is_about_shape(node) or all(plain):
-                self.place[node] = self._append(node.name, Plain(call.function), inputs)
-            elif call.key in PARTS:
-                self.wholes[node] = call, inputs
-            else:
-                self.place[node] = self._add(node, call, inputs)
-        except UnknownOperationError as error:
-            raise ValueError(_problem(node, error)) from error
-
-    def _add(self, node: fx.Node, call: Call, inputs: tuple[int, ...]) -> int:
-        """The place of a node through which relevance may pass."""
-        try:
-            operation = self._operation(call)
-        except UnknownOperationError as error:
-            return self._append(_name(node), Unknown(call.function, _problem(node, error)), inputs)
-        if isinstance(operation, BatchNorm) and self._fold(node, operation, inputs[0]):
-            return inputs[0]
-        if isinstance(operation, Add):
-            inputs = tuple(self._term(node, call, at, name) for at, name in enumerate(("input", "other")))
-            if any(self._is_plain(at) for at in inputs):
-                operation = Shift(operation.signs)
-        carriers = operation.carriers(len(inputs))
-        if not all(at in carriers or self.gates[source] for at, source in enumerate(inputs)):
-            raise UnknownOperationError(f"LRP does not know how relevance passes {_what(call)!r} of several values")
-        return self._append(_name(node), operation, inputs)
-
-    def _operation(self, call: Call) -> Operation:
-        build = OPERATIONS.get(call.key if call.module is None else kind_of(call.module))
-        if build is None:
-            raise UnknownOperationError(f"LRP does not know how relevance passes {_what(call)!r}")
-        return build(call)
-
-    def _add_part(self, node: fx.Node, whole: fx.Node) -> int:
-        """One of the tensors that a call hands out."""
-        (call, inputs), at = self.wholes[whole], node.args[1]
-        if not isinstance(at, int):
-            raise UnknownOperationError("LRP knows single parts of what is split, not several at once")
-        return self._append(node.name, part(call.function, at), inputs)
-
-    def _term(self, node: fx.Node, call: Call, at: int, name: str) -> int:
-        """The place of a summand, which may be a number."""
-        term = call.args[at] if len(call.args) > at else call.kwargs[name]
-        if isinstance(term, fx.Node):
-            return self.place[term]
-        value = torch.as_tensor(term, dtype=torch.float64)  # takes the type of what it is added to
-        return self._append(f"{node.name}.constant", Plain(lambda: value), ())
-
-    def _fold(self, node: fx.Node, norm: BatchNorm, place: int) -> bool:
-        """Folds a batch norm into the step before it, if that is a layer of its own and stays exact."""
-        step = self.steps[place] if place != IMAGE else None
-        if step is None or not isinstance(step.operation, Convolution | Linear):
-            return False
-        readers = [reader for reader in node.all_input_nodes[0].users if not is_about_shape(reader)]
-        folded = fold(step.operation, norm, _name(node)) if readers == [node] else None
-        if folded is None:
-            return False
-        name = _name(node) if step.norm is None else f"{step.norm}, {_name(node)}"
-        self.steps[place] = replace(step, operation=folded, norm=name)
-        return True
-
-    def _append(self, name: str, operation: Operation, inputs: tuple[int, ...]) -> int:
-        carriers = [inputs[at] for at in operation.carriers(len(inputs))]
-        nonnegative = [at != IMAGE and self.steps[at].nonnegative for at in inputs]
-        step = Step(
-            name,
-            operation,
-            inputs,
-            first=not any(at != IMAGE and _is_behind_weights(self.steps[at]) for at in carriers),
-            nonnegative=operation.is_nonnegative(nonnegative),
+            written = set(signature.buffers_to_mutate)
+            returned = [one for one in node.args[0] if not isinstance(one, fx.Node) or one.name not in written]
+    outputs = [one for one in returned if isinstance(one, fx.Node) and isinstance(one.meta.get("val"), Tensor)]
+    if len(images) != 1 or len(outputs) != len(returned):
+        raise ValueError(
+            f"{type(network).__name__} should take one tensor of images and return a tensor or a tuple of tensors; "
+            f"it takes {len(images)} tensors and returns {len(returned)} values, of which {len(outputs)} are tensors."
         )
-        place = len(self.steps)
-        self.steps.append(step)
-        self.gates[place] = operation.is_gate([self.gates[at] for at in inputs])
-        return place
-
-    def _is_plain(self, place: int) -> bool:
-        return place != IMAGE and isinstance(self.steps[place].operation, Plain)
+    nodes = _leading_to(graph, outputs)
+    return Graph(nodes, images[0], outputs, _names(nodes, network), _batches(nodes, images[0]), sources)
 
 
-def _is_behind_weights(step: Step) -> bool:
-    weighted = isinstance(step.operation, LinearMap) and step.operation.weight is not None
-    return weighted or not step.first
+def _take_first_outputs(graph: fx.Graph) -> None:
+    """Lets the node of a batch norm stand for its first output; the others are empty when it evaluates."""
+    for node in list(graph.nodes):
+        if node.target is operator.getitem and node.args[0].target is BATCH_NORM:
+            norm = node.args[0]
+            norm.meta["val"] = node.meta["val"]
+            node.replace_all_uses_with(norm)
+            graph.erase_node(node)
 
 
-def _ending_at(steps: list[Step], last: int | None) -> list[Step]:
-    """The steps up to the output, each with whether relevance reaches it and whether its output is kept."""
-    readers: list[list[int]] = [[] for _ in steps]
-    reached = {last}
-    for at in reversed(range(0 if last is None else last + 1)):
-        operation, inputs = steps[at].operation, steps[at].inputs
-        if at in reached and isinstance(operation, Unknown):
-            raise ValueError(operation.problem)
-        if at in reached and not isinstance(operation, Plain):
-            reached.update(inputs[carrier] for carrier in operation.carriers(len(inputs)))
-        for source in inputs:
-            if source != IMAGE:
-                readers[source].append(at)
-    if last is None or last == IMAGE or IMAGE not in reached:
-        raise ValueError("the network has to return one tensor that it computed from the images.")
-    return [
-        replace(
-            step,
-            reached=at in reached,
-            kept=not step.operation.recomputed if at in reached else any(reader in reached for reader in readers[at]),
-        )
-        for at, step in enumerate(steps[: last + 1])
-    ]
+def _leading_to(graph: fx.Graph, outputs: Sequence[fx.Node]) -> list[fx.Node]:
+    """The operations that outputs depend on."""
+    wanted = set(outputs)
+    for node in reversed(graph.nodes):
+        if node in wanted:
+            wanted.update(node.all_input_nodes)
+    return [node for node in graph.nodes if node in wanted and node.op == "call_function"]
 
 
-def _problem(node: fx.Node, error: UnknownOperationError) -> str:
-    """What is wrong with a node, where it stands, and what could be done."""
-    return f"{error} (node {_name(node)!r}{users_line([node.stack_trace or ''])}); {error.cure}."
+def function_of(node: fx.Node) -> Callable[..., Any]:
+    """What a node calls."""
+    target: Any = SUBSTITUTES.get(node.target, node.target)
+    return (lambda *inputs: BATCH_NORM(*inputs)[0]) if target is BATCH_NORM else target
 
 
-def _name(node: fx.Node) -> str:
-    return str(node.target) if node.op == "call_module" else node.name
+def operation_name(node: fx.Node) -> str:
+    """The operation without its overload: `add` of `aten.add.Tensor`."""
+    return str(getattr(node.target, "__name__", node.target)).split(".")[0].strip("_")
 
 
-def _what(call: Call) -> str:
-    return getattr(call.key, "__name__", str(call.key))
+def _names(nodes: Sequence[fx.Node], network: nn.Module) -> dict[fx.Node, str]:
+    """A name for each node; calls of one layer share its name, other operations are counted."""
+    counts: dict[str, int] = {}
+    names = {}
+    for node in nodes:
+        stack = list(node.meta.get("nn_module_stack", {}).values())
+        path, kind = stack[-1] if stack else ("", "")
+        path = path.split("@")[0] if "." in str(kind) else ""
+        if str(kind).startswith("torch.nn.") and path and not any(True for _ in network.get_submodule(path).children()):
+            names[node] = path
+            continue
+        name = f"{path}.{operation_name(node)}".lstrip(".")
+        at = counts[name] = counts.get(name, -1) + 1
+        names[node] = f"{name}_{at}" if at else name
+    return names
+
+
+def _batches(nodes: Sequence[fx.Node], images: fx.Node) -> dict[fx.Node, Batch]:
+    """Where the images are in the value of each node: its size has the batch size as a factor there."""
+    symbol = images.meta["val"].shape[0].node.expr
+    batches = {images: Batch(0)}
+    for node in nodes:
+        value = node.meta.get("val")
+        shape = list(value.shape) if isinstance(value, Tensor) else []
+        factors = [_factor(size, symbol) for size in shape]
+        axis = next((at for at, factor in enumerate(factors) if factor), None)
+        if axis is None:
+            continue
+        source = next((one for one in node.all_input_nodes if one in batches), images)
+        inner = batches[source].inner if factors[axis] > 1 else 1
+        if factors[axis] > 1 and node.target in VIEWS:
+            before = batches[source]
+            stride = before.inner * math.prod(source.meta["val"].shape[before.axis + 1 :])
+            inner = max(1, stride // max(1, math.prod(shape[axis + 1 :])))
+        batches[node] = Batch(axis, inner)
+    return batches
+
+
+def _factor(size: Any, symbol: Any) -> int:
+    """How many times the batch size a size is; 0 if it does not depend on it."""
+    if not isinstance(size, torch.SymInt) or symbol not in size.node.expr.free_symbols:
+        return 0
+    return int(size.node.expr.subs(symbol, 1))
+
+
+def source_line(node: fx.Node) -> str:
+    """The last line of the network's own program that led to a node; empty if there is none."""
+    lines = [line.strip() for line in (node.meta.get("stack_trace") or "").splitlines()]
+    places = [line for line in lines if line.startswith("File") and not any(place in line for place in NOT_THE_USERS)]
+    return f", {places[-1]}" if places else ""

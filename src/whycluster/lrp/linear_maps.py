@@ -1,289 +1,264 @@
-"""Nodes that mix values linearly, `z = w·x + b`; what a composite has rules for."""
+"""Linear maps, `z = w·x + b`: the layers that mix values, for which a composite names rules.
+
+A linear map has one or several operands (a sum has one for each summand). It multiplies them with its own weights or
+with weights that a rule has modified, and multiplies what arrives at its outputs with the transposed weights.
+"""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from whycluster.lrp.operations import Operation, vector_jacobian
-
-CONVOLVE: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
-CONVOLVE_BACK: dict[int, Callable[..., Tensor]] = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
+aten = torch.ops.aten
+Modify = Callable[[Tensor], Tensor]
 
 
-class LinearMap(Operation):
-    """A linear function of the input with weights `w`, plus a bias: `z = w·x + b`.
+class LinearMap:
+    """A linear function of its operands with weights `w`, plus a bias: `z = w·x + b`.
+
+    Args:
+        weight: the weights; `None` where they are fixed (pooling, sums).
+        bias: `None`, or shaped so that it broadcasts to an output.
 
     Attributes:
-        weight: the weights, or `None` where they are fixed (pooling, addition).
-        bias: `(channels,)`, or `None`.
+        weighted: whether layers of this kind have weights of their own, so that what follows is not the first layer.
     """
 
-    recomputed = False
-    weight: Tensor | None = None
-    bias: Tensor | None = None
+    weighted: ClassVar[bool] = False
 
-    def __init__(self) -> None:
-        self._modified: dict[str, Tensor] = {}
+    def __init__(self, weight: Tensor | None = None, bias: Tensor | None = None) -> None:
+        self.weight, self.bias = weight, bias
+        self._modified: dict[Modify, Tensor] = {}
 
-    def apply(self, x: Tensor, weight: Tensor | None, bias: Tensor | None = None) -> Tensor:
-        """`weight·x + bias`; `x` with any batch size."""
+    def apply(self, xs: Sequence[Tensor], weight: Tensor | None) -> Tensor:
+        """`weight·x`, without the bias, in a tensor of its own."""
         raise NotImplementedError
 
-    def transpose(self, y: Tensor, weight: Tensor | None, x: Tensor) -> Tensor:
-        """`weightᵀ·y`: values at outputs `->` values at inputs shaped as `x`; `y` itself, or a tensor of its own."""
+    def transpose(self, y: Tensor, xs: Sequence[Tensor], weight: Tensor | None) -> Sequence[Tensor]:
+        """`weightᵀ·y` for each operand: values at outputs `->` values at inputs, shaped as the operands."""
         raise NotImplementedError
 
-    def sum_channels(self, y: Tensor) -> Tensor:
-        """An output summed over all but its images and channels, `(N, channels)`."""
-        raise NotImplementedError
+    def forward(self, xs: Sequence[Tensor]) -> Tensor:
+        """`w·x + b`."""
+        z = self.apply(xs, self.weight)
+        return z if self.bias is None else z.add_(self.bias)
 
-    def forward(self, *inputs: Any) -> Tensor:
-        return self.apply(inputs[0], self.weight, self.bias)
+    def modified(self, modify: Modify) -> Tensor | None:
+        """The weights as a rule modifies them; computed once for each function.
 
-    def operands(self, inputs: Sequence[Tensor], z: Tensor) -> tuple[Tensor, ...]:
-        """What the map mixes, of the inputs that the node reads."""
-        return (inputs[0],)
-
-    def given(self, inputs: Sequence[Any]) -> "LinearMap":
-        """The map as it is for these inputs: some read sizes along with the values they mix."""
-        return self
-
-    def is_nonnegative(self, inputs: Sequence[bool]) -> bool:
-        return False
-
-    def modified(self, name: str, modify: Callable[[Tensor], Tensor]) -> Tensor:
-        """The weights changed by `modify`; computed once, kept under `name`."""
+        Raises:
+            ValueError: for a layer whose weights are fixed.
+        """
+        if modify is unmodified:
+            return self.weight
         if self.weight is None:
+            name = getattr(modify, "__name__", "modified")
             raise ValueError(f"the rule wants {name} weights, and {type(self).__name__} has no weights to modify")
-        if name not in self._modified:
-            self._modified[name] = modify(self.weight)
-        return self._modified[name]
+        if modify not in self._modified:
+            self._modified[modify] = modify(self.weight)
+        return self._modified[modify]
 
-    def positive(self) -> Tensor:
-        """`w⁺ = max(w, 0)`."""
-        return self.modified("positive", lambda weight: weight.clamp(min=0))
 
-    def negative(self) -> Tensor:
-        """`w⁻ = min(w, 0)`."""
-        return self.modified("negative", lambda weight: weight.clamp(max=0))
+def unmodified(values: Tensor) -> Tensor:
+    """The values themselves."""
+    return values
 
 
 class Convolution(LinearMap):
-    """A convolution of one to three dimensions, zero-padded.
+    """A convolution of one to three dimensions, transposed or not.
 
     Args:
-        weight: `(out, in / groups, *kernel)`.
+        weight: `(out, in / groups, *kernel)`; transposed `(in, out / groups, *kernel)`.
         bias: `(out,)` or `None`.
-        padding: `(before, after)` for each spatial dimension.
+        stride: for each dimension, and so are `padding`, `dilation` and `output_padding`.
     """
+
+    weighted = True
 
     def __init__(
         self,
         weight: Tensor,
         bias: Tensor | None,
-        stride: tuple[int, ...],
-        padding: Sequence[tuple[int, int]],
-        dilation: tuple[int, ...],
+        stride: Sequence[int],
+        padding: Sequence[int],
+        dilation: Sequence[int],
         groups: int,
+        transposed: bool = False,
+        output_padding: Sequence[int] = (0,),
     ) -> None:
-        super().__init__()
-        self.weight, self.bias = weight, bias
-        self.stride, self.dilation, self.groups = stride, dilation, groups
-        self.padding = tuple(min(sides) for sides in padding)
-        # What one side has more than the other is padded by hand. F.pad counts from the last dimension.
-        self.uneven = tuple(
-            side - even for sides, even in reversed(list(zip(padding, self.padding, strict=True))) for side in sides
-        )
+        dims = weight.ndim - 2
+        super().__init__(weight, None if bias is None else bias.reshape(-1, *[1] * dims))
+        spatial = (_each(setting, dims) for setting in (stride, padding, dilation))
+        self.settings = (*spatial, transposed, _each(output_padding, dims), groups)
 
-    @property
-    def dimensions(self) -> int:
-        return len(self.stride)
+    def apply(self, xs: Sequence[Tensor], weight: Tensor | None) -> Tensor:
+        return aten.convolution(xs[0], weight, None, *self.settings)
 
-    def apply(self, x: Tensor, weight: Tensor | None, bias: Tensor | None = None) -> Tensor:
-        if any(self.uneven):
-            x = F.pad(x, self.uneven)
-        return CONVOLVE[self.dimensions](x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
+    def forward(self, xs: Sequence[Tensor]) -> Tensor:
+        return aten.convolution(xs[0], self.weight, None if self.bias is None else self.bias.flatten(), *self.settings)
 
-    def transpose(self, y: Tensor, weight: Tensor | None, x: Tensor) -> Tensor:
-        assert weight is not None  # for the type checker: a convolution is made with weights
-        before, after = self.uneven[::2][::-1], self.uneven[1::2][::-1]
-        size = [n + a + b for n, a, b in zip(x.shape[2:], before, after, strict=True)]
-        # Places at the far end that no window of the forward pass reached.
-        unread = [
-            n + 2 * pad - dilation * (kernel - 1) - 1 - stride * (m - 1)
-            for n, m, kernel, pad, stride, dilation in zip(
-                size, y.shape[2:], weight.shape[2:], self.padding, self.stride, self.dilation, strict=True
-            )
-        ]
-        back = CONVOLVE_BACK[self.dimensions]
-        passed = back(y, weight, None, self.stride, self.padding, unread, self.groups, self.dilation)
-        for axis, (start, length) in enumerate(zip(before, x.shape[2:], strict=True), start=2):
-            passed = passed.narrow(axis, start, length)
-        return passed
+    def transpose(self, y: Tensor, xs: Sequence[Tensor], weight: Tensor | None) -> Sequence[Tensor]:
+        y, weight = _as_products_are(y, weight)
+        x = xs[0].to(y.dtype)
+        if len(x) != len(y):  # inputs that are the same for all images
+            x = x.expand(len(y), *x.shape[1:])
+        return aten.convolution_backward(y, x, weight, None, *self.settings, (True, False, False))[:1]
 
-    def sum_channels(self, y: Tensor) -> Tensor:
-        return y.flatten(2).sum(2)
+
+def _each(setting: Sequence[int], dims: int) -> list[int]:
+    """A setting for each dimension."""
+    return list(setting) * (dims // len(setting))
+
+
+def _as_products_are(y: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """In the precision that products have under `torch.autocast`, which does not see to gradients."""
+    kind = y.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else y.dtype
+    return y.to(dtype), None if weight is None else weight.to(dtype)
 
 
 class Linear(LinearMap):
-    """A fully connected layer; `weight` is `(out, in)`.
+    """A fully connected layer on inputs `(N, in)`; `weight` is `(out, in)`."""
 
-    Attributes:
-        norm: the batch norm folded into it, if any: the channels of one are those of the other for `(N, in)` only.
+    weighted = True
+
+    def apply(self, xs: Sequence[Tensor], weight: Tensor | None) -> Tensor:
+        return F.linear(xs[0], weight)  # type: ignore[arg-type]  # a Linear is made with weights
+
+    def forward(self, xs: Sequence[Tensor]) -> Tensor:
+        return F.linear(xs[0], self.weight, self.bias)  # type: ignore[arg-type]
+
+    def transpose(self, y: Tensor, xs: Sequence[Tensor], weight: Tensor | None) -> Sequence[Tensor]:
+        return (y @ weight,)
+
+
+class TokenLinear(Linear):
+    """A fully connected layer on each token or place, inputs `(…, in)` of three dimensions and more."""
+
+
+class MatrixProduct(LinearMap):
+    """A matrix product with a factor that is constant for relevance, such as an attention matrix.
+
+    Args:
+        weight: the constant factor, `(…, n, m)`.
+        left: whether it stands on the left.
     """
 
-    norm: str | None = None
+    weighted = True
 
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        super().__init__()
-        self.weight, self.bias = weight, bias
+    def __init__(self, weight: Tensor, left: bool) -> None:
+        super().__init__(weight)
+        self.left = left
 
-    def apply(self, x: Tensor, weight: Tensor | None, bias: Tensor | None = None) -> Tensor:
-        assert weight is not None  # for the type checker: a Linear is made with weights
-        if self.norm and x.ndim != 2:
-            raise ValueError(
-                f"the batch norm {self.norm!r} follows a linear layer on inputs of shape {tuple(x.shape)}, and LRP "
-                "folds it for inputs (N, D) only; put an nn.Identity() between the two."
-            )
-        return F.linear(x, weight, bias)
+    def apply(self, xs: Sequence[Tensor], weight: Tensor | None) -> Tensor:
+        return torch.matmul(weight, xs[0]) if self.left else torch.matmul(xs[0], weight)  # type: ignore[arg-type]
 
-    def transpose(self, y: Tensor, weight: Tensor | None, x: Tensor) -> Tensor:
-        assert weight is not None
-        return y @ weight
-
-    def sum_channels(self, y: Tensor) -> Tensor:
-        return y if y.ndim == 2 else y.flatten(1, -2).sum(1)
+    def transpose(self, y: Tensor, xs: Sequence[Tensor], weight: Tensor | None) -> Sequence[Tensor]:
+        assert weight is not None  # for the type checker
+        back = torch.matmul(weight.mT, y) if self.left else torch.matmul(y, weight.mT)
+        return (back.sum_to_size(xs[0].shape),)
 
 
 class BatchNorm(LinearMap):
-    """A batch norm: each channel scaled and shifted. Most are folded into the layer before them.
+    """A batch norm that is not folded into the layer before it: each channel scaled and shifted."""
 
-    Args:
-        function: the norm as the network computes it.
-        scale: `(channels,)`.
-        shift: `(channels,)`.
-        dtype: that the network computes in; scale and shift may be more exact, for folding.
-    """
+    weighted = True
 
-    recomputed = True
+    def apply(self, xs: Sequence[Tensor], weight: Tensor | None) -> Tensor:
+        return xs[0] * weight
 
-    def __init__(self, function: Callable[..., Tensor], scale: Tensor, shift: Tensor, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.function, self.scale, self.shift = function, scale, shift
-        self.weight, self.bias = scale.to(dtype), shift.to(dtype)
-
-    def forward(self, *inputs: Any) -> Tensor:
-        return self.function(*inputs)
-
-    def apply(self, x: Tensor, weight: Tensor | None, bias: Tensor | None = None) -> Tensor:
-        assert weight is not None
-        scaled = x * self._along(weight, x)
-        return scaled if bias is None else scaled.add_(self._along(bias, x))
-
-    def transpose(self, y: Tensor, weight: Tensor | None, x: Tensor) -> Tensor:
-        assert weight is not None
-        return y * self._along(weight, y)
-
-    def sum_channels(self, y: Tensor) -> Tensor:
-        return y.flatten(2).sum(2) if y.ndim > 2 else y
-
-    @staticmethod
-    def _along(channels: Tensor, x: Tensor) -> Tensor:
-        return channels.view(-1, *[1] * (x.ndim - 2))
+    def transpose(self, y: Tensor, xs: Sequence[Tensor], weight: Tensor | None) -> Sequence[Tensor]:
+        return (y * weight,)
 
 
 class LayerNorm(LinearMap):
-    """A layer norm with the deviation of each image taken for a constant (Ali et al. 2022): centred, then scaled.
+    """A layer norm whose deviation is taken for a constant (Ali et al., arXiv 2202.07304): centred, then scaled.
 
     Args:
-        shape: of the last dimensions, which are normalised together.
-        weight: shaped so, or `None`.
+        weight: shaped as the last dimensions, which are normalised together; or `None`.
         bias: shaped so, or `None`.
+        shape: of these dimensions.
         eps: added to the variance.
     """
 
-    recomputed = True
+    weighted = True
 
-    def __init__(self, shape: Sequence[int], weight: Tensor | None, bias: Tensor | None, eps: float) -> None:
-        super().__init__()
-        self.shape, self.eps = tuple(shape), eps
-        self.weight, self.bias = weight, bias
+    def __init__(self, weight: Tensor | None, bias: Tensor | None, shape: Sequence[int], eps: float) -> None:
+        super().__init__(weight, bias)
+        self.shape, self.eps = list(shape), eps
 
-    def apply(self, x: Tensor, weight: Tensor | None, bias: Tensor | None = None) -> Tensor:
-        return F.layer_norm(x, self.shape, weight, bias, self.eps)
+    def apply(self, xs: Sequence[Tensor], weight: Tensor | None) -> Tensor:
+        return F.layer_norm(xs[0], self.shape, weight, None, self.eps)
 
-    def transpose(self, y: Tensor, weight: Tensor | None, x: Tensor) -> Tensor:
+    def forward(self, xs: Sequence[Tensor]) -> Tensor:
+        return F.layer_norm(xs[0], self.shape, self.weight, self.bias, self.eps)
+
+    def transpose(self, y: Tensor, xs: Sequence[Tensor], weight: Tensor | None) -> Sequence[Tensor]:
         last = tuple(range(-len(self.shape), 0))
-        deviation = (x.to(y.dtype).var(last, correction=0, keepdim=True) + self.eps).sqrt()
-        scaled = y / deviation if weight is None else y * weight / deviation
-        return scaled - scaled.mean(last, keepdim=True)
-
-    def sum_channels(self, y: Tensor) -> Tensor:
-        places = y.shape[1 : y.ndim - len(self.shape)]
-        return y.reshape(len(y), places.numel(), torch.Size(self.shape).numel()).sum(1)
+        variance = xs[0].to(y.dtype).var(last, correction=0, keepdim=True)
+        scaled = (y if weight is None else y * weight) * (variance + self.eps).rsqrt()
+        return (scaled.sub_(scaled.mean(last, keepdim=True)),)
 
 
 class AveragePool(LinearMap):
-    """Average or sum pooling, adaptive or not: a linear map whose weights are fixed and not negative."""
+    """Average or sum pooling, an interpolation, or another linear map whose weights are fixed.
 
-    def __init__(self, function: Callable[..., Tensor]) -> None:
+    Args:
+        function: of one tensor, linear.
+    """
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
         self.function = function
 
-    def forward(self, *inputs: Any) -> Tensor:
-        pooled: Tensor = self.function(*inputs)
-        return pooled
+    def apply(self, xs: Sequence[Tensor], weight: Tensor | None) -> Tensor:
+        return self.function(xs[0])
 
-    def given(self, inputs: Sequence[Any]) -> LinearMap:
-        return AveragePool(lambda x: self.function(x, *inputs[1:])) if len(inputs) > 1 else self
-
-    def apply(self, x: Tensor, weight: Tensor | None, bias: Tensor | None = None) -> Tensor:
-        return self.function(x)
-
-    def transpose(self, y: Tensor, weight: Tensor | None, x: Tensor) -> Tensor:
-        return vector_jacobian(self.function, x, y).clone()  # the gradient of a sum is one number, spread
-
-    def is_nonnegative(self, inputs: Sequence[bool]) -> bool:
-        return inputs[0]
-
-    def is_gate(self, inputs: Sequence[bool]) -> bool:
-        return inputs[0]
+    def transpose(self, y: Tensor, xs: Sequence[Tensor], weight: Tensor | None) -> Sequence[Tensor]:
+        with torch.enable_grad():
+            leaf = xs[0].detach().to(y.dtype).requires_grad_()
+            return (torch.autograd.grad(self.function(leaf), leaf, y)[0],)
 
 
 class Add(LinearMap):
-    """A sum of several values, such as a residual connection: the weights are 1, or -1 where one is subtracted."""
+    """A sum of several values, such as a residual connection; its weights are 1.
 
-    def __init__(self, signs: Sequence[int]) -> None:
+    Args:
+        signs: 1 or -1 for each operand.
+    """
+
+    def __init__(self, signs: Sequence[float]) -> None:
         super().__init__()
         self.signs = tuple(signs)
 
-    def forward(self, *inputs: Any) -> Tensor:
-        first, second = inputs
-        total: Tensor = first + second if self.signs[1] > 0 else first - second
-        return total
+    def signed(self, xs: Sequence[Tensor]) -> list[Tensor]:
+        """The summands."""
+        return [x if sign == 1 else sign * x for x, sign in zip(xs, self.signs, strict=True)]
 
-    def apply(self, x: Tensor, weight: Tensor | None, bias: Tensor | None = None) -> Tensor:
-        return x
+    def apply(self, xs: Sequence[Tensor], weight: Tensor | None) -> Tensor:
+        first, second = xs
+        return first + second
 
-    def transpose(self, y: Tensor, weight: Tensor | None, x: Tensor) -> Tensor:
-        return y
-
-    def operands(self, inputs: Sequence[Tensor], z: Tensor) -> tuple[Tensor, ...]:
-        terms = [torch.as_tensor(x).to(z) for x in inputs]  # a number may be of another type, or on another device
-        return tuple((x if sign > 0 else -x).expand_as(z) for x, sign in zip(terms, self.signs, strict=True))
-
-    def carriers(self, n_inputs: int) -> Sequence[int]:
-        return range(n_inputs)
-
-    def is_nonnegative(self, inputs: Sequence[bool]) -> bool:
-        return all(inputs) and min(self.signs) > 0
-
-    def is_gate(self, inputs: Sequence[bool]) -> bool:
-        return all(inputs)
+    def transpose(self, y: Tensor, xs: Sequence[Tensor], weight: Tensor | None) -> Sequence[Tensor]:
+        return [y] * len(xs)
 
 
 class Shift(Add):
-    """A sum of a value and a constant, which takes its share like a bias."""
+    """A sum of a value and a constant, which takes a part of the relevance as a bias does."""
+
+
+class Bilinear(LinearMap):
+    """A matrix product of two values that both depend on the image; each gets half of the relevance.
+
+    For either factor the product is a linear map with the other one as weights (Achtibat et al., arXiv 2402.05602).
+    """
+
+    def apply(self, xs: Sequence[Tensor], weight: Tensor | None) -> Tensor:
+        return torch.matmul(*xs)
+
+    def transpose(self, y: Tensor, xs: Sequence[Tensor], weight: Tensor | None) -> Sequence[Tensor]:
+        left, right = xs
+        half = y / 2
+        return (half @ right.mT).sum_to_size(left.shape), (left.mT @ half).sum_to_size(right.shape)

@@ -1,248 +1,434 @@
-"""What the nodes of a network compute, and how relevance finds its way back through them.
+"""The table of operations: what each one of a graph is to relevance.
 
-Three kinds. A `LinearMap` (see `linear_maps`) mixes values, so a composite has to name the rule by which relevance
-passes it. A `Routing` only moves, gates or bends values, and hands each its relevance without asking. A `Plain` node
-computes what no relevance can reach: sizes and constants. And what is `Unknown` no relevance may reach.
+| way | operations | relevance |
+| --- | --- | --- |
+| `LinearStep` | convolutions, linear layers, norms, poolings, sums, matrix products | by the rule of the composite |
+| `PassStep` | activations, casts, products with a constant or a gate | stays with its unit |
+| `MoveStep` | views, slices, concatenation, padding, maximum | goes where the value came from |
+| `ConstantStep` | softmaxed attention, deviations, norms, comparisons | none: constants |
+
+An operation that is not in the table may be computed, but relevance must not arrive there.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
+
+from whycluster.lrp.graph import BATCH_NORM, function_of
+from whycluster.lrp.linear_maps import (
+    Add,
+    AveragePool,
+    BatchNorm,
+    Bilinear,
+    Convolution,
+    LayerNorm,
+    Linear,
+    LinearMap,
+    MatrixProduct,
+    Shift,
+    TokenLinear,
+)
+
+aten = torch.ops.aten
+Attention = Literal["cp", "attn"]
+Values = Callable[[Any], Any]  # a node `->` its value; what is no node stays as it is
 
 
-class Operation:
-    """One node's computation: values in, one value out, nothing written in place.
+class Facts(NamedTuple):
+    """What is known of the value of a node.
 
     Attributes:
-        recomputed: whether the output is cheaper to compute again than to keep until the backward walk.
+        nonnegative: it has no negative entry.
+        gate: how much it is one that opens and closes other values: 2 from a function between two levels, 1 from
+            another activation, else 0.
     """
 
-    recomputed: ClassVar[bool] = True
-
-    def forward(self, *inputs: Any) -> Any:
-        raise NotImplementedError
-
-    def carriers(self, n_inputs: int) -> Sequence[int]:
-        """Places of the inputs that relevance passes on to; the others only have their say in what is computed."""
-        return (0,)
-
-    def is_nonnegative(self, inputs: Sequence[bool]) -> bool:
-        """Whether the output cannot be negative, given the same of each input."""
-        return inputs[0]
-
-    def is_gate(self, inputs: Sequence[bool]) -> bool:
-        """Whether the output is made to open or close other values (see `Gate`), given the same of each input."""
-        return False
+    nonnegative: bool = False
+    gate: int = 0
 
 
-class DeadEnd(Operation):
-    """What relevance does not pass.
+class Step:
+    """What one operation is to relevance.
 
     Args:
-        function: what is computed.
+        carriers: the arguments that relevance passes on to.
+        facts: of the output.
+        rectifier: whether the output is positive exactly where the first carrier is.
     """
 
-    recomputed = False
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self.function = function
-
-    def forward(self, *inputs: Any) -> Any:
-        return self.function(*inputs)
-
-    def carriers(self, n_inputs: int) -> Sequence[int]:
-        return ()
-
-    def is_nonnegative(self, inputs: Sequence[bool]) -> bool:
-        return False
+    def __init__(self, carriers: Iterable[fx.Node], facts: Facts = Facts(), rectifier: bool = False) -> None:
+        self.carriers, self.facts, self.rectifier = tuple(carriers), facts, rectifier
 
 
-class Plain(DeadEnd):
-    """Sizes, constants, and what is computed from nothing else."""
+class ConstantStep(Step):
+    """A constant as far as relevance is concerned."""
 
-    def is_gate(self, inputs: Sequence[bool]) -> bool:
-        return True
+    def __init__(self, facts: Facts = Facts()) -> None:
+        super().__init__((), facts)
 
 
-class Unknown(DeadEnd):
-    """What relevance cannot pass; within a gate it does not have to.
+class PassStep(Step):
+    """Each unit keeps its relevance; of several carriers each gets its share."""
+
+
+class MoveStep(Step):
+    """Relevance goes to where the values came from, as the derivative says.
 
     Args:
-        function: what is computed.
-        problem: what to say if relevance arrives.
+        adds_constants: whether the output also holds values that are constants, which keep their relevance.
     """
 
-    def __init__(self, function: Callable[..., Any], problem: str) -> None:
-        super().__init__(function)
+    def __init__(self, carriers: Iterable[fx.Node], facts: Facts = Facts(), adds_constants: bool = False) -> None:
+        super().__init__(carriers, facts, rectifier=True)
+        self.adds_constants = adds_constants
+
+
+class SoftmaxStep(Step):
+    """A softmax that relevance passes (Achtibat et al., arXiv 2402.05602, eq. 12).
+
+    Args:
+        dim: along which it sums to 1.
+    """
+
+    def __init__(self, carriers: Iterable[fx.Node], dim: int) -> None:
+        super().__init__(carriers, Facts(nonnegative=True))
+        self.dim = dim
+
+
+class LinearStep(Step):
+    """A linear map, passed by a rule.
+
+    Args:
+        kind: of the layer, for which composites have rules.
+        make: the layer, from the values of its weights.
+        weights: the nodes that `make` reads.
+    """
+
+    def __init__(
+        self,
+        kind: type[LinearMap],
+        make: Callable[[Values], LinearMap],
+        carriers: Iterable[fx.Node],
+        weights: Iterable[Any] = (),
+        facts: Facts = Facts(),
+    ) -> None:
+        super().__init__(carriers, facts)
+        self.kind, self.make = kind, make
+        self.weights = tuple(one for one in weights if isinstance(one, fx.Node))
+
+
+class UnknownStep(Step):
+    """What relevance must not reach; within a gate it does not have to.
+
+    Args:
+        problem: what to say if it does.
+    """
+
+    def __init__(self, carriers: Iterable[fx.Node], problem: str) -> None:
+        super().__init__(carriers)
         self.problem = problem
 
 
-class Routing(Operation):
-    """An operation through which relevance passes whole, to where the values came from.
+@dataclass(frozen=True)
+class Call:
+    """A node and what is known of its arguments.
 
     Attributes:
-        way: by which relevance goes, in a few words.
-        reads_values: whether the way depends on the values of the inputs, not only on their shapes.
-        adds_constants: whether the output also holds values that were not in the input, and keep their relevance.
-        keeps_positive: whether relevance of positive outputs goes to positive inputs.
+        node: of the graph.
+        facts: of the nodes that relevance may come from, by node; others are constants.
+        attention: `cp` or `attn`.
     """
 
-    way: ClassVar[str]
-    reads_values: ClassVar[bool] = False
-    adds_constants: bool = False
-    keeps_positive: bool = False
+    node: fx.Node
+    facts: dict[fx.Node, Facts]
+    attention: Attention = "cp"
 
-    def __init__(self, function: Callable[..., Tensor]) -> None:
-        self.function = function
+    @property
+    def carriers(self) -> list[fx.Node]:
+        """Arguments that relevance may pass on to, each once."""
+        return [node for node in self.node.all_input_nodes if node in self.facts]
 
-    def forward(self, *inputs: Any) -> Tensor:
-        return self.function(*inputs)
+    def argument(self, place: int, name: str, default: Any = None) -> Any:
+        """An argument given by place or by name."""
+        given = self.node.args[place] if len(self.node.args) > place else self.node.kwargs.get(name, default)
+        return default if given is None else given
 
-    def route(self, inputs: Sequence[Any], relevance: Tensor) -> Sequence[Tensor]:
-        """Relevance of the output `->` relevance of each carrier, the sum unchanged.
+    def carries(self, argument: Any) -> bool:
+        """Whether relevance may pass on to an argument."""
+        return isinstance(argument, fx.Node) and argument in self.facts
 
-        Args:
-            inputs: as computed if the operation `reads_values`; else tensors among them have the right shapes only.
-            relevance: shaped as the output.
-        """
-        raise NotImplementedError
+    def all_nonnegative(self) -> bool:
+        """Of the carriers."""
+        return all(self.facts[node].nonnegative for node in self.carriers)
+
+    def least_gate(self) -> int:
+        """Of the carriers."""
+        return min(self.facts[node].gate for node in self.carriers)
 
 
-class Activation(Routing):
-    """An elementwise function: each unit's relevance stays with it.
+class UnknownOperationError(ValueError):
+    """What is wrong with a node."""
 
-    Args:
-        function: bent or not, it keeps what is large and drops what is small.
-        nonnegative: whether it has no negative values.
-        gate: whether it runs between two levels, off and on.
-        rectifier: whether it is positive where its input is, and zero elsewhere.
+
+Build = Callable[[Call], Step]
+
+
+# --- linear maps ---
+
+
+def _convolution(call: Call, transposed: bool = False) -> Step:
+    x, weight, bias = call.node.args[0], call.argument(1, "weight"), call.argument(2, "bias")
+    if call.carries(weight) or call.carries(bias):
+        raise UnknownOperationError("LRP knows convolutions whose weights do not depend on the image")
+    names = ("stride", "padding", "output_padding", "groups", "dilation") if transposed else ()
+    names = names or ("stride", "padding", "dilation", "groups")
+    given = {name: call.argument(at, name) for at, name in enumerate(names, start=3)}
+    defaults = {"stride": [1], "padding": [0], "dilation": [1], "groups": 1, "output_padding": [0]}
+    settings = {**defaults, **{name: value for name, value in given.items() if value is not None}}
+
+    def make(value: Values) -> LinearMap:
+        return Convolution(value(weight), value(bias), transposed=transposed, **settings)
+
+    return LinearStep(Convolution, make, [x], [weight, bias])  # type: ignore[list-item]
+
+
+def _linear(call: Call) -> Step:
+    x, weight, bias = call.node.args[0], call.argument(1, "weight"), call.argument(2, "bias")
+    return _fully_connected(call, x, weight, bias)
+
+
+def _fully_connected(call: Call, x: Any, weight: Any, bias: Any, turned: bool = False) -> Step:
+    """A linear layer; `turned`: with weights `(in, out)`."""
+    if call.carries(weight) or call.carries(bias):
+        raise UnknownOperationError("LRP knows linear layers whose weights do not depend on the image")
+    kind = TokenLinear if x.meta["val"].ndim > 2 else Linear
+
+    def make(value: Values) -> LinearMap:
+        return kind(value(weight).mT if turned else value(weight), value(bias))
+
+    return LinearStep(kind, make, [x], [weight, bias])
+
+
+def _addmm(call: Call) -> Step:
+    bias, x, weight = call.node.args[:3]
+    if call.node.kwargs.get("alpha", 1) != 1 or call.node.kwargs.get("beta", 1) != 1:
+        raise UnknownOperationError("LRP knows addmm without alpha and beta")
+    return _fully_connected(call, x, weight, bias, turned=True)
+
+
+def _matrix_product(call: Call) -> Step:
+    left, right = call.node.args[:2]
+    if call.carries(left) and call.carries(right):
+        return LinearStep(Bilinear, lambda value: Bilinear(), [left, right])
+    if call.carries(left) and right.meta["val"].ndim == 2:
+        return _fully_connected(call, left, right, None, turned=True)
+    x, weight = (left, right) if call.carries(left) else (right, left)
+    return LinearStep(MatrixProduct, lambda value: MatrixProduct(value(weight), weight is left), [x], [weight])
+
+
+def _layer_norm(call: Call) -> Step:
+    weight, bias, eps = call.argument(2, "weight"), call.argument(3, "bias"), call.argument(4, "eps", 1e-5)
+    shape: Any = call.node.args[1]
+
+    def make(value: Values) -> LinearMap:
+        return LayerNorm(value(weight), value(bias), shape, eps)
+
+    return LinearStep(LayerNorm, make, [call.node.args[0]], [weight, bias])  # type: ignore[list-item]
+
+
+def _batch_norm(call: Call) -> Step:
+    arguments = call.node.args[1:5]
+    dims = call.node.args[0].meta["val"].ndim - 2  # type: ignore[union-attr]
+
+    def make(value: Values) -> LinearMap:
+        scale, shift = scale_and_shift(*map(value, arguments), eps=call.node.args[-1])  # type: ignore[arg-type]
+        dtype = value(arguments[3]).dtype
+        return BatchNorm(*(one.to(dtype).reshape(-1, *[1] * dims) for one in (scale, shift)))
+
+    return LinearStep(BatchNorm, make, [call.node.args[0]], arguments)  # type: ignore[list-item]
+
+
+def scale_and_shift(
+    weight: Tensor | None, bias: Tensor | None, mean: Tensor, variance: Tensor, eps: float
+) -> tuple[Tensor, Tensor]:
+    """What a batch norm multiplies each channel with, and what it adds; in double precision, where there is one."""
+    exact = torch.float32 if mean.device.type == "mps" else torch.float64
+    scale = (variance.to(exact) + eps).rsqrt() * (1 if weight is None else weight.to(exact))
+    shift = -mean.to(exact) * scale
+    return scale, shift if bias is None else shift + bias.to(exact)
+
+
+def _average(call: Call) -> Step:
+    """Averages, sums, interpolations: linear in their one tensor."""
+    x, *others = call.node.args
+    function, options = function_of(call.node), dict(call.node.kwargs)
+
+    def make(value: Values) -> LinearMap:
+        given = [value(one) for one in others]
+        return AveragePool(lambda values: function(values, *given, **options))
+
+    facts = Facts(call.all_nonnegative() and "bicubic" not in str(call.node.target), call.least_gate())
+    return LinearStep(AveragePool, make, [x], [one for one in others if isinstance(one, fx.Node)], facts)  # type: ignore[list-item]
+
+
+def _sum(call: Call, signs: tuple[float, float]) -> Step:
+    alpha = call.node.kwargs.get("alpha", call.node.args[2] if len(call.node.args) > 2 else 1)
+    first, second = call.node.args[:2]
+    signs = (signs[0], signs[1] * alpha)  # type: ignore[operator]
+    nonnegative = min(signs) >= 0 and call.all_nonnegative()
+    if call.carries(first) and call.carries(second):
+        return LinearStep(Add, lambda value: Add(signs), [first, second], (), Facts(nonnegative, call.least_gate()))  # type: ignore[list-item]
+    carrier = first if call.carries(first) else second
+    facts = Facts(gate=2 if call.least_gate() == 2 else 0)  # 1 + tanh(x) is a gate, as tanh(x) is
+    return LinearStep(Shift, lambda value: Shift(signs), [carrier], [first, second], facts)  # type: ignore[list-item]
+
+
+# --- products ---
+
+
+def _product(call: Call) -> Step:
+    factors = [one for one in call.node.args[:2] if call.carries(one)]
+    if len(factors) == 2 and call.facts[factors[0]].gate != call.facts[factors[1]].gate:
+        factors = [min(factors, key=lambda one: call.facts[one].gate)]  # what is less of a gate takes all
+    same = len(call.carriers) == len(factors)
+    others = [one for one in call.node.args[:2] if one not in factors]
+    positive = all(isinstance(one, int | float) and one >= 0 for one in others)
+    positive = positive or (all(call.carries(one) and call.facts[one].nonnegative for one in others) and bool(others))
+    gate = call.facts[factors[0]].gate if same and len(factors) == 1 else 0
+    nonnegative = all(call.facts[one].nonnegative for one in factors) and (positive or not others)
+    return PassStep(factors, Facts(nonnegative, gate), rectifier=positive and len(factors) == 1)
+
+
+def _quotient(call: Call) -> Step:
+    first, second = call.node.args[:2]
+    if call.node.kwargs.get("rounding_mode") is not None:
+        raise UnknownOperationError("LRP knows quotients without rounding")
+    if not call.carries(first):
+        return ConstantStep()
+    positive = isinstance(second, int | float) and second > 0
+    facts = call.facts[first]  # type: ignore[index]
+    return PassStep([first], Facts(facts.nonnegative and positive, facts.gate), rectifier=positive)  # type: ignore[list-item]
+
+
+# --- all others ---
+
+
+def _pass(call: Call, nonnegative: bool = False, gate: int = 0, rectifier: bool = False) -> Step:
+    return PassStep(call.carriers[:1], Facts(nonnegative or rectifier, gate), rectifier)
+
+
+def _same(call: Call) -> Step:
+    """The value itself: copies, casts, dropout."""
+    return PassStep(call.carriers[:1], call.facts[call.carriers[0]], rectifier=True)
+
+
+def _clamp(call: Call) -> Step:
+    low, high = call.argument(1, "min"), call.argument(2, "max")
+    low_is_zero = isinstance(low, int | float) and low == 0
+    nonnegative = isinstance(low, int | float) and low >= 0
+    return PassStep(call.carriers[:1], Facts(nonnegative, 1 if low is None or high is None else 2), low_is_zero)
+
+
+def _clamp_min(call: Call) -> Step:
+    low = call.argument(1, "min")
+    known = isinstance(low, int | float)
+    return PassStep(call.carriers[:1], Facts(known and low >= 0, 1), known and low == 0)
+
+
+def _move(call: Call) -> Step:
+    """Also of several values: concatenation, maximum. Constants among them keep their relevance."""
+    tensors = [one for one in call.node.all_input_nodes if isinstance(one.meta.get("val"), Tensor)]
+    constants = any(one not in call.facts for one in tensors)
+    facts = Facts(call.all_nonnegative() and not constants, call.least_gate())
+    return MoveStep(call.carriers, facts, adds_constants=constants)
+
+
+def _pad(call: Call) -> Step:
+    constant = call.argument(2, "mode", "constant") if "pad.default" in str(call.node.target) else "constant"
+    value = call.argument(3 if "pad.default" in str(call.node.target) else 2, "value", 0)
+    constant_added = constant == "constant" and any(size > 0 for size in call.node.args[1])  # type: ignore[union-attr,operator]
+    return MoveStep(call.carriers, Facts(call.all_nonnegative() and value >= 0), adds_constants=constant_added)
+
+
+def _constant(call: Call) -> Step:
+    return ConstantStep(Facts(nonnegative=False))
+
+
+def _softmax(call: Call) -> Step:
+    if call.attention == "attn":
+        return SoftmaxStep(call.carriers[:1], call.node.args[1])  # type: ignore[arg-type]
+    return ConstantStep(Facts(nonnegative=True))
+
+
+ROWS: tuple[tuple[Build, str], ...] = (
+    (_convolution, "conv1d conv2d conv3d"),
+    (partial(_convolution, transposed=True), "conv_transpose1d conv_transpose2d conv_transpose3d"),
+    (_linear, "linear"),
+    (_addmm, "addmm"),
+    (_matrix_product, "matmul mm bmm mv"),
+    (_layer_norm, "layer_norm"),
+    (_batch_norm, "_native_batch_norm_legit_no_training"),
+    (_average, "avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d mean sum"),
+    (_average, "_adaptive_avg_pool2d _adaptive_avg_pool3d cumsum upsample_nearest1d upsample_nearest2d"),
+    (_average, "upsample_nearest3d upsample_linear1d upsample_bilinear2d upsample_trilinear3d upsample_bicubic2d"),
+    (_average, "_upsample_bilinear2d_aa _upsample_bicubic2d_aa"),
+    (partial(_sum, signs=(1, 1)), "add"),
+    (partial(_sum, signs=(1, -1)), "sub"),
+    (partial(_sum, signs=(-1, 1)), "rsub"),
+    (_product, "mul multiply"),
+    (_quotient, "div divide true_divide"),
+    (partial(_pass, rectifier=True), "relu"),
+    (partial(_pass, rectifier=True, gate=2), "relu6"),
+    (partial(_pass, nonnegative=True, gate=2), "sigmoid hardsigmoid"),
+    (partial(_pass, gate=2), "tanh erf hardtanh sin cos"),
+    (partial(_pass, nonnegative=True, gate=1), "softplus exp square sqrt abs"),
+    (partial(_pass, gate=1), "gelu silu hardswish mish elu selu celu leaky_relu prelu rrelu softsign log_sigmoid"),
+    (partial(_pass, gate=1), "threshold hardshrink softshrink expm1 log log1p log2 pow sign_ log_softmax _log_softmax"),
+    (_pass, "neg"),
+    (_clamp, "clamp clip"),
+    (_clamp_min, "clamp_min"),
+    (partial(_pass, gate=1), "clamp_max"),
+    (_same, "clone alias detach contiguous dropout alpha_dropout feature_dropout feature_alpha_dropout to _to_copy"),
+    (_same, "type_as lift_fresh_copy lift_fresh view_as_real"),
+    (_move, "view _unsafe_view reshape flatten unflatten permute transpose t numpy_T squeeze unsqueeze movedim"),
+    (_move, "expand expand_as repeat repeat_interleave tile slice select narrow split split_with_sizes chunk unbind"),
+    (_move, "tensor_split unsafe_split unsafe_chunk cat concat concatenate stack flip roll rot90 pixel_shuffle"),
+    (_move, "pixel_unshuffle channel_shuffle native_channel_shuffle unfold im2col index index_select gather"),
+    (_move, "slice_scatter select_scatter masked_fill where maximum minimum max min amax amin topk sort diagonal"),
+    (_move, "max_pool1d max_pool2d max_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d"),
+    (_move, "max_pool2d_with_indices max_pool3d_with_indices reflection_pad1d reflection_pad2d reflection_pad3d"),
+    (_move, "replication_pad1d replication_pad2d replication_pad3d as_strided swapaxes swapdims mT broadcast_to"),
+    (_pad, "constant_pad_nd pad"),
+    (_softmax, "softmax _softmax"),
+    (_constant, "linalg_vector_norm norm frobenius_norm std var var_mean std_mean rsqrt reciprocal logsumexp"),
+    (_constant, "eq ne lt le gt ge logical_not logical_and logical_or isnan isinf argmax argmin argsort sign floor"),
+    (_constant, "round ceil new_zeros new_ones new_full new_empty zeros_like ones_like full_like empty_like size"),
+    (_constant, "sym_size sym_numel _assert_tensor_metadata bernoulli rand_like randn_like one_hot fill"),
+)
+
+
+TABLE: dict[Any, Build] = {getattr(aten, name): build for build, names in ROWS for name in names.split() if hasattr(aten, name)}
+REGISTERED: dict[Any, Build] = {}  # operations that other rooms define (see `heads`)
+
+
+def step_of(call: Call) -> Step:
+    """What a node is to relevance.
+
+    Raises:
+        UnknownOperationError: for arguments that relevance cannot pass on to.
     """
-
-    way = "pass"
-
-    def __init__(
-        self, function: Callable[..., Tensor], nonnegative: bool = False, gate: bool = False, rectifier: bool = False
-    ) -> None:
-        super().__init__(function)
-        self.nonnegative, self.gate, self.keeps_positive = nonnegative or rectifier, gate, rectifier
-
-    def is_nonnegative(self, inputs: Sequence[bool]) -> bool:
-        return self.nonnegative
-
-    def is_gate(self, inputs: Sequence[bool]) -> bool:
-        return self.gate
-
-    def route(self, inputs: Sequence[Any], relevance: Tensor) -> Sequence[Tensor]:
-        return (relevance,)
+    target: Any = call.node.target
+    key = getattr(target, "overloadpacket", target)
+    if getattr(target, "__name__", "") == "getitem":
+        return _move(call)
+    build = REGISTERED.get(key) or TABLE.get(key)
+    if build is None:
+        raise UnknownOperationError(f"LRP does not know how relevance passes {target}")
+    return build(call)
 
 
-class Identity(Routing):
-    """What does nothing when evaluated: dropout, stochastic depth."""
-
-    way = "pass"
-    keeps_positive = True
-
-    def __init__(self) -> None:
-        super().__init__(lambda x, *others: x)
-
-    def is_gate(self, inputs: Sequence[bool]) -> bool:
-        return inputs[0]
-
-    def route(self, inputs: Sequence[Any], relevance: Tensor) -> Sequence[Tensor]:
-        return (relevance,)
-
-
-class Rearrange(Routing):
-    """The same values in other places: flattened, transposed, in part, or with a rim of constants around them."""
-
-    way = "move back"
-    keeps_positive = True
-
-    def __init__(self, function: Callable[..., Tensor], adds_constants: bool = False) -> None:
-        super().__init__(function)
-        self.adds_constants = adds_constants
-
-    def is_nonnegative(self, inputs: Sequence[bool]) -> bool:
-        return inputs[0] and not self.adds_constants
-
-    def is_gate(self, inputs: Sequence[bool]) -> bool:
-        return inputs[0]
-
-    def route(self, inputs: Sequence[Any], relevance: Tensor) -> Sequence[Tensor]:
-        x, *others = inputs
-        return (vector_jacobian(lambda x: self.function(x, *others), x, relevance),)
-
-
-class Concatenate(Routing):
-    """Inputs side by side along `dim`; relevance is cut where they meet."""
-
-    way = "split"
-    keeps_positive = True
-
-    def __init__(self, dim: int) -> None:
-        super().__init__(lambda *inputs: torch.cat(inputs, dim))
-        self.dim = dim
-
-    def carriers(self, n_inputs: int) -> Sequence[int]:
-        return range(n_inputs)
-
-    def is_nonnegative(self, inputs: Sequence[bool]) -> bool:
-        return all(inputs)
-
-    def is_gate(self, inputs: Sequence[bool]) -> bool:
-        return all(inputs)
-
-    def route(self, inputs: Sequence[Any], relevance: Tensor) -> Sequence[Tensor]:
-        return torch.split(relevance, [x.shape[self.dim] for x in inputs], self.dim)
-
-
-class MaxPool(Routing):
-    """Winner takes all: the largest value of a window gets the relevance of that window."""
-
-    way = "to the largest"
-    reads_values = True
-    recomputed = False
-    keeps_positive = True
-
-    def is_gate(self, inputs: Sequence[bool]) -> bool:
-        return inputs[0]
-
-    def route(self, inputs: Sequence[Any], relevance: Tensor) -> Sequence[Tensor]:
-        x, *others = inputs
-        return (vector_jacobian(lambda x: self.function(x, *others), x, relevance),)
-
-
-class Gate(Routing):
-    """A product in which one factor opens or closes the other: the gate is a constant, the signal takes all.
-
-    Args:
-        function: the product.
-        signal: place of the input that is no gate.
-    """
-
-    way = "pass, the gate is constant"
-
-    def __init__(self, function: Callable[..., Tensor], signal: int) -> None:
-        super().__init__(function)
-        self.signal = signal
-
-    def carriers(self, n_inputs: int) -> Sequence[int]:
-        return (self.signal,)
-
-    def is_nonnegative(self, inputs: Sequence[bool]) -> bool:
-        return len(inputs) > 1 and all(inputs)
-
-    def is_gate(self, inputs: Sequence[bool]) -> bool:
-        return inputs[self.signal]
-
-    def route(self, inputs: Sequence[Any], relevance: Tensor) -> Sequence[Tensor]:
-        return (relevance,)
-
-
-def vector_jacobian(function: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> Tensor:
-    """`yᵀ·∂function/∂x`, shaped as `x`; for functions without parameters."""
-    with torch.enable_grad():
-        leaf = x.detach().to(y.dtype).requires_grad_()
-        return torch.autograd.grad(function(leaf), leaf, y)[0]
+assert BATCH_NORM.overloadpacket in TABLE

@@ -1,6 +1,6 @@
 """Where relevance went: what each layer kept, and what arrived."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -13,7 +13,7 @@ class Absorbed(NamedTuple):
     Attributes:
         bias: by the bias, or another constant.
         stabilizer: by what was added to small denominators.
-        zero: where the sum was exactly zero, so that nobody could take it.
+        zero: where the sum was exactly zero, so that no input could take it.
     """
 
     bias: Tensor
@@ -26,13 +26,32 @@ class Absorbed(NamedTuple):
         return self.bias + self.stabilizer + self.zero
 
     @classmethod
-    def nothing(cls, relevance: Tensor) -> "Absorbed":
-        """Of this relevance `(N, ...)`, nothing."""
-        return cls(*relevance.new_zeros(3, len(relevance)))
+    def nothing(cls, relevance: Tensor, n: int) -> "Absorbed":
+        """Of this relevance of `n` images, nothing."""
+        return cls(*relevance.new_zeros(3, n))
 
     def plus(self, other: "Absorbed") -> "Absorbed":
         """Both together."""
         return Absorbed(*map(torch.add, self, other))
+
+
+@dataclass
+class Ledger:
+    """What layers absorb while relevance passes them.
+
+    Attributes:
+        n: how many images there are.
+        retain: whether other targets of the same images follow.
+        layers: name of a layer `->` what it absorbed, in the order of the walk.
+    """
+
+    n: int
+    retain: bool = False
+    layers: dict[str, Absorbed] = field(default_factory=dict)
+
+    def add(self, name: str, absorbed: Absorbed) -> None:
+        """Books what a layer absorbed; a layer that the network calls twice has one entry."""
+        self.layers[name] = self.layers[name].plus(absorbed) if name in self.layers else absorbed
 
 
 # How much may be missing, as a share of the largest amount: a hundred times what rounding was seen to lose.
@@ -59,17 +78,16 @@ class Receipt:
 
     @property
     def absorbed(self) -> Tensor:
-        """What all layers kept, `(N,)`; by difference, where layers have other rows than one for each image."""
-        if not self._by_image:
-            return self.entered - self.arrived
+        """What all layers kept, `(N,)`."""
         return sum((layer.total for layer in self.layers.values()), torch.zeros_like(self.entered))
 
     @property
     def imbalance(self) -> Tensor:
         """What is missing of the relevance, as a share of the largest amount in the receipt, `(N,)`; rounding only."""
         missing = (self.entered - self.arrived - self.absorbed).abs()
-        amounts = [amount for amount in self._amounts if len(amount) == len(missing)]
-        return missing / torch.stack(amounts).abs().amax(0).clamp(min=torch.finfo(missing.dtype).tiny)
+        kept = [amount for layer in self.layers.values() for amount in layer]
+        amounts = torch.stack([self.entered, self.arrived, *self.unsigned, *kept])
+        return missing / amounts.abs().amax(0).clamp(min=torch.finfo(missing.dtype).tiny)
 
     def is_plausible(self, short: bool = False) -> bool:
         """Whether it balances without a NaN or an infinity; a single one in any pixel or layer would show.
@@ -78,21 +96,7 @@ class Receipt:
             short: whether products were computed with fewer digits than relevance has.
         """
         tolerance = SHORT if short else TOLERANCES.get(self.entered.dtype, SHORT)
-        if self._by_image:
-            return bool((self.imbalance <= tolerance).all())
-        kept = [amount.sum() for layer in self.layers.values() for amount in layer]
-        missing = self.entered.sum() - self.arrived.sum() - sum(kept)
-        return bool(missing.abs() <= tolerance * torch.cat(self._amounts).abs().sum())
-
-    @property
-    def _by_image(self) -> bool:
-        """Whether no batch grows or shrinks on the way."""
-        return all(len(amount) == len(self.entered) for amount in self._amounts)
-
-    @property
-    def _amounts(self) -> list[Tensor]:
-        kept = [amount for layer in self.layers.values() for amount in layer]
-        return [self.entered, self.arrived, *self.unsigned, *kept]
+        return bool((self.imbalance <= tolerance).all())
 
 
 class Attribution(NamedTuple):

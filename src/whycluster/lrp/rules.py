@@ -1,88 +1,256 @@
-"""How relevance passes a linear map: each rule says in a few lines which inputs meet which weights.
+"""How relevance passes a linear map: each rule is a list of contributions, which reads like its equation.
 
-A rule looks at a map `z = w·x + b` and yields shares (see `shares`): sums of terms `input·weight` and a bias, which
-take the relevance of the outputs and hand it to the inputs in proportion to what each contributed to the sum.
+A contribution is a sum of products, modified inputs times modified weights, plus a modified bias. It takes the relevance
+`R_j` of the outputs it stands for, and hands it to the inputs in proportion to what each adds to the sum:
 
-Conventions (bias, sign and stabiliser of each rule) are those of zennit 0.5.1. `x⁺ = max(x, 0)`, `x⁻ = min(x, 0)`.
+    `R_i = Σ_j  input_i weight_ij / (Σ_i input_i weight_ij + bias_j) · factor · R_j`.
+
+Bias, sign and stabiliser of each rule are those of zennit 0.5.1. `x⁺ = max(x, 0)`, `x⁻ = min(x, 0)`.
 """
 
-from collections.abc import Callable, Iterable
-from functools import partial
+import math
+from collections.abc import Callable, Sequence
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from whycluster.lrp.linear_maps import LinearMap
-from whycluster.lrp.shares import Share, Signal, Term
+from whycluster.lrp.linear_maps import Modify, unmodified
 
-Rule = Callable[[LinearMap, Signal], Iterable[Share]]
-
-
-def epsilon(layer: LinearMap, signal: Signal) -> Iterable[Share]:
-    """In proportion to `x·w`; LRP-0 where the stabiliser is 0 (Bach et al. 2015)."""
-    terms = tuple(Term(x, layer.weight, at) for at, x in enumerate(signal.operands))
-    yield Share(terms, layer.bias, total=signal.z)
+Outputs = Literal["all", "positive", "negative"]
 
 
-def norm(layer: LinearMap, signal: Signal) -> Iterable[Share]:
-    """The same where there are no weights to learn, poolings and sums; zennit's name for it."""
-    return epsilon(layer, signal)
+class Product(NamedTuple):
+    """One summand of a contribution: inputs and weights, as functions of the layer's own.
 
-
-def ratio(layer: LinearMap, signal: Signal) -> Iterable[Share]:
-    """For sums: in proportion to `|x|`, so that branches which cancel cannot blow it up (Otsuki et al. 2024)."""
-    yield Share(tuple(Term(x.abs(), None, at) for at, x in enumerate(signal.operands)), sign=1)
-
-
-def z_plus(layer: LinearMap, signal: Signal) -> Iterable[Share]:
-    """Only what excites: in proportion to `(x·w)⁺` (Montavon et al. 2017)."""
-    yield Share(signal.meets(layer.positive, layer.negative), clamp(layer.bias, low=0), sign=1)
-
-
-def alpha_beta(layer: LinearMap, signal: Signal, *, alpha: float, beta: float) -> Iterable[Share]:
-    """`alpha` times what excites, minus `beta` times what inhibits; `alpha - beta = 1` (Bach et al. 2015)."""
-    yield Share(signal.meets(layer.positive, layer.negative), clamp(layer.bias, low=0), alpha, sign=1)
-    if beta:
-        yield Share(signal.meets(layer.negative, layer.positive), clamp(layer.bias, high=0), -beta, sign=-1)
-
-
-def gamma(layer: LinearMap, signal: Signal, *, gamma: float) -> Iterable[Share]:
-    """What has the sign of the output counts `1 + gamma` times (generalized: Andéol et al. 2021)."""
-    bias = layer.bias
-    excite = partial(layer.modified, f"{gamma} excite", lambda weight: weight + gamma * weight.clamp(min=0))
-    inhibit = partial(layer.modified, f"{gamma} inhibit", lambda weight: weight + gamma * weight.clamp(max=0))
-    risen = None if bias is None else bias + gamma * bias.clamp(min=0)
-    sunk = None if bias is None else bias + gamma * bias.clamp(max=0)
-    yield Share(signal.meets(excite, inhibit), risen, sign=1, only_its_sign=True)
-    yield Share(signal.meets(inhibit, excite), sunk, sign=-1, only_its_sign=True, with_before=2 + gamma)
-    yield Share(())  # an output of exactly zero has no sign
-
-
-def flat(layer: LinearMap, signal: Signal) -> Iterable[Share]:
-    """Evenly over the receptive field, whatever the input and the weights (Lapuschkin et al. 2019)."""
-    ones = layer.modified("ones", torch.ones_like)
-    yield Share((Term(torch.ones_like(signal.x[:1]), ones),), sign=1)
-
-
-def w_square(layer: LinearMap, signal: Signal) -> Iterable[Share]:
-    """In proportion to the squared weights (Montavon et al. 2017)."""
-    squares = layer.modified("squares", torch.square)
-    bias = None if layer.bias is None else layer.bias.square()
-    yield Share((Term(torch.ones_like(signal.x[:1]), squares),), bias, sign=1)
-
-
-def box(layer: LinearMap, signal: Signal, *, low: float | Tensor, high: float | Tensor) -> Iterable[Share]:
-    """For inputs between `low` and `high`: `x·w - low·w⁺ - high·w⁻` (Montavon et al. 2017).
-
-    The bias falls out of the sum. Written with `x - low` and `x - high`, no term cancels another: none is negative.
+    Attributes:
+        input: of the inputs; for `ones` it does not depend on the image.
+        weight: of the weights.
     """
-    x = signal.x
-    if x.ndim == 4 and x.device.type == "cpu":  # there, few channels first cost a convolution nine times as much
-        x = x.contiguous(memory_format=torch.channels_last)
-    above, below = x - torch.as_tensor(low).to(x), x - torch.as_tensor(high).to(x)
-    yield Share((Term(above, layer.positive()), Term(below, layer.negative())))
+
+    input: Modify
+    weight: Modify
 
 
-def clamp(bias: Tensor | None, low: float | None = None, high: float | None = None) -> Tensor | None:
-    """The bias between `low` and `high`, where there is one."""
-    return None if bias is None else bias.clamp(low, high)
+class Contribution(NamedTuple):
+    """What takes relevance, and in proportion to what it hands it to the inputs.
+
+    Attributes:
+        products: modified inputs and weights, which are multiplied and summed.
+        bias: of the bias, which joins the sum and keeps its proportion; `None`: no bias.
+        outputs: whose relevance it takes, by the sign of `z`.
+        factor: how many times it takes that relevance.
+    """
+
+    products: Sequence[Product]
+    bias: Modify | None = None
+    outputs: Outputs = "all"
+    factor: float = 1.0
+
+
+class Rule:
+    """How relevance passes a linear map.
+
+    Args:
+        contributions: each takes the relevance of some outputs.
+        stabilizer: added to denominators, with their sign; `>= 0`.
+
+    Attributes:
+        proportional: whether inputs that are zero get no relevance.
+
+    Raises:
+        ValueError: for a stabilizer that is negative or not finite.
+    """
+
+    proportional: ClassVar[bool] = True
+
+    def __init__(self, contributions: Sequence[Contribution], stabilizer: float) -> None:
+        self.contributions = tuple(contributions)
+        self.stabilizer = at_least_zero("stabilizer", stabilizer)
+
+    def __repr__(self) -> str:
+        numbers = [f"{name}={value:g}" for name, value in vars(self).items() if isinstance(value, int | float)]
+        return f"{type(self).__name__}({', '.join(numbers)})"
+
+
+def positive(values: Tensor) -> Tensor:
+    """`max(x, 0)`."""
+    return values.clamp(min=0)
+
+
+def negative(values: Tensor) -> Tensor:
+    """`min(x, 0)`."""
+    return values.clamp(max=0)
+
+
+def ones(values: Tensor) -> Tensor:
+    """Ones in the place of weights."""
+    return torch.ones_like(values)
+
+
+def one_image(values: Tensor) -> Tensor:
+    """Ones in the place of inputs, the same for all images."""
+    return torch.ones_like(values[:1])
+
+
+class Epsilon(Rule):
+    """In proportion to `x·w` (Bach et al. 2015, eq. 58); LRP-0 where `epsilon` is 0.
+
+    Args:
+        epsilon: added to the output, with its sign; `>= 0`.
+    """
+
+    def __init__(self, epsilon: float = 1e-6) -> None:
+        super().__init__([Contribution([Product(unmodified, unmodified)], bias=unmodified)], epsilon)
+
+
+class Norm(Epsilon):
+    """The same for poolings and sums, which have no weights to learn; zennit's name for it."""
+
+
+class Ratio(Rule):
+    """For sums: in proportion to `|x|`, so that branches which cancel cannot blow it up (Otsuki et al. 2024)."""
+
+    def __init__(self, stabilizer: float = 1e-6) -> None:
+        super().__init__([Contribution([Product(torch.abs, unmodified)])], stabilizer)
+
+
+class AlphaBeta(Rule):
+    """`alpha` times what excites, minus `beta` times what inhibits (Bach et al. 2015, eq. 60).
+
+    Args:
+        alpha: `>= 0`.
+        beta: `alpha - 1`, and `>= 0`.
+        stabilizer: added to denominators, with their sign.
+
+    Raises:
+        ValueError: for numbers that would create or lose relevance.
+    """
+
+    def __init__(self, alpha: float = 2.0, beta: float = 1.0, stabilizer: float = 1e-6) -> None:
+        self.alpha, self.beta = at_least_zero("alpha", alpha), at_least_zero("beta", beta)
+        if not math.isclose(alpha - beta, 1):
+            raise ValueError(f"alpha={alpha:g} minus beta={beta:g} should be 1, or relevance is created or lost.")
+        excites = [Product(positive, positive), Product(negative, negative)]
+        inhibits = [Product(positive, negative), Product(negative, positive)]
+        contributions = [Contribution(excites, bias=positive, factor=self.alpha)]
+        if beta:
+            contributions.append(Contribution(inhibits, bias=negative, factor=-self.beta))
+        super().__init__(contributions, stabilizer)
+
+
+class ZPlus(AlphaBeta):
+    """Only what excites: in proportion to `(x·w)⁺` (Montavon et al., arXiv 1512.02479, z⁺-rule)."""
+
+    def __init__(self, stabilizer: float = 1e-6) -> None:
+        super().__init__(1.0, 0.0, stabilizer)
+
+    def __repr__(self) -> str:
+        return f"ZPlus(stabilizer={self.stabilizer:g})"
+
+
+class Gamma(Rule):
+    """What has the sign of the output counts `1 + gamma` times (generalized: Andéol et al. 2021).
+
+    Args:
+        gamma: `>= 0`; 0 is `Epsilon`, infinity the z⁺-rule.
+        stabilizer: added to denominators, with their sign.
+
+    Raises:
+        ValueError: for a `gamma` that is negative or not finite.
+    """
+
+    def __init__(self, gamma: float = 0.25, stabilizer: float = 1e-6) -> None:
+        self.gamma = at_least_zero("gamma", gamma)
+
+        def rising(weight: Tensor) -> Tensor:
+            return weight + gamma * weight.clamp(min=0)
+
+        def sinking(weight: Tensor) -> Tensor:
+            return weight + gamma * weight.clamp(max=0)
+
+        self.rising, self.sinking = rising, sinking
+        super().__init__(
+            [
+                Contribution([Product(positive, rising), Product(negative, sinking)], rising, outputs="positive"),
+                Contribution([Product(positive, sinking), Product(negative, rising)], sinking, outputs="negative"),
+            ],
+            stabilizer,
+        )
+
+
+class Flat(Rule):
+    """Evenly over the receptive field, whatever the input and the weights (Lapuschkin et al., Nat. Commun. 2019)."""
+
+    proportional = False
+
+    def __init__(self, stabilizer: float = 1e-6) -> None:
+        super().__init__([Contribution([Product(one_image, ones)])], stabilizer)
+
+
+class WSquare(Rule):
+    """In proportion to the squared weights (Montavon et al., arXiv 1512.02479, w²-rule)."""
+
+    proportional = False
+
+    def __init__(self, stabilizer: float = 1e-6) -> None:
+        super().__init__([Contribution([Product(one_image, torch.square)], bias=torch.square)], stabilizer)
+
+
+class ZBox(Rule):
+    """For inputs between two bounds: `x·w - low·w⁺ - high·w⁻` (Montavon et al., arXiv 1512.02479, z^B-rule).
+
+    The bias falls out of the sum. Written with `x - low` and `x - high`, no summand is negative.
+
+    Args:
+        low: the lowest value of inputs; a float, or a tensor that broadcasts to an image.
+        high: the highest.
+        stabilizer: added to denominators, with their sign.
+
+    Raises:
+        ValueError: for bounds that do not broadcast to images, or a `low` above `high`.
+    """
+
+    proportional = False
+
+    def __init__(self, low: float | Tensor, high: float | Tensor, stabilizer: float = 1e-6) -> None:
+        check_bounds(low, high)
+
+        def above_low(values: Tensor) -> Tensor:
+            return values - torch.as_tensor(low).to(values)
+
+        def below_high(values: Tensor) -> Tensor:
+            return values - torch.as_tensor(high).to(values)
+
+        super().__init__([Contribution([Product(above_low, positive), Product(below_high, negative)])], stabilizer)
+
+
+def at_least_zero(name: str, value: float) -> float:
+    """The value.
+
+    Raises:
+        ValueError: if it is negative or not finite.
+    """
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{name}={value} should be a finite number >= 0.")
+    return value
+
+
+def check_bounds(low: float | Tensor, high: float | Tensor) -> None:
+    """Looks at bounds of the box rule.
+
+    Raises:
+        ValueError: for bounds that do not broadcast to images, or a `low` above `high`.
+    """
+    bounds = torch.as_tensor(low), torch.as_tensor(high)
+    for name, bound in zip(("low", "high"), bounds, strict=True):
+        if bound.ndim == 1 and len(bound) > 1:
+            raise ValueError(
+                f"{name} of shape {tuple(bound.shape)} should be a number, or broadcast to an image; for a bound of "
+                "each channel give the shape (channels, 1, 1)."
+            )
+    if bool((bounds[0].cpu() > bounds[1].cpu()).any()):
+        raise ValueError(f"low={low} should not be above high={high}.")
+
+
+RuleOf = Callable[..., Rule]

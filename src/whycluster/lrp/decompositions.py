@@ -1,0 +1,113 @@
+"""Operations that are rewritten by simpler ones before relevance passes: attention, norms, and sums of products."""
+
+import math
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.export import default_decompositions
+from torch.nn import functional as F
+
+aten = torch.ops.aten
+
+
+def attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """Scaled dot-product attention, `softmax(Q·Kᵀ / √d)·V` (Vaswani et al., arXiv 1706.03762, eq. 1)."""
+    if enable_gqa:
+        key, value = (one.repeat_interleave(query.shape[-3] // one.shape[-3], -3) for one in (key, value))
+    scores = (query * (1 / math.sqrt(query.shape[-1]) if scale is None else scale)) @ key.mT
+    if is_causal:
+        attn_mask = scores.new_ones(scores.shape[-2:], dtype=torch.bool).tril()
+    if attn_mask is not None:
+        scores = scores.masked_fill(~attn_mask, -math.inf) if attn_mask.dtype == torch.bool else scores + attn_mask
+    return scores.softmax(-1) @ value
+
+
+def group_norm(
+    x: Tensor, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5, *_: Any
+) -> Tensor:
+    """A layer norm of each group of channels, then a scale and a shift of each channel."""
+    n, channels = x.shape[:2]
+    groups = x.reshape(n, num_groups, -1)
+    normed = F.layer_norm(groups, (groups.shape[-1],), eps=eps).reshape(x.shape)
+    along = (channels, *[1] * (x.ndim - 2))
+    scaled = normed if weight is None else normed * weight.reshape(along)
+    return scaled if bias is None else scaled + bias.reshape(along)
+
+
+def instance_norm(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    use_input_stats: bool,
+    momentum: float,
+    eps: float,
+    cudnn_enabled: bool,
+) -> Tensor:
+    """A group norm of single channels, or, with running statistics, a batch norm."""
+    if use_input_stats or running_mean is None or running_var is None:
+        return group_norm(x, x.shape[1], weight, bias, eps)
+    return F.batch_norm(x, running_mean, running_var, weight, bias, eps=eps)
+
+
+def rms_norm(x: Tensor, normalized_shape: list[int], weight: Tensor | None = None, eps: float | None = None) -> Tensor:
+    """`x / √(mean(x²) + ε) · w` (Zhang and Sennrich, arXiv 1910.07467, eq. 4)."""
+    last = list(range(-len(normalized_shape), 0))
+    normed = x * (x.square().mean(last, keepdim=True) + (torch.finfo(x.dtype).eps if eps is None else eps)).rsqrt()
+    return normed if weight is None else normed * weight
+
+
+def glu(x: Tensor, dim: int = -1) -> Tensor:
+    """A gated linear unit: the first half times the sigmoid of the second (Dauphin et al., arXiv 1612.08083)."""
+    values, gate = x.chunk(2, dim)
+    return values * gate.sigmoid()
+
+
+def convolution_same(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: str = "valid",
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Tensor:
+    """A convolution padded by name; what is padded more on one side than on the other is padded beforehand."""
+    dims = weight.ndim - 2
+    dilations = [dilation] * dims if isinstance(dilation, int) else list(dilation) * (dims // len(dilation))
+    extra = [d * (k - 1) if padding == "same" else 0 for d, k in zip(dilations, weight.shape[2:], strict=True)]
+    if any(one % 2 for one in extra):
+        x = F.pad(x, [side for one in reversed(extra) for side in (0, one % 2)])
+    convolve: Callable[..., Tensor] = (F.conv1d, F.conv2d, F.conv3d)[dims - 1]
+    return convolve(x, weight, bias, stride, [one // 2 for one in extra], dilation, groups)
+
+
+@cache
+def decompositions() -> dict[Any, Callable[..., Any]]:
+    """Operation `->` function that computes it by others."""
+    known = default_decompositions()
+    return {
+        aten.scaled_dot_product_attention.default: attention,
+        aten.group_norm.default: group_norm,
+        aten.instance_norm.default: instance_norm,
+        aten.rms_norm.default: rms_norm,
+        aten.glu.default: glu,
+        aten.conv1d.padding: convolution_same,
+        aten.conv2d.padding: convolution_same,
+        aten.conv3d.padding: convolution_same,
+        **{op: known[op] for op in (aten.einsum.default, aten.tensordot.default) if op in known},
+    }

@@ -1,0 +1,114 @@
+"""From the outputs of a linear map to its inputs: the relevance that each contribution takes, and what it keeps."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from whycluster.lrp.graph import Batch
+from whycluster.lrp.linear_maps import LinearMap
+from whycluster.lrp.receipts import Absorbed
+from whycluster.lrp.rules import Contribution, Rule
+
+
+@dataclass(frozen=True)
+class Passage:
+    """What relevance meets at a linear map.
+
+    Attributes:
+        layer: the linear map.
+        rule: by which relevance passes.
+        xs: the operands.
+        z: the output, `w·x + b`; where a ReLU follows and `rectified` holds, possibly after it.
+        batch: where the images are in the output.
+        n: how many images there are.
+        nonnegative: whether the operands are known to have no negative entry.
+        rectified: whether relevance is known to be zero where the output is not positive, as it is before a ReLU.
+        memo: results that other targets of the same images can use; `None`: there are no others.
+    """
+
+    layer: LinearMap
+    rule: Rule
+    xs: Sequence[Tensor]
+    z: Tensor
+    batch: Batch
+    n: int
+    nonnegative: bool = False
+    rectified: bool = False
+    memo: dict[str, Any] | None = None
+
+    def of(self, some: slice) -> "Passage":
+        """What relevance meets of some of the images, where these are in the first dimension."""
+        memo = None if self.memo is None else self.memo.setdefault(f"images from {some.start}", {})
+        n = len(range(self.n)[some])
+        return replace(self, xs=[x[some] for x in self.xs], z=self.z[some], n=n, memo=memo)
+
+    def per_image(self, values: Tensor) -> Tensor:
+        """Values at the outputs summed for each image, `(n,)`."""
+        return self.batch.per_image(values, self.n)
+
+    def kept_by(self, quotient: Tensor, bias: Tensor | None) -> Tensor:
+        """`Σ_j quotient_j · bias_j` of each image, `(n,)`; summed over places first, where the bias has none."""
+        if bias is None:
+            return quotient.new_zeros(self.n)
+        missing = quotient.ndim - bias.ndim
+        places = [
+            at
+            for at in range(quotient.ndim)
+            if at != self.batch.axis and (at < missing or bias.shape[at - missing] == 1)
+        ]
+        summed = quotient.sum(places, keepdim=True) if places else quotient
+        return self.per_image(summed * bias)
+
+
+Relevance = tuple[list[Tensor], Absorbed]
+
+
+def redistribute(passage: Passage, relevance: Tensor) -> Relevance:
+    """Passes relevance of the outputs to the operands, contribution by contribution, as the rule is written.
+
+    Args:
+        passage: the linear map, its rule and what went through it.
+        relevance: shaped as the output.
+
+    Returns:
+        The relevance of each operand, shaped as it is, and what the layer absorbed.
+    """
+    z, rule = passage.z, passage.rule
+    passed = [torch.zeros_like(x, dtype=relevance.dtype) for x in passage.xs]
+    absorbed = Absorbed.nothing(relevance, passage.n)
+    signed = any(contribution.outputs != "all" for contribution in rule.contributions)
+    for contribution in rule.contributions:
+        taken = relevance * contribution.factor
+        if contribution.outputs != "all":
+            taken = taken * ((z > 0) if contribution.outputs == "positive" else (z < 0))
+        absorbed = absorbed.plus(_hand_on(passage, contribution, taken, passed))
+    if signed:  # an output of exactly zero has no sign
+        absorbed = absorbed.plus(absorbed.nothing(relevance, passage.n)._replace(zero=passage.per_image(relevance * (z == 0))))
+    return passed, absorbed
+
+
+def _hand_on(passage: Passage, contribution: Contribution, taken: Tensor, passed: list[Tensor]) -> Absorbed:
+    """Adds to `passed` what one contribution hands to the operands, and returns what it keeps."""
+    layer = passage.layer
+    products = [
+        ([product.input(x) for x in passage.xs], layer.modified(product.weight)) for product in contribution.products
+    ]
+    bias = None if contribution.bias is None or layer.bias is None else contribution.bias(layer.bias)
+    total = sum((layer.apply(inputs, weight) for inputs, weight in products[1:]), layer.apply(*products[0]))
+    if bias is not None:
+        total = total + bias
+    total = total.to(taken.dtype)
+    added = torch.copysign(total.new_tensor(passage.rule.stabilizer), total)
+    nobody = total == 0  # there each summand is zero, and nothing can be handed on
+    quotient = taken / torch.where(nobody, passage.rule.stabilizer or torch.inf, total + added)
+    for inputs, weight in products:
+        for at, (back, input) in enumerate(zip(layer.transpose(quotient, inputs, weight), inputs, strict=True)):
+            passed[at] += back * input
+    return Absorbed(
+        passage.kept_by(quotient, bias),
+        passage.per_image(added * quotient * ~nobody),
+        passage.per_image(taken * nobody),
+    )

@@ -1,0 +1,229 @@
+"""The walk: the graph runs forward under autograd, whose backward pass then carries relevance in place of gradients.
+
+Each step is a function of autograd with a backward of its own, or, where values only move, an operation whose derivative
+moves relevance to where they came from. So autograd sums what several readers send back, shares the forward pass among
+targets (`retain_graph`), and frees each value once relevance has passed it.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.autograd import Function
+
+from whycluster.lrp.fused import redistribute_fast
+from whycluster.lrp.graph import Batch
+from whycluster.lrp.linear_maps import Add, LinearMap
+from whycluster.lrp.operations import ConstantStep, LinearStep, MoveStep, PassStep, SoftmaxStep
+from whycluster.lrp.plan import Planned
+from whycluster.lrp.receipts import Absorbed, Ledger
+from whycluster.lrp.redistribution import Passage
+
+
+Look = Callable[[str, Any], None]
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where in a run a step is.
+
+    Attributes:
+        one: the step.
+        ledger: takes what it absorbs.
+        batch: where the images are in its output.
+        sources: where they are in each operand; `None` for a constant.
+        dtype: of relevance.
+    """
+
+    one: Planned
+    ledger: Ledger
+    batch: Batch
+    sources: Sequence[Batch | None]
+    dtype: torch.dtype
+
+    def book(self, absorbed: Absorbed) -> None:
+        """Books what the step absorbed."""
+        self.ledger.add(self.one.name, absorbed)
+
+    def book_lost(self, relevance: Tensor, passed: Sequence[Tensor | None]) -> None:
+        """Books as kept by a constant what of the relevance has not been passed on."""
+        n = self.ledger.n
+        kept = self.batch.per_image(relevance, n)
+        for part, batch in zip(passed, self.sources, strict=True):
+            if part is not None and batch is not None:
+                kept = kept - batch.per_image(part, n)
+        self.book(Absorbed.nothing(relevance, n)._replace(bias=kept))
+
+
+class LinearRelevance(Function):
+    """A linear map whose backward is its rule."""
+
+    @staticmethod
+    def forward(ctx: Any, layer: LinearMap, site: Site, *xs: Tensor) -> Tensor:
+        if isinstance(layer, Add):
+            xs = tuple(layer.signed(xs))
+        z = layer.forward(xs)
+        if site.one.with_relu:
+            z.relu_()
+        z = z.to(site.dtype)
+        ctx.layer, ctx.site, ctx.memo = layer, site, {}
+        ctx.save_for_backward(*xs, z)
+        return z
+
+    @staticmethod
+    def backward(ctx: Any, relevance: Tensor) -> tuple[Any, ...]:
+        *xs, z = ctx.saved_tensors
+        site: Site = ctx.site
+        one, ledger = site.one, site.ledger
+        assert one.rule is not None  # every linear map has one
+        memo = ctx.memo if ledger.retain else None
+        passage = Passage(
+            ctx.layer, one.rule, xs, z, site.batch, ledger.n, one.nonnegative, one.rectified, memo
+        )
+        passed, absorbed = redistribute_fast(passage, relevance)
+        for part, batch in zip(passed, site.sources, strict=True):
+            if batch is None:  # what a constant takes counts as a bias
+                absorbed = absorbed._replace(bias=absorbed.bias + site.batch.per_image(part, ledger.n))
+        site.book(absorbed)
+        return None, None, *passed
+
+
+class PassRelevance(Function):
+    """A function of single units, which keep their relevance; several carriers share it evenly."""
+
+    @staticmethod
+    def forward(ctx: Any, compute: Callable[[], Tensor], site: Site, *carriers: Tensor) -> Tensor:
+        ctx.shapes = [carrier.shape for carrier in carriers]
+        value = compute()
+        return value.to(site.dtype) if value.is_floating_point() else value
+
+    @staticmethod
+    def backward(ctx: Any, relevance: Tensor) -> tuple[Any, ...]:
+        share = relevance if len(ctx.shapes) == 1 else relevance / len(ctx.shapes)
+        return None, None, *(share if share.shape == shape else share.sum_to_size(shape) for shape in ctx.shapes)
+
+
+class MoveRelevance(Function):
+    """A move that also brings in constants, whose relevance is booked."""
+
+    @staticmethod
+    def forward(ctx: Any, compute: Callable[..., Tensor], site: Site, *carriers: Tensor) -> Tensor:
+        ctx.compute, ctx.site = compute, site
+        ctx.save_for_backward(*carriers)
+        return compute(*carriers)
+
+    @staticmethod
+    def backward(ctx: Any, relevance: Tensor) -> tuple[Any, ...]:
+        leaves = [carrier.detach().requires_grad_() for carrier in ctx.saved_tensors]
+        with torch.enable_grad():
+            passed = torch.autograd.grad(ctx.compute(*leaves), leaves, relevance, materialize_grads=True)
+        ctx.site.book_lost(relevance, passed)
+        return None, None, *passed
+
+
+class SoftmaxRelevance(Function):
+    """`R_i = x_i (R_i - s_i Σ_j R_j)` (Achtibat et al., arXiv 2402.05602, eq. 12); what it creates or loses is booked."""
+
+    @staticmethod
+    def forward(ctx: Any, dim: int, site: Site, x: Tensor) -> Tensor:
+        softmax = x.softmax(dim)
+        ctx.dim, ctx.site = dim, site
+        ctx.save_for_backward(x, softmax)
+        return softmax
+
+    @staticmethod
+    def backward(ctx: Any, relevance: Tensor) -> tuple[Any, ...]:
+        x, softmax = ctx.saved_tensors
+        passed = x.masked_fill(softmax == 0, 0) * (relevance - softmax * relevance.sum(ctx.dim, keepdim=True))
+        ctx.site.book_lost(relevance, [passed])
+        return None, None, passed
+
+
+@dataclass(frozen=True)
+class Program:
+    """A planned graph with its weights, ready to run.
+
+    Attributes:
+        planned: the steps, in order of computation.
+        batches: where the images are in the values of nodes.
+        images: the node that stands for the images.
+        outputs: the nodes that the network returns.
+        constants: values that do not depend on the images.
+        layers: linear maps whose weights do not depend on the images.
+    """
+
+    planned: Sequence[Planned]
+    batches: Mapping[fx.Node, Batch]
+    images: fx.Node
+    outputs: Sequence[fx.Node]
+    constants: Mapping[fx.Node, Any]
+    layers: Mapping[fx.Node, LinearMap]
+
+    def run(self, images: Tensor, ledger: Ledger, look: Look | None = None) -> list[Tensor]:
+        """Runs the graph forward.
+
+        Args:
+            images: `(N, ...)`, which require gradients.
+            ledger: takes what layers absorb, when relevance comes back.
+            look: is shown every value and the name of its node.
+
+        Returns:
+            The outputs, from which autograd carries relevance back to the images.
+        """
+        values: dict[fx.Node, Any] = {self.images: images}
+        last = {source: one.node for one in self.planned for source in one.reads}
+        for one in self.planned:
+            if one.node in self.constants:
+                continue
+            values[one.node] = self._value(one, values, ledger, images.dtype)
+            if look is not None:
+                look(one.name, values[one.node])
+            for source in one.reads:
+                if last[source] is one.node and source not in self.outputs:
+                    values.pop(source, None)
+        return [values[node] for node in self.outputs]
+
+    def _value(self, one: Planned, values: Mapping[fx.Node, Any], ledger: Ledger, dtype: torch.dtype) -> Any:
+        """The value of a node, with the way back for relevance."""
+        step = one.step
+
+        def look_up(source: fx.Node) -> Any:
+            value = self.constants[source] if source in self.constants else values[source]
+            return value.detach() if isinstance(value, Tensor) and source not in step.carriers else value
+
+        if isinstance(step, ConstantStep):
+            with torch.no_grad():
+                return one.compute(look_up)
+        if isinstance(step, MoveStep) and not step.adds_constants:
+            return one.compute(look_up)
+        sources, xs = _operands(one, look_up, dtype)
+        batches = [self.batches[source] if source in step.carriers else None for source in sources]
+        site = Site(one, ledger, self.batches[one.node], batches, dtype)
+        if isinstance(step, LinearStep):
+            layer = self.layers.get(one.node) or step.make(lambda given: fx.map_arg(given, look_up))
+            return LinearRelevance.apply(layer, site, *xs)
+        if isinstance(step, SoftmaxStep):
+            return SoftmaxRelevance.apply(step.dim, site, *xs)
+        if isinstance(step, PassStep):
+            return PassRelevance.apply(lambda: one.compute(look_up), site, *xs)
+        # Not the values themselves, which would live as long as the function does.
+        given = {source: look_up(source) for source in one.node.all_input_nodes if source not in step.carriers}
+
+        def compute(*carriers: Tensor) -> Tensor:
+            moved: Tensor = one.compute({**given, **dict(zip(step.carriers, carriers, strict=True))}.__getitem__)
+            return moved
+
+        return MoveRelevance.apply(compute, site, *xs)
+
+
+def _operands(one: Planned, look_up: Callable[[fx.Node], Any], dtype: torch.dtype) -> tuple[list[Any], list[Tensor]]:
+    """What a step mixes: the nodes, and their values; the summands of a sum are shaped as it is."""
+    if isinstance(one.step, LinearStep) and issubclass(one.step.kind, Add):
+        summands = list(one.node.args[:2])
+        values = [torch.as_tensor(fx.map_arg(summand, look_up)) for summand in summands]
+        device = next(value.device for value in values if value.ndim)
+        return summands, list(torch.broadcast_tensors(*(value.to(device, dtype) for value in values)))
+    carriers = list(one.step.carriers)
+    return carriers, [look_up(carrier) for carrier in carriers]
