@@ -5,17 +5,23 @@ from whycluster.heads.bisecting_kmeans import NeuralizedBisectingKMeans, Split
 from whycluster.heads.head import Head, HeadAttribution, Rule
 from whycluster.heads.kernel_kmeans import NeuralizedKernelKMeans
 from whycluster.heads.kmeans import NeuralizedKMeans
+from whycluster.heads.layers import ClusterLayer, Midpoint, Zero
+from whycluster.heads.linear import NeuralizedLinear
 from whycluster.heads.neuralize import neuralize
 
 __all__ = [
     "Beta",
+    "ClusterLayer",
     "Head",
     "HeadAttribution",
+    "Midpoint",
     "NeuralizedBisectingKMeans",
     "NeuralizedKMeans",
     "NeuralizedKernelKMeans",
+    "NeuralizedLinear",
     "Rule",
     "Split",
+    "Zero",
     "heuristic_beta",
     "neuralize",
 ]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from whycluster.heads.head import Head, Passed
-from whycluster.heads.kmeans import checked_points, duals, middle
+from whycluster.heads.points import checked_points, duals, middle
 from whycluster.heads.pooling import Pooled, quotients
 
 
@@ -61,7 +61,6 @@ class NeuralizedBisectingKMeans(Head):
                 f"{len(splits)} splits."
             )
         super().__init__(n_clusters, middle(torch.cat([left, right])), beta)
-        self.splits = splits
         away = right - left if projection is None else duals(right - left, projection)
         self.register_buffer("weight", 2 * away)  # (S, D), of |x - left|² - |x - right|²
         self.register_buffer("midpoint", (left + right) / 2)  # (S, D)
@@ -72,6 +71,13 @@ class NeuralizedBisectingKMeans(Head):
                 split_of[others, one], side_of[others, one] = number, 1
         self.register_buffer("split_of", split_of)  # (K, K): where two clusters part
         self.register_buffer("side_of", side_of.to(left.dtype))  # (K, K): 1 where the first is on the right
+
+    @property
+    def splits(self) -> list[Split]:
+        """Parents first."""
+        numbers = range(self.n_clusters - 1)
+        sides = [[((self.split_of == at) & (self.side_of == side)).any(1) for side in (-1, 1)] for at in numbers]
+        return [Split(*(side.nonzero()[:, 0].tolist() for side in both)) for both in sides]
 
     def _evidence(self, x: Tensor) -> Tensor:
         """`|x - left|² - |x - right|²` at each split, `(N, S)`."""

@@ -11,10 +11,13 @@ from scipy import sparse
 from torch import Tensor, nn
 
 from whycluster.heads.beta import Beta, checked_beta, given_beta
-from whycluster.heads.pooling import Pooled, best_two, take_most
+from whycluster.heads.pooling import Pooled, best_two, discriminants, logits, take_most
 
 Rule = Literal["midpoint", "zero"]
 NAMED = ("assigned", "runner_up")  # targets
+
+
+KINDS: dict[str, type["Head"]] = {}
 
 
 class HeadAttribution(NamedTuple):
@@ -79,6 +82,19 @@ class Head(nn.Module, ABC):
             self._buffers[name] = value.to(self.centre.device)
         return self
 
+    def __init_subclass__(cls) -> None:
+        KINDS[cls.__name__] = cls
+
+    @staticmethod
+    def of(kind: str, n_clusters: int, buffers: dict[str, Tensor]) -> "Head":
+        """The head of a kind that has these buffers."""
+        head = KINDS[kind].__new__(KINDS[kind])
+        nn.Module.__init__(head)
+        head.n_clusters = n_clusters
+        for name in (*KINDS[kind].__annotations__, *buffers):  # those that are not there are None
+            head.register_buffer(name, buffers.get(name))
+        return head
+
     @property
     def n_features(self) -> int:
         """`D`."""
@@ -95,17 +111,22 @@ class Head(nn.Module, ABC):
     def _evidence(self, x: Tensor) -> Tensor:
         """What all discriminants are made of, from centred features `(N, D)`."""
 
-    @abstractmethod
+    def _distances(self, evidence: Tensor) -> Tensor:
+        """What margins are differences of, `h_k = d_k - d_c`, `(N, K)`; the smallest decides."""
+        return evidence
+
     def _discriminants(self, evidence: Tensor) -> Tensor:
         """`f_c` for every cluster, `(N, K)`."""
+        return discriminants(self._distances(evidence))
 
-    @abstractmethod
     def _logits(self, evidence: Tensor, stiffness: float) -> Tensor:
         """`-log Σ_{k != c} exp(-s h_k)` for every cluster, `(N, K)`."""
+        return logits(self._distances(evidence), stiffness)
 
-    @abstractmethod
     def _margins(self, evidence: Tensor, chosen: Tensor) -> Tensor:
         """`h_k` of every competitor, `(N, K)`; of the chosen clusters `(N,)` themselves anything."""
+        d = self._distances(evidence)
+        return d - d.gather(1, chosen[:, None])
 
     @abstractmethod
     def _pass(self, evidence: Tensor, chosen: Tensor, pooled: Pooled, h: Tensor) -> Passed:
@@ -115,6 +136,11 @@ class Head(nn.Module, ABC):
 
     def forward(self, x: Tensor) -> Tensor:
         """Discriminants `(N, K)` of features `(N, D)`; the largest is the clustering's own decision."""
+        if torch.compiler.is_exporting():  # one operation of a graph (see `layers`)
+            tensors = {name: value for name, value in self._buffers.items() if value is not None}
+            numbers = type(self).__name__, " ".join(tensors), self.n_clusters
+            found: Tensor = torch.ops.whycluster.discriminants(x.to(self.centre.dtype), list(tensors.values()), *numbers)
+            return found
         return self._discriminants(self._evidence(self._checked(x) - self.centre))
 
     def logit(self, x: Tensor, stiffness: float | None = None) -> Tensor:

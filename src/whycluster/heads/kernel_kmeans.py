@@ -13,8 +13,9 @@ from torch import Tensor
 
 from whycluster.clustering.soft_distances import soft_distances
 from whycluster.heads.head import Head, Passed
-from whycluster.heads.kmeans import checked_points, duals, middle, scores
-from whycluster.heads.pooling import SMALLEST_DENOMINATOR, Pooled, discriminants, logits
+from whycluster.heads.kmeans import scores
+from whycluster.heads.points import checked_points, duals, middle
+from whycluster.heads.pooling import SMALLEST_DENOMINATOR, Pooled
 
 BLOCK = 2**18  # pairs of supports whose borders are looked at together: as many as stay in a cache
 
@@ -82,18 +83,8 @@ class NeuralizedKernelKMeans(Head):
         """Squared distances to the supports, up to a constant for each row, `(N, M)`."""
         return scores(x, self.near, self.duals)
 
-    def _soft(self, evidence: Tensor) -> Tensor:
+    def _distances(self, evidence: Tensor) -> Tensor:
         return soft_distances(evidence, self.sizes, float(self.gamma))
-
-    def _discriminants(self, evidence: Tensor) -> Tensor:
-        return discriminants(self._soft(evidence))
-
-    def _logits(self, evidence: Tensor, stiffness: float) -> Tensor:
-        return logits(self._soft(evidence), stiffness)
-
-    def _margins(self, evidence: Tensor, chosen: Tensor) -> Tensor:
-        soft = self._soft(evidence)
-        return soft - soft.gather(1, chosen[:, None])
 
     def _pass(self, evidence: Tensor, chosen: Tensor, pooled: Pooled, h: Tensor) -> Passed:
         parts, gamma = torch.split(evidence, self.sizes, dim=1), float(self.gamma)

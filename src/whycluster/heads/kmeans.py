@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from whycluster.heads.head import Head, Passed, Rule
-from whycluster.heads.pooling import Pooled, discriminants, logits, quotients
+from whycluster.heads.points import checked_points, duals, middle
+from whycluster.heads.pooling import Pooled, quotients
 
 
 def scores(x: Tensor, centroids: Tensor, duals: Tensor | None = None) -> Tensor:
@@ -72,15 +73,6 @@ class NeuralizedKMeans(Head):
         """Squared distances to the centroids, up to a constant for each row, `(N, K)`."""
         return scores(x, self.centroids - self.centre, self.duals)
 
-    def _discriminants(self, evidence: Tensor) -> Tensor:
-        return discriminants(evidence)
-
-    def _logits(self, evidence: Tensor, stiffness: float) -> Tensor:
-        return logits(evidence, stiffness)
-
-    def _margins(self, evidence: Tensor, chosen: Tensor) -> Tensor:
-        return evidence - evidence.gather(1, chosen[:, None])
-
     def _pass(self, evidence: Tensor, chosen: Tensor, pooled: Pooled, h: Tensor) -> Passed:
         q = quotients(pooled, h)
         # As coefficients of the centroids: Σ_k q_k for the chosen one, -q_k for its competitors.
@@ -101,29 +93,3 @@ class NeuralizedKMeans(Head):
             torch.sub(g[c], g, out=out).mul_(2 * q[:, None])
             out.mul_(row if rule == "zero" else row - (self.centroids + self.centroids[c]) / 2)
         return relevance
-
-
-def checked_points(name: str, points: Tensor) -> Tensor:
-    """A copy of points `(M, D)` in floating point.
-
-    Raises:
-        ValueError: for another shape, or if they are not finite.
-    """
-    if points.ndim != 2 or not points.shape[1]:
-        raise ValueError(f"{name} of shape {tuple(points.shape)} should have the shape (K, D).")
-    if not points.is_floating_point():
-        points = points.double()
-    if not points.isfinite().all():
-        raise ValueError(f"the {name} contain NaN or infinity.")
-    return points.detach().clone()
-
-
-def middle(points: Tensor) -> Tensor:
-    """Where most of the points `(M, D)` are, `(D,)`: unlike the mean, one that is far away does not move it."""
-    return points.median(0).values if len(points) else points.sum(0)
-
-
-def duals(points: Tensor, projection: Tensor) -> Tensor:
-    """`Aᵀ A u` of points `(M, D)`, for a projection `A` that scales, `(D,)`, or mixes features, `(D', D)`."""
-    a = projection.to(points)
-    return points * a.square() if a.ndim == 1 else points @ a.T @ a

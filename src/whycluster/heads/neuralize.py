@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from sklearn.base import is_classifier
 from sklearn.cluster import BisectingKMeans
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
@@ -14,6 +15,7 @@ from whycluster.heads.bisecting_kmeans import NeuralizedBisectingKMeans, Split
 from whycluster.heads.head import Head, as_rows
 from whycluster.heads.kernel_kmeans import NeuralizedKernelKMeans
 from whycluster.heads.kmeans import NeuralizedKMeans
+from whycluster.heads.linear import NeuralizedLinear
 from whycluster.heads.pipelines import Folded, fitted_names
 
 BATCH = 1024
@@ -25,11 +27,12 @@ def neuralize(model: Any, X: Any = None, *, beta: Beta = "auto") -> Head:  # noq
     Args:
         model: a fitted `KMeans`, `MiniBatchKMeans`, `BisectingKMeans` or `KernelKMeans`; a pipeline that ends in one of
             them, whose scalers, PCA, truncated SVD or feature selections are folded, so that relevance arrives at the
-            original columns; or centroids, a `(K, D)` array or tensor.
+            original columns; a fitted linear classifier of scikit-learn, also behind such steps; centroids, a `(K, D)`
+            array or tensor; or `(weight, bias)` of linear scores, `(K, D)` and `(K,)`.
         X: the training data `(N, D)`, for `beta="auto"`.
         beta: stiffness of the pooling over competitors, `>= 0`. `auto`: `1 / E[f_c]` over `X`; where that is not given,
             over the supports of a `KernelKMeans`, and over the cluster means of all others: it then comes out smaller,
-            as `f_c` of a mean is at least the mean of `f_c`.
+            as `f_c` of a mean is at least the mean of `f_c`. For linear scores it is then 1.
 
     Raises:
         ValueError: if the model is not fitted (scikit-learn's `NotFittedError`), of another kind, has one cluster only,
@@ -57,6 +60,8 @@ def neuralize(model: Any, X: Any = None, *, beta: Beta = "auto") -> Head:  # noq
 
 def _rewritten(model: Any, beta: float) -> tuple[Head, Tensor, Tensor]:
     """A head, some points typical of the training data `(T, D)`, and how many rows each of them stands for `(T,)`."""
+    if isinstance(model, tuple):
+        return _linear(*(None if part is None else as_rows(part) for part in model), beta=beta)
     if isinstance(model, Tensor | np.ndarray):
         head = NeuralizedKMeans(as_rows(model), beta)
         return head, head.centroids, torch.ones(len(head.centroids))
@@ -68,10 +73,12 @@ def _rewritten(model: Any, beta: float) -> tuple[Head, Tensor, Tensor]:
         supports, labels = folded.back(estimator.supports_), torch.as_tensor(estimator.support_labels_)
         kernel = NeuralizedKernelKMeans(supports, labels, estimator.gamma_, beta, projection)
         return kernel, kernel.supports, torch.ones(len(supports))
+    if hasattr(estimator, "coef_") and is_classifier(estimator):
+        return _classifier(folded, beta)
     if not hasattr(estimator, "cluster_centers_"):
         raise ValueError(
-            f"cannot neuralize a {type(estimator).__name__}; give a fitted KMeans, BisectingKMeans or KernelKMeans, a "
-            "pipeline that ends in one, or (K, D) centroids."
+            f"cannot neuralize a {type(estimator).__name__}; give a fitted KMeans, BisectingKMeans, KernelKMeans or "
+            "linear classifier, a pipeline that ends in one, (K, D) centroids, or (weight, bias) of linear scores."
         )
     means = folded.back(estimator.cluster_centers_)
     assigned = getattr(estimator, "labels_", range(len(means)))  # a MiniBatchKMeans may have none
@@ -81,6 +88,25 @@ def _rewritten(model: Any, beta: float) -> tuple[Head, Tensor, Tensor]:
         left, right = folded.back(centres.reshape(-1, centres.shape[-1])).view(2, len(splits), -1)
         return NeuralizedBisectingKMeans(splits, left, right, beta, projection), means, counts
     return NeuralizedKMeans(means, beta, projection), means, counts
+
+
+def _linear(weight: Tensor, bias: Tensor | None, beta: float) -> tuple[Head, Tensor, Tensor]:
+    """The head of linear scores; without training data no points are known to be typical."""
+    if bias is None:
+        bias = weight.new_zeros(len(weight))
+    if weight.ndim == 2 and len(weight) == 1:  # one score against zero
+        weight, bias = (torch.cat([torch.zeros_like(one), one]) for one in (weight, bias))
+    head = NeuralizedLinear(weight, bias, beta)
+    return head, head.weight[:0], torch.ones(0)
+
+
+def _classifier(folded: Folded, beta: float) -> tuple[Head, Tensor, Tensor]:
+    """A fitted linear classifier of scikit-learn, behind the affine steps of its pipeline."""
+    model = folded.estimator
+    weight = as_rows(np.atleast_2d(model.coef_)).double()
+    bias = as_rows(np.broadcast_to(model.intercept_, len(weight))).double() + weight @ folded.offset(weight.shape[1])
+    a = folded.projection
+    return _linear(weight if a is None else weight * a if a.ndim == 1 else weight @ a.double(), bias, beta)
 
 
 def _tree(model: BisectingKMeans) -> tuple[list[Split], np.ndarray]:

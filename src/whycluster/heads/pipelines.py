@@ -52,6 +52,13 @@ class Folded:
                 raise ValueError("the steps of this pipeline cannot be undone; transform the data with them first.")
         return rows
 
+    def offset(self, n_features: int) -> Tensor:
+        """Where the map takes the origin of the original columns, `(D',)`; without steps, `n_features` zeros."""
+        values = np.zeros((1, self._steps[0][1].n_features_in_ if self._steps else n_features))
+        for _, step in self._steps:
+            values = step.transform(values)
+        return as_rows(values)[0].double()
+
 
 def fitted_names(model: Any) -> Any:
     """Names of the columns that a model or pipeline was fitted with, `None` if they had none."""

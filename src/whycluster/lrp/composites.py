@@ -85,6 +85,9 @@ class Composite:
                 fits = issubclass(kind, key)
             if fits:
                 return rule
+        if kind.default_rule is not None:
+            default: Rule = kind.default_rule
+            return default
         raise ValueError(f"{type(self).__name__} has no rule for a layer of kind {kind.__name__}")
 
 

@@ -125,6 +125,8 @@ def _reason(network: nn.Module, error: Exception) -> str:
             line = f' (File "{file}", line {trace.tb_lineno})'
         trace = trace.tb_next
     text = str(error).strip() or type(error).__name__
+    if "specialized it to be a constant" in text:
+        text = "it fixes the number of images; take that from x.shape[0], and not from len(x), where you need it"
     first = next((part.strip() for part in text.splitlines() if part.strip()), text)
     return f"{type(network).__name__} cannot be exported by torch.export: {first.rstrip('.')}{line}."
 

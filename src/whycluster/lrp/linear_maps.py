@@ -5,7 +5,7 @@ with weights that a rule has modified, and multiplies what arrives at its output
 """
 
 from collections.abc import Callable, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -24,9 +24,11 @@ class LinearMap:
 
     Attributes:
         weighted: whether layers of this kind have weights of their own, so that what follows is not the first layer.
+        default_rule: of this kind, where a composite has none for it.
     """
 
     weighted: ClassVar[bool] = False
+    default_rule: ClassVar[Any] = None
 
     def __init__(self, weight: Tensor | None = None, bias: Tensor | None = None) -> None:
         self.weight, self.bias = weight, bias

@@ -1,6 +1,6 @@
 """From the outputs of a linear map to its inputs: the relevance that each contribution takes, and what it keeps."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -64,6 +64,8 @@ class Passage:
 
 
 Relevance = tuple[list[Tensor], Absorbed]
+# Rules that are no lists of contributions, but functions of their own (see `heads`).
+REDISTRIBUTIONS: dict[type[Rule], Callable[[Passage, Tensor], Relevance]] = {}
 
 
 def redistribute(passage: Passage, relevance: Tensor) -> Relevance:
@@ -77,6 +79,8 @@ def redistribute(passage: Passage, relevance: Tensor) -> Relevance:
         The relevance of each operand, shaped as it is, and what the layer absorbed.
     """
     z, rule = passage.z, passage.rule
+    if type(rule) in REDISTRIBUTIONS:
+        return REDISTRIBUTIONS[type(rule)](passage, relevance)
     passed = [torch.zeros_like(x, dtype=relevance.dtype) for x in passage.xs]
     absorbed = Absorbed.nothing(relevance, passage.n)
     signed = any(contribution.outputs != "all" for contribution in rule.contributions)
