@@ -1,8 +1,11 @@
 import os
 from pathlib import Path
 
+import exports
 import pytest
 import torch
+
+from whycluster.lrp import lrp
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -17,6 +20,18 @@ def one_thread():
 @pytest.fixture(autouse=True)
 def seed():
     torch.manual_seed(0)  # a test that fails, fails again
+
+
+@pytest.fixture(scope="session")
+def remembered():
+    return exports.remembered()
+
+
+@pytest.fixture(autouse=True)
+def one_export(request, remembered, monkeypatch):
+    """Outside of its own tests and those of many layers, the engine exports networks of the same modules once."""
+    if "lrp" not in request.path.parts and "layer" not in request.path.name:
+        monkeypatch.setattr(lrp, "export_graph", remembered)
 
 
 @pytest.fixture

@@ -57,8 +57,8 @@ def randomisation(
     # Of each shuffle: the order of features, the network, and its layers with weights, from the top.
     shuffled: list[tuple[Tensor, nn.Module, list[nn.Module]]] = []
     for _ in range(SHUFFLES):
-        network: nn.Module = copy.deepcopy(explainer.model.backbone.network)
-        layers = [module for module in network.modules() if any(True for _ in module.parameters(recurse=False))][::-1]
+        network = copy.deepcopy(explainer.lrp.network)
+        layers = [module for module in network.get_submodule("backbone").modules() if any(True for _ in module.parameters(recurse=False))][::-1]
         order = torch.randperm(explainer.model.head.n_features, generator=generator).to(images.device)
         shuffled.append((order, network, layers))
     done = 0
@@ -67,7 +67,7 @@ def randomisation(
         for order, network, layers in shuffled:
             for layer in layers[done:count]:
                 shuffle(layer, generator)
-            after = _heatmaps(explainer, LRP(network, explainer.lrp.composite), images, clusters, order)
+            after = _heatmaps(explainer, explainer.lrp.of(network), images, clusters, order)
             alike.append(rank_correlation(before, after))
         done = count
         yield Randomised(done, torch.stack(alike).mean(0), torch.stack(alike).abs().mean(0))
@@ -76,20 +76,24 @@ def randomisation(
 def shuffle(layer: nn.Module, generator: torch.Generator) -> None:
     """Exchanges the entries of each of its parameters and statistics at random."""
     own = (*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False))
-    for _, values in own:
-        order = torch.randperm(values.numel(), generator=generator).to(values.device)
-        values.data = values.data.flatten()[order].view(values.shape)
+    with torch.no_grad():
+        for _, values in own:
+            order = torch.randperm(values.numel(), generator=generator).to(values.device)
+            values.copy_(values.flatten()[order].view(values.shape))
 
 
 def _heatmaps(explainer: Explainer, lrp: LRP, images: Tensor, clusters: Tensor, order: Tensor | None = None) -> Tensor:
     """Heatmaps `(N, H, W)` of a network, its features handed to the head in another order."""
-    recording = lrp.record(explainer.model.backbone.normalise(images))
-    features = recording.output if order is None else recording.output[:, order]
+    cache = lrp.forward(explainer.model.backbone.normalise(images))
+    features, discriminants = cache.output
+    if order is not None:
+        features = features[:, order]
     head = explainer.model.head.attribute(features, clusters, None, explainer.head_rule, explainer.beta)
-    relevance = (
-        head.relevance if order is None else torch.empty_like(head.relevance).index_copy_(1, order, head.relevance)
-    )
-    return recording.propagate(relevance.to(features), keep=False).relevance.sum(1)
+    relevance = head.relevance
+    if order is not None:
+        relevance = torch.empty_like(relevance).index_copy_(1, order, relevance)
+    entering = relevance.to(features), torch.zeros_like(discriminants)
+    return cache.propagate(entering, retain_graph=False).relevance.sum(1)
 
 
 def unrelated(explainer: Explainer, images: Tensor, clusters: Tensor) -> Tensor:

@@ -6,18 +6,37 @@ from typing import Literal, NamedTuple
 
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from whycluster.data import UnreadableImageError, read_image
 from whycluster.data.decoding import to_rgb
 from whycluster.explain.model import Assignment, ClusterModel
 from whycluster.explain.targets import Target, parse_target
-from whycluster.heads import Beta, Rule
+from whycluster.heads import Beta, ClusterLayer, Midpoint, Rule, Zero
 from whycluster.heads.beta import given_beta
-from whycluster.lrp import LRP, Composite, Residual, named_composite
+from whycluster.lrp import LRP, Attention, Composite, Residual, named_composite
 
 BATCH_SIZE = 16
+HEAD = "head.discriminants"  # its node in the graph
+HEAD_RULES = {"zero": Zero, "midpoint": Midpoint}
 RESIDUALS: dict[Rule, Residual] = {"zero": "norm", "midpoint": "ratio"}  # by the figures in docs/defaults.md
+
+
+class FeaturesAndDiscriminants(nn.Module):
+    """Normalised images `->` features `(N, D)` and discriminants `(N, K)`: what relevance can come back from.
+
+    Args:
+        model: a fitted model.
+    """
+
+    def __init__(self, model: ClusterModel) -> None:
+        super().__init__()
+        self.backbone, self.head = model.backbone.network, model.head
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Both outputs."""
+        features = self.backbone(images)
+        return features, self.head(features)
 
 
 class Receipt(NamedTuple):
@@ -72,6 +91,7 @@ class Explainer:
         beta: stiffness of the pooling over competitors; `auto`: the model's own.
         residual: how residual sums share out, `ratio` or `norm`, in a composite given by name; `auto`: what was
             measured to explain better behind the head rule, `norm` behind `zero` and `ratio` behind `midpoint`.
+        attention: how relevance passes attention, `cp` or `attn` (see `LRP`).
 
     Attributes:
         composite: its name, or its type.
@@ -95,6 +115,7 @@ class Explainer:
         head_rule: Literal["auto", "zero", "midpoint"] = "auto",
         beta: Beta = "auto",
         residual: Residual | Literal["auto"] = "auto",
+        attention: Attention = "cp",
     ) -> None:
         if head_rule not in ("auto", "zero", "midpoint"):
             raise ValueError(f"head_rule={head_rule!r} is unknown; choose auto, zero or midpoint.")
@@ -106,7 +127,16 @@ class Explainer:
         if isinstance(composite, str):
             self.residual = RESIDUALS[self.head_rule] if residual == "auto" else residual
             composite = named_composite(composite, *model.backbone.bounds(), self.residual)
-        self.lrp = LRP(model.backbone.network, composite)
+        head: tuple[type[ClusterLayer], Zero | Midpoint] = (ClusterLayer, HEAD_RULES[self.head_rule](beta))
+        network = FeaturesAndDiscriminants(model)
+        self.lrp = LRP(network, Composite([head, *composite.rows]), attention)
+        side = model.backbone.preprocessing.crop
+        self._blank = model.backbone.normalise(torch.zeros(1, 3, side, side, device=model.head.centre.device))
+        self.lrp.prepare(self._blank)  # so that a network that LRP cannot pass shows at once
+
+    def describe(self) -> str:
+        """A table of the rules: which one each node of the network has."""
+        return self.lrp.describe(self._blank)
 
     def explain(
         self, images: Tensor | Sequence[str | Path | Image.Image], target: str | int = "assigned"
@@ -141,19 +171,27 @@ class Explainer:
 
     def explain_targets(self, images: Tensor, targets: Sequence[Target]) -> list[Explanation]:
         """An explanation for each target, of one batch `(N, 3, H, W)` and one forward pass."""
-        recording = self.lrp.record(self.model.backbone.normalise(images))
-        features = recording.output
+        cache = self.lrp.forward(self.model.backbone.normalise(images))
+        features, discriminants = cache.output
         assignment = self.model.assign(features)
         explanations = []
         for number, target in enumerate(targets, start=1):
             clusters = target.clusters(assignment)
-            head = self.model.head.attribute(features, clusters, target.against, self.head_rule, self.beta)
-            network = recording.propagate(head.relevance.to(features.device), keep=number < len(targets))
+            if target.against is None:
+                explained = discriminants.gather(1, clusters[:, None])[:, 0]
+                of_head = torch.zeros_like(discriminants).scatter_(1, clusters[:, None], explained[:, None])
+                entering, absorbed = (torch.zeros_like(features), of_head), 0
+            else:  # of a single margin, which is no output of the network
+                head = self.model.head.attribute(features, clusters, target.against, self.head_rule, self.beta)
+                explained, absorbed = head.explained, head.absorbed
+                entering = head.relevance.to(features), torch.zeros_like(discriminants)
+            network = cache.propagate(entering, retain_graph=number < len(targets))
+            by_head = absorbed + network.receipt.layers[HEAD].total
             receipt = Receipt(
-                head.explained,
-                head.relevance.sum(1),
+                explained,
+                explained - by_head,
                 network.relevance.flatten(1).sum(1, dtype=torch.float64),
-                head.absorbed + network.receipt.absorbed,
+                absorbed + network.receipt.absorbed,
             )
             explanations.append(Explanation(clusters, network.relevance.sum(1), receipt, assignment))
         return explanations

@@ -80,6 +80,11 @@ def named_tensors(network: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach() for name, tensor in pairs}
 
 
+def structure(network: nn.Module) -> str:
+    """Changes when modules are replaced, when most of their settings change, and with the shape of a weight."""
+    return f"{network} {[(name, tuple(one.shape), one.dtype) for name, one in named_tensors(network).items()]}"
+
+
 def export_graph(network: nn.Module, images: Tensor) -> Graph:
     """The graph of a network as it computes in evaluation mode.
 

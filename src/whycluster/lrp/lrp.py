@@ -1,5 +1,6 @@
 """Layer-wise relevance propagation through a network, from its output to its images."""
 
+import copy
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -9,7 +10,7 @@ from torch import Tensor, fx, nn
 
 from whycluster.lrp.composites import Composite
 from whycluster.lrp.description import described
-from whycluster.lrp.graph import Graph, export_graph, named_tensors
+from whycluster.lrp.graph import Graph, export_graph, named_tensors, structure
 from whycluster.lrp.operations import Attention, ConstantStep, LinearStep
 from whycluster.lrp.plan import Planned, plan
 from whycluster.lrp.receipts import Attribution, Ledger, Receipt, per_image
@@ -102,6 +103,21 @@ class LRP:
         with torch.inference_mode(False):
             return ForwardCache(self._program(images), _copied(images.detach()))
 
+    def prepare(self, images: Tensor) -> None:
+        """Exports the network for images `(N, ...)` of this shape, which `forward` else does when it meets them.
+
+        Raises:
+            ValueError: as `forward`.
+        """
+        with torch.inference_mode(False):
+            self._plan(images)
+
+    def of(self, network: nn.Module) -> "LRP":
+        """The same through another network of the same modules; only its weights are read, and nothing is exported."""
+        other = copy.copy(self)
+        other.network, other._programs = _unwrapped(network), {}
+        return other
+
     def describe(self, images: Tensor) -> str:
         """A table of what happens at each node: operation, rule, and the batch norm folded into it.
 
@@ -116,9 +132,9 @@ class LRP:
 
     def _plan(self, images: Tensor) -> tuple[Graph, list[Planned]]:
         """The graph for images of this shape, exported once."""
-        structure = repr(self.network)  # shows modules that are replaced, and most of their settings
-        if structure != self._structure:
-            self._structure, self._plans, self._programs = structure, {}, {}
+        found = structure(self.network)
+        if found != self._structure:
+            self._structure, self._plans, self._programs = found, {}, {}
         key = self._key(images)
         if key not in self._plans:
             graph = export_graph(self.network, images)
@@ -224,7 +240,7 @@ class ForwardCache:
     def _walk(
         self, outputs: Sequence[Tensor], entering: Sequence[Tensor], ledger: Ledger, retain_graph: bool
     ) -> Attribution:
-        ledger.retain, ledger.layers = retain_graph, {}
+        ledger.retain, ledger.layers, ledger.unsigned = retain_graph, {}, []
         if any(one.requires_grad for one in outputs) and len(self._images):
             pixels = torch.autograd.grad(
                 outputs, self._images, [one.clone() for one in entering], retain_graph, materialize_grads=True
@@ -232,7 +248,7 @@ class ForwardCache:
         else:
             pixels = torch.zeros_like(self._images)
         entered, unsigned = (sum(per_image(values) for values in some) for some in (entering, map(torch.abs, entering)))
-        receipt = Receipt(entered, per_image(pixels), ledger.layers, (unsigned, per_image(pixels.abs())))  # type: ignore[arg-type]
+        receipt = Receipt(entered, per_image(pixels), ledger.layers, (unsigned, per_image(pixels.abs()), *ledger.unsigned))  # type: ignore[arg-type]
         output = self.output.clone() if isinstance(self.output, Tensor) else tuple(one.clone() for one in self.output)
         return Attribution(output, pixels, receipt)
 

@@ -71,7 +71,8 @@ def plan(graph: Graph, composite: Composite, attention: Attention) -> list[Plann
         ValueError: if relevance would reach an operation that LRP does not know, or a layer without a rule.
     """
     steps = _steps(graph, attention)
-    norms = _fold_norms(graph, steps)
+    names = dict(graph.names)
+    norms = _fold_norms(graph, steps, names)
     users = _users(graph, steps)
     first = _first(graph, steps)
     planned: dict[fx.Node, Planned] = {}
@@ -82,7 +83,7 @@ def plan(graph: Graph, composite: Composite, attention: Attention) -> list[Plann
             raise ValueError(f"{step.problem}; {CURE}.")
         if node in users and isinstance(node.meta["val"], Tensor) and node not in graph.batches:
             raise ValueError(f"the network mixes its images at node {graph.names[node]!r}{source_line(node)}; {MIXED}.")
-        one = Planned(node, graph.names[node], step, norm=norms.get(node))
+        one = Planned(node, names[node], step, norm=norms.get(node))
         if isinstance(step, LinearStep):
             nonnegative = all(_facts(steps, source).nonnegative for source in step.carriers)
             rule = _rule(composite, step.kind, one.name, first[node])
@@ -114,8 +115,8 @@ def _steps(graph: Graph, attention: Attention) -> dict[fx.Node, Step]:
     return steps
 
 
-def _fold_norms(graph: Graph, steps: dict[fx.Node, Step]) -> dict[fx.Node, str]:
-    """Lets a layer before a batch norm, which nothing else reads, stand at the place of the norm.
+def _fold_norms(graph: Graph, steps: dict[fx.Node, Step], names: dict[fx.Node, str]) -> dict[fx.Node, str]:
+    """Lets a layer before a batch norm, which nothing else reads, stand at the place of the norm, under its own name.
 
     Returns:
         The names of the norms, by the nodes that now are layers.
@@ -132,7 +133,7 @@ def _fold_norms(graph: Graph, steps: dict[fx.Node, Step]) -> dict[fx.Node, str]:
                 steps[node] = folded
                 steps[before] = ConstantStep()
                 norms[node] = graph.names[node]
-                graph.names[node] = graph.names[before]
+                names[node] = names[before]
     return norms
 
 

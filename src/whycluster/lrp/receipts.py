@@ -43,10 +43,12 @@ class Ledger:
         n: how many images there are.
         retain: whether other targets of the same images follow.
         layers: name of a layer `->` what it absorbed, in the order of the walk.
+        unsigned: the largest relevance on the way, summed without signs, `(N,)`, where it was looked at.
     """
 
     n: int
     retain: bool = False
+    unsigned: list[Tensor] = field(default_factory=list)
     layers: dict[str, Absorbed] = field(default_factory=dict)
 
     def add(self, name: str, absorbed: Absorbed) -> None:
@@ -67,14 +69,14 @@ class Receipt:
         entered: relevance at the output, `(N,)`.
         arrived: relevance at the pixels, `(N,)`.
         layers: name of a layer `->` what it absorbed, in the order of the walk.
-        unsigned: relevance at the output and at the pixels, `(N,)` each, summed without signs: the entries of what
-            entered may cancel (one cluster minus another), and rounding is as large as they are.
+        unsigned: relevance at the output, at the pixels, and on the way at layers without places, `(N,)` each, summed
+            without signs: entries may cancel (one cluster minus another), and rounding is as large as they are.
     """
 
     entered: Tensor
     arrived: Tensor
     layers: dict[str, Absorbed]
-    unsigned: tuple[Tensor, Tensor]
+    unsigned: tuple[Tensor, ...]
 
     @property
     def absorbed(self) -> Tensor:

@@ -18,7 +18,7 @@ from whycluster.lrp.graph import Batch
 from whycluster.lrp.linear_maps import Add, LinearMap
 from whycluster.lrp.operations import ConstantStep, LinearStep, MoveStep, PassStep, SoftmaxStep
 from whycluster.lrp.plan import Planned
-from whycluster.lrp.receipts import Absorbed, Ledger
+from whycluster.lrp.receipts import Absorbed, Ledger, per_image
 from whycluster.lrp.redistribution import Passage
 
 
@@ -87,6 +87,8 @@ class LinearRelevance(Function):
             if batch is None:  # what a constant takes counts as a bias
                 absorbed = absorbed._replace(bias=absorbed.bias + site.batch.per_image(part, ledger.n))
         site.book(absorbed)
+        if passed[0].ndim <= 2 and site.sources[0] == (0, 1):  # where it costs nothing
+            ledger.unsigned.append(per_image(passed[0].abs()))
         return None, None, *passed
 
 

@@ -15,7 +15,7 @@ from whycluster.explain import ClusterModel, Explainer, Target, parse_target
 from whycluster.explain.predict import ExplanationModule
 from whycluster.files import write_json
 from whycluster.heads import Beta
-from whycluster.lrp import Residual
+from whycluster.lrp import Attention, Residual
 from whycluster.output.console import say, short
 from whycluster.output.explanations import (
     KINDS,
@@ -47,6 +47,7 @@ def explain(
     head_rule: str = "auto",
     beta: Beta = "auto",
     residual: Residual | Literal["auto"] = "auto",
+    attention: Attention = "cp",
     check: bool = False,
     evaluate: bool = False,
     evaluation: Evaluator | None = None,
@@ -69,6 +70,7 @@ def explain(
         head_rule: `auto`, `zero` or `midpoint`.
         beta: `auto`: the model's own; or a number.
         residual: how residual sums share out, `ratio`, `norm`, or `auto` (see `Explainer`).
+        attention: how relevance passes attention, `cp` or `attn` (see `LRP`).
         check: print which rule each node of the network gets, and explain nothing.
         evaluate: measure the explanations of assigned clusters, too.
         evaluation: how; `None`: as `Evaluator` does by default.
@@ -91,10 +93,10 @@ def explain(
     file = find_checkpoint(checkpoint)
     model = ClusterModel.load(file)
     targets = parse_target(target, model.n_clusters)
-    explainer = Explainer(model, composite, head_rule, beta, residual)  # type: ignore[arg-type]  # it checks
+    explainer = Explainer(model, composite, head_rule, beta, residual, attention)  # type: ignore[arg-type]  # it checks
     if check:
         say(f"{short(file.absolute())}, composite {composite}, residual sums by {explainer.residual}")
-        for line in explainer.lrp.describe().splitlines():
+        for line in explainer.describe().splitlines():
             say(line)
         return 0
     evaluator = evaluation or Evaluator()
@@ -113,6 +115,7 @@ def explain(
         "head_rule": head_rule,
         "beta": str(beta),
         "residual": residual,
+        "attention": attention,
         "limit": limit,
         "batch_size": batch_size,
         "evaluation": vars(evaluator) if evaluate else None,

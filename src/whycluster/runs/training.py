@@ -154,7 +154,8 @@ def _check_size(n_clusters: int, n_images: int, what: str) -> None:
 def _cannot_be_explained(backbone: Backbone) -> str:
     """Why relevance cannot pass this network; empty if it can."""
     try:
-        LRP(backbone.network, EpsilonPlus())
+        side = backbone.preprocessing.crop
+        LRP(backbone.network, EpsilonPlus()).prepare(backbone.mean.new_zeros(1, 3, side, side))
     except ValueError as error:
         return str(error)
     return ""
