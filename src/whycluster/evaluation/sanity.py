@@ -58,7 +58,11 @@ def randomisation(
     shuffled: list[tuple[Tensor, nn.Module, list[nn.Module]]] = []
     for _ in range(SHUFFLES):
         network = copy.deepcopy(explainer.lrp.network)
-        layers = [module for module in network.get_submodule("backbone").modules() if any(True for _ in module.parameters(recurse=False))][::-1]
+        layers = [
+            module
+            for module in network.get_submodule("backbone").modules()
+            if any(True for _ in module.parameters(recurse=False))
+        ][::-1]
         order = torch.randperm(explainer.model.head.n_features, generator=generator).to(images.device)
         shuffled.append((order, network, layers))
     done = 0

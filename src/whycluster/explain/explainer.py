@@ -14,11 +14,12 @@ from whycluster.explain.model import Assignment, ClusterModel
 from whycluster.explain.targets import Target, parse_target
 from whycluster.heads import Beta, ClusterLayer, Midpoint, Rule, Zero
 from whycluster.heads.beta import given_beta
+from whycluster.heads.layers import HeadRule
 from whycluster.lrp import LRP, Attention, Composite, Residual, named_composite
 
 BATCH_SIZE = 16
 HEAD = "head.discriminants"  # its node in the graph
-HEAD_RULES = {"zero": Zero, "midpoint": Midpoint}
+HEAD_RULES: dict[Rule, type[HeadRule]] = {"zero": Zero, "midpoint": Midpoint}
 RESIDUALS: dict[Rule, Residual] = {"zero": "norm", "midpoint": "ratio"}  # by the figures in docs/defaults.md
 
 
@@ -127,9 +128,8 @@ class Explainer:
         if isinstance(composite, str):
             self.residual = RESIDUALS[self.head_rule] if residual == "auto" else residual
             composite = named_composite(composite, *model.backbone.bounds(), self.residual)
-        head: tuple[type[ClusterLayer], Zero | Midpoint] = (ClusterLayer, HEAD_RULES[self.head_rule](beta))
-        network = FeaturesAndDiscriminants(model)
-        self.lrp = LRP(network, Composite([head, *composite.rows]), attention)
+        rows = [(ClusterLayer, HEAD_RULES[self.head_rule](beta)), *composite.rows]
+        self.lrp = LRP(FeaturesAndDiscriminants(model), Composite(rows), attention)
         side = model.backbone.preprocessing.crop
         self._blank = model.backbone.normalise(torch.zeros(1, 3, side, side, device=model.head.centre.device))
         self.lrp.prepare(self._blank)  # so that a network that LRP cannot pass shows at once
@@ -180,7 +180,7 @@ class Explainer:
             if target.against is None:
                 explained = discriminants.gather(1, clusters[:, None])[:, 0]
                 of_head = torch.zeros_like(discriminants).scatter_(1, clusters[:, None], explained[:, None])
-                entering, absorbed = (torch.zeros_like(features), of_head), 0
+                entering, absorbed = (torch.zeros_like(features), of_head), torch.zeros_like(explained)
             else:  # of a single margin, which is no output of the network
                 head = self.model.head.attribute(features, clusters, target.against, self.head_rule, self.beta)
                 explained, absorbed = head.explained, head.absorbed

@@ -139,7 +139,9 @@ class Head(nn.Module, ABC):
         if torch.compiler.is_exporting():  # one operation of a graph (see `layers`)
             tensors = {name: value for name, value in self._buffers.items() if value is not None}
             numbers = type(self).__name__, " ".join(tensors), self.n_clusters
-            found: Tensor = torch.ops.whycluster.discriminants(x.to(self.centre.dtype), list(tensors.values()), *numbers)
+            found: Tensor = torch.ops.whycluster.discriminants(
+                x.to(self.centre.dtype), list(tensors.values()), *numbers
+            )
             return found
         return self._discriminants(self._evidence(self._checked(x) - self.centre))
 

@@ -14,10 +14,11 @@ from whycluster.heads.beta import Beta
 from whycluster.heads.head import Head
 from whycluster.heads.head import Rule as Name
 from whycluster.lrp.linear_maps import LinearMap
-from whycluster.lrp.operations import REGISTERED, Call, LinearStep, Step, Values
+from whycluster.lrp.operations import REGISTERED
 from whycluster.lrp.receipts import Absorbed
 from whycluster.lrp.redistribution import REDISTRIBUTIONS, Passage, Relevance
 from whycluster.lrp.rules import Rule
+from whycluster.lrp.steps import Call, LinearStep, Step, Values
 
 
 class HeadRule(Rule):
@@ -62,7 +63,8 @@ class ClusterLayer(LinearMap):
         self.head = head
 
     def forward(self, xs: Sequence[Tensor]) -> Tensor:
-        return self.head(xs[0])
+        z: Tensor = self.head(xs[0])
+        return z
 
 
 def redistribute_head(passage: Passage, relevance: Tensor) -> Relevance:
@@ -89,7 +91,9 @@ def redistribute_head(passage: Passage, relevance: Tensor) -> Relevance:
 @torch.library.custom_op("whycluster::discriminants", mutates_args=())
 def discriminants(x: Tensor, buffers: Sequence[Tensor], kind: str, names: str, n_clusters: int) -> Tensor:
     """Discriminants `(N, K)` of features `(N, D)`, by the head that these buffers are of."""
-    return Head.of(kind, n_clusters, dict(zip(names.split(), buffers, strict=True)))(x)
+    head = Head.of(kind, n_clusters, dict(zip(names.split(), buffers, strict=True)))
+    found: Tensor = head(x)
+    return found
 
 
 @discriminants.register_fake
@@ -98,13 +102,13 @@ def _(x: Tensor, buffers: Sequence[Tensor], kind: str, names: str, n_clusters: i
 
 
 def _step(call: Call) -> Step:
-    x, buffers, kind, names, n_clusters = call.node.args
+    x, buffers, kind, names, n_clusters = call.args
 
     def make(value: Values) -> LinearMap:
-        tensors = dict(zip(str(names).split(), value(buffers), strict=True))
-        return ClusterLayer(Head.of(str(kind), int(n_clusters), tensors))  # type: ignore[call-overload]
+        tensors = dict(zip(names.split(), value(buffers), strict=True))
+        return ClusterLayer(Head.of(kind, n_clusters, tensors))
 
-    return LinearStep(ClusterLayer, make, [x], buffers)  # type: ignore[list-item, arg-type]
+    return LinearStep(ClusterLayer, make, [x], buffers)
 
 
 REGISTERED[torch.ops.whycluster.discriminants] = _step

@@ -61,7 +61,8 @@ def neuralize(model: Any, X: Any = None, *, beta: Beta = "auto") -> Head:  # noq
 def _rewritten(model: Any, beta: float) -> tuple[Head, Tensor, Tensor]:
     """A head, some points typical of the training data `(T, D)`, and how many rows each of them stands for `(T,)`."""
     if isinstance(model, tuple):
-        return _linear(*(None if part is None else as_rows(part) for part in model), beta=beta)
+        weight, bias = model
+        return _linear(as_rows(weight), None if bias is None else as_rows(bias), beta)
     if isinstance(model, Tensor | np.ndarray):
         head = NeuralizedKMeans(as_rows(model), beta)
         return head, head.centroids, torch.ones(len(head.centroids))

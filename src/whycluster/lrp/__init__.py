@@ -11,6 +11,7 @@ from whycluster.lrp.composites import (
     Residual,
     named_composite,
 )
+from whycluster.lrp.forward_cache import ForwardCache
 from whycluster.lrp.linear_maps import (
     Add,
     AveragePool,
@@ -24,8 +25,7 @@ from whycluster.lrp.linear_maps import (
     Shift,
     TokenLinear,
 )
-from whycluster.lrp.lrp import LRP, ForwardCache
-from whycluster.lrp.operations import Attention
+from whycluster.lrp.lrp import LRP
 from whycluster.lrp.receipts import Attribution, Receipt
 from whycluster.lrp.rules import (
     AlphaBeta,
@@ -41,6 +41,7 @@ from whycluster.lrp.rules import (
     ZBox,
     ZPlus,
 )
+from whycluster.lrp.steps import Attention
 
 __all__ = [
     "COMPOSITES",

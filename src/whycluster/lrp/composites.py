@@ -53,8 +53,10 @@ class Composite:
     Example:
         >>> from whycluster.lrp import Convolution, EpsilonPlus, Gamma
         >>> composite = Composite([("features.0", Gamma(1.0)), *EpsilonPlus().rows])
-        >>> composite.rule(Convolution, "features.0", first=True), composite.rule(Convolution, "features.3", first=False)
-        (Gamma(gamma=1, stabilizer=1e-06), ZPlus(stabilizer=1e-06))
+        >>> composite.rule(Convolution, "features.0", first=True)
+        Gamma(gamma=1, stabilizer=1e-06)
+        >>> composite.rule(Convolution, "features.3", first=False)
+        ZPlus(stabilizer=1e-06)
     """
 
     def __init__(self, rows: Sequence[Row]) -> None:

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from whycluster.lrp.graph import operation_name
-from whycluster.lrp.operations import ConstantStep, LinearStep, MoveStep
 from whycluster.lrp.plan import Planned
+from whycluster.lrp.steps import ConstantStep, LinearStep, MoveStep
 
 HEADER = ("node", "operation", "rule", "folded batch norm")
 

@@ -6,7 +6,8 @@ from typing import Any
 from torch import Tensor, fx
 
 from whycluster.lrp.linear_maps import Convolution, Linear, LinearMap
-from whycluster.lrp.operations import LinearStep, Values, scale_and_shift
+from whycluster.lrp.operations import scale_and_shift
+from whycluster.lrp.steps import LinearStep, Values
 
 
 def fold(layer: LinearStep, norm: fx.Node) -> LinearStep | None:
@@ -21,10 +22,11 @@ def fold(layer: LinearStep, norm: fx.Node) -> LinearStep | None:
     """
     if layer.kind not in (Convolution, Linear):
         return None
-    numbers, eps = norm.args[1:5], float(norm.args[-1])  # type: ignore[arg-type]
+    arguments: Any = norm.args
+    numbers, eps = arguments[1:5], arguments[-1]
 
     def make(value: Values) -> LinearMap:
-        return folded(layer.make(value), *scale_and_shift(*map(value, numbers), eps=eps))  # type: ignore[arg-type]
+        return folded(layer.make(value), *scale_and_shift([value(one) for one in numbers], eps))
 
     weights: list[Any] = [*layer.weights, *numbers]
     return LinearStep(layer.kind, make, layer.carriers, weights)
@@ -51,9 +53,10 @@ def folded(layer: LinearMap, scale: Tensor, shift: Tensor) -> LinearMap:
 def _output_channels(layer: LinearMap, scale: Tensor) -> Tensor:
     """One number for each output channel, shaped to multiply the weights."""
     assert layer.weight is not None
-    transposed, groups = layer.settings[3:6:2] if isinstance(layer, Convolution) else (False, 1)
     ones = [1] * (layer.weight.ndim - 2)
-    if not transposed:
+    if not (isinstance(layer, Convolution) and layer.transposed):
         return scale.reshape(-1, 1, *ones)
     # (in, out / groups, …): the inputs of a group have the outputs of that group
-    return scale.reshape(groups, 1, -1).expand(-1, len(layer.weight) // groups, -1).reshape(len(layer.weight), -1, *ones)
+    inputs = len(layer.weight)
+    by_group = scale.reshape(layer.groups, 1, -1).expand(-1, inputs // layer.groups, -1)
+    return by_group.reshape(inputs, -1, *ones)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from whycluster.lrp.linear_maps import Add, LinearMap, Modify
+from whycluster.lrp.linear_maps import Add, Modify
 from whycluster.lrp.receipts import Absorbed
 from whycluster.lrp.redistribution import Passage, Relevance, redistribute
 from whycluster.lrp.rules import AlphaBeta, Epsilon, Gamma, Norm, Ratio, Rule, ZPlus, negative, positive
@@ -49,18 +49,20 @@ def epsilon(passage: Passage, relevance: Tensor) -> Relevance:
     layer, z, stabilizer = passage.layer, passage.z, passage.rule.stabilizer
     zero = None
     if passage.rectified:  # where there is relevance, z > 0
-        denominator = z.clamp(min=0).add_(stabilizer or torch.finfo(z.dtype).tiny)
-        quotient = torch.div(relevance, denominator, out=denominator)
-        signed = quotient
+        denominator = z + stabilizer if stabilizer else z.clone()
+        denominator.clamp_(min=stabilizer or torch.finfo(z.dtype).tiny)
+        quotient = signed = torch.div(relevance, denominator, out=denominator)
     else:
-        nobody = z == 0
-        added = torch.copysign(z.new_tensor(stabilizer), z)
-        denominator = (z + added).masked_fill_(nobody, stabilizer or torch.inf)
+        denominator = z + torch.copysign(z.new_tensor(stabilizer), z)
+        if _has_zeros(z):
+            nobody = z == 0
+            zero = passage.per_image(relevance * nobody)
+            denominator.masked_fill_(nobody, torch.inf)
         quotient = torch.div(relevance, denominator, out=denominator)
-        signed = quotient * torch.where(nobody, 0, added.sign_())
-        zero = passage.per_image(relevance * nobody)
+        signed = quotient * z.sign() if stabilizer else quotient
     absorbed = _kept(passage, quotient, layer.bias, signed, zero)
-    return [back * x for back, x in zip(layer.transpose(quotient, passage.xs, layer.weight), passage.xs, strict=True)], absorbed
+    passed = layer.transpose(quotient, passage.xs, layer.weight)
+    return [back * x for back, x in zip(passed, passage.xs, strict=True)], absorbed
 
 
 def ratio(passage: Passage, relevance: Tensor) -> Relevance:
@@ -88,18 +90,21 @@ def _one_sign(passage: Passage, relevance: Tensor, modify: Modify, sign: int) ->
     """`wᵀ (R / total)` for weights and bias of one sign, and what the contribution keeps."""
     layer, weight = passage.layer, passage.layer.modified(modify)
     bias = None if layer.bias is None else modify(layer.bias)
-    total = _memo(passage, modify.__name__, lambda: _with_bias(layer, passage.xs[0], weight, bias))
-    nobody = total == 0
-    zero = passage.per_image(relevance * nobody)
-    denominator = (total + sign * passage.rule.stabilizer).masked_fill_(nobody, torch.inf)
+    total = _memo(passage, modify.__name__, lambda: layer.apply(passage.xs, weight, bias).to(relevance.dtype))
+    zero, denominator = None, total + sign * passage.rule.stabilizer
+    if _has_zeros(total):
+        nobody = total == 0
+        zero = passage.per_image(relevance * nobody)
+        denominator.masked_fill_(nobody, torch.inf)
     quotient = torch.div(relevance, denominator, out=denominator)
     back = layer.transpose(quotient, passage.xs, weight)[0]
-    return back, _kept(passage, quotient, bias, sign * quotient, zero)
+    absorbed = _kept(passage, quotient, bias, quotient, zero)
+    return back, absorbed if sign > 0 else absorbed._replace(stabilizer=-absorbed.stabilizer)
 
 
 def gamma(passage: Passage, relevance: Tensor) -> Relevance:
     """By `(x w)⁺ = (|x w| + x w) / 2`, one sum serves outputs of both signs: with `A = |w|·|x| + |b|` and `s` the sign
-    of `z`, the total is `s ((1 + γ/2) |z| + γ/2 A)`, and what an input adds to it `(1 + γ/2) x w + s γ/2 |x| |w|`.
+    of `z`, the total is `(1 + γ/2) z + s γ/2 A`, and what an input adds to it `(1 + γ/2) x w + s γ/2 |x| |w|`.
     """
     rule, layer = passage.rule, passage.layer
     assert isinstance(rule, Gamma)
@@ -107,46 +112,47 @@ def gamma(passage: Passage, relevance: Tensor) -> Relevance:
         return redistribute(passage, relevance)
     if passage.rectified and passage.nonnegative:
         return _gamma_of_positive(passage, relevance)
-    x, z, half = passage.xs[0], passage.z, rule.gamma / 2
-    absolute = layer.modified(torch.abs)
-    positive_x = x if passage.nonnegative else x.abs()
-    bias = None if layer.bias is None else layer.bias.abs()
-    size = _memo(passage, "absolute", lambda: _with_bias(layer, positive_x, absolute, bias))
-    sign = z.sign()
-    denominator = (size * half if passage.memo is not None else size.mul_(half)).add_(z.abs(), alpha=1 + half)
-    denominator.add_(rule.stabilizer)
-    if not rule.stabilizer:
-        denominator.masked_fill_(sign == 0, torch.inf)
-    quotient = torch.div(relevance, denominator, out=denominator).mul_(sign)
-    signed = sign.mul_(quotient)
-    absorbed = _kept(passage, quotient, None if layer.bias is None else layer.bias * (1 + half), signed, None)
-    if bias is not None:
-        absorbed = absorbed._replace(bias=absorbed.bias + passage.kept_by(signed, half * bias))
-    absorbed = absorbed._replace(zero=passage.per_image(relevance * (z == 0)))
-    back = layer.transpose(quotient, passage.xs, layer.weight)[0].mul_(1 + half)
-    other = layer.transpose(signed, passage.xs, absolute)[0].mul_(half)
-    if passage.nonnegative:
-        return [back.add_(other).mul_(x)], absorbed
-    return [back.mul_(x).addcmul_(other, positive_x)], absorbed
+    x, z, more = passage.xs[0], passage.z, 1 + rule.gamma / 2
+    size = x if passage.nonnegative else x.abs()
+    weight, bias = layer.modified(rule.half), None if layer.bias is None else rule.half(layer.bias)
+    total = _memo(passage, "half", lambda: layer.apply([size], weight, bias).to(relevance.dtype))
+    denominator = total + rule.stabilizer if passage.memo is not None else total.add_(rule.stabilizer)
+    denominator.copysign_(z).add_(z, alpha=more)
+    zero = None
+    if _has_zeros(z):
+        zero = passage.per_image(relevance * (z == 0))
+        denominator.masked_fill_(z == 0, torch.inf)
+    quotient = relevance / denominator
+    signed = torch.div(relevance, denominator.abs_(), out=denominator)
+    absorbed = _kept(passage, signed, bias, signed, zero)
+    if layer.bias is not None:
+        absorbed = absorbed._replace(bias=absorbed.bias + passage.kept_by(quotient, more * layer.bias))
+    back = layer.transpose(quotient, passage.xs, layer.weight)[0].mul_(more)
+    other = layer.transpose(signed, passage.xs, weight)[0]
+    return [back.add_(other).mul_(x) if passage.nonnegative else back.mul_(x).addcmul_(other, size)], absorbed
 
 
 def _gamma_of_positive(passage: Passage, relevance: Tensor) -> Relevance:
-    """Behind a ReLU and before one there are no negative inputs, and no relevance at negative outputs: one sum is left."""
+    """Behind a ReLU and before one, inputs and outputs with relevance are positive: one sum is left."""
     rule, layer = passage.rule, passage.layer
     assert isinstance(rule, Gamma)
-    weight = layer.modified(rule.rising)
+    weight, least = layer.modified(rule.rising), rule.stabilizer or torch.finfo(passage.z.dtype).tiny
     bias = None if layer.bias is None else rule.rising(layer.bias)
-    total = _memo(passage, "rising", lambda: _with_bias(layer, passage.xs[0], weight, bias))
-    denominator = total.clamp(min=0) if passage.memo is not None else total.clamp_(min=0)
-    denominator.add_(rule.stabilizer or torch.finfo(total.dtype).tiny)
-    quotient = torch.div(relevance, denominator, out=denominator)
+
+    def stabilised() -> Tensor:
+        # With the stabilizer in the bias, it costs no sweep of its own.
+        with_bias = None if bias is None else bias + rule.stabilizer
+        total = layer.apply(passage.xs, weight, with_bias).to(relevance.dtype)
+        return (total.add_(rule.stabilizer) if bias is None else total).clamp_(min=least)
+
+    denominator = _memo(passage, "rising", stabilised)
+    quotient = torch.div(relevance, denominator, out=denominator if passage.memo is None else None)
     back = layer.transpose(quotient, passage.xs, weight)[0]
     return [back.mul_(passage.xs[0])], _kept(passage, quotient, bias, quotient, None)
 
 
-def _with_bias(layer: LinearMap, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-    total = layer.apply([x], weight)
-    return (total if bias is None else total.add_(bias)).to(x.dtype)
+def _has_zeros(values: Tensor) -> bool:
+    return int(values.count_nonzero()) < values.numel()
 
 
 def _memo(passage: Passage, name: str, compute: Callable[[], Tensor]) -> Tensor:
@@ -155,7 +161,8 @@ def _memo(passage: Passage, name: str, compute: Callable[[], Tensor]) -> Tensor:
         return compute()
     if name not in passage.memo:
         passage.memo[name] = compute()
-    return passage.memo[name]
+    found: Tensor = passage.memo[name]
+    return found
 
 
 def _kept(passage: Passage, quotient: Tensor, bias: Tensor | None, signed: Tensor, zero: Tensor | None) -> Absorbed:
@@ -167,8 +174,10 @@ def _kept(passage: Passage, quotient: Tensor, bias: Tensor | None, signed: Tenso
         signed: the quotient times the sign that the stabiliser was added with.
         zero: kept where totals are zero.
     """
-    by_stabilizer = passage.per_image(signed) * passage.rule.stabilizer
-    return Absorbed(passage.kept_by(quotient, bias), by_stabilizer, torch.zeros_like(by_stabilizer) if zero is None else zero)
+    summed = passage.over_places(quotient, bias)
+    by_bias = summed.new_zeros(passage.n) if bias is None else passage.per_image(summed * bias)
+    by_stabilizer = passage.per_image(summed if signed is quotient else signed) * passage.rule.stabilizer
+    return Absorbed(by_bias, by_stabilizer, torch.zeros_like(by_stabilizer) if zero is None else zero)
 
 
 FUSED: dict[type[Rule], Callable[[Passage, Tensor], Relevance]] = {

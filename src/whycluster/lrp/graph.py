@@ -44,7 +44,8 @@ class Batch(NamedTuple):
         if self.axis == 0 and self.inner == 1 and len(values) == n:
             return values.sum(tuple(range(1, values.ndim))) if values.ndim > 1 else values
         outer = values.shape[self.axis] // max(n * self.inner, 1)
-        apart = values.unflatten(self.axis, (outer, n, self.inner))
+        shape = values.shape
+        apart = values.reshape(*shape[: self.axis], outer, n, self.inner, *shape[self.axis + 1 :])
         return apart.sum([at for at in range(apart.ndim) if at != self.axis + 1])
 
 
@@ -188,7 +189,8 @@ def _leading_to(graph: fx.Graph, outputs: Sequence[fx.Node]) -> list[fx.Node]:
 
 def function_of(node: fx.Node) -> Callable[..., Any]:
     """What a node calls."""
-    target: Any = SUBSTITUTES.get(node.target, node.target)
+    target: Any = node.target
+    target = SUBSTITUTES.get(target, target)
     return (lambda *inputs: BATCH_NORM(*inputs)[0]) if target is BATCH_NORM else target
 
 

@@ -34,8 +34,8 @@ class LinearMap:
         self.weight, self.bias = weight, bias
         self._modified: dict[Modify, Tensor] = {}
 
-    def apply(self, xs: Sequence[Tensor], weight: Tensor | None) -> Tensor:
-        """`weight·x`, without the bias, in a tensor of its own."""
+    def apply(self, xs: Sequence[Tensor], weight: Tensor | None, bias: Tensor | None = None) -> Tensor:
+        """`weight·x + bias`, in a tensor of its own."""
         raise NotImplementedError
 
     def transpose(self, y: Tensor, xs: Sequence[Tensor], weight: Tensor | None) -> Sequence[Tensor]:
@@ -44,8 +44,7 @@ class LinearMap:
 
     def forward(self, xs: Sequence[Tensor]) -> Tensor:
         """`w·x + b`."""
-        z = self.apply(xs, self.weight)
-        return z if self.bias is None else z.add_(self.bias)
+        return self.apply(xs, self.weight, self.bias)
 
     def modified(self, modify: Modify) -> Tensor | None:
         """The weights as a rule modifies them; computed once for each function.
@@ -92,21 +91,21 @@ class Convolution(LinearMap):
     ) -> None:
         dims = weight.ndim - 2
         super().__init__(weight, None if bias is None else bias.reshape(-1, *[1] * dims))
+        self.transposed, self.groups = transposed, groups
         spatial = (_each(setting, dims) for setting in (stride, padding, dilation))
         self.settings = (*spatial, transposed, _each(output_padding, dims), groups)
 
-    def apply(self, xs: Sequence[Tensor], weight: Tensor | None) -> Tensor:
-        return aten.convolution(xs[0], weight, None, *self.settings)
-
-    def forward(self, xs: Sequence[Tensor]) -> Tensor:
-        return aten.convolution(xs[0], self.weight, None if self.bias is None else self.bias.flatten(), *self.settings)
+    def apply(self, xs: Sequence[Tensor], weight: Tensor | None, bias: Tensor | None = None) -> Tensor:
+        z: Tensor = aten.convolution(xs[0], weight, None if bias is None else bias.flatten(), *self.settings)
+        return z
 
     def transpose(self, y: Tensor, xs: Sequence[Tensor], weight: Tensor | None) -> Sequence[Tensor]:
         y, weight = _as_products_are(y, weight)
         x = xs[0].to(y.dtype)
         if len(x) != len(y):  # inputs that are the same for all images
             x = x.expand(len(y), *x.shape[1:])
-        return aten.convolution_backward(y, x, weight, None, *self.settings, (True, False, False))[:1]
+        back: Tensor = aten.convolution_backward(y, x, weight, None, *self.settings, (True, False, False))[0]
+        return (back,)
 
 
 def _each(setting: Sequence[int], dims: int) -> list[int]:
@@ -126,13 +125,11 @@ class Linear(LinearMap):
 
     weighted = True
 
-    def apply(self, xs: Sequence[Tensor], weight: Tensor | None) -> Tensor:
-        return F.linear(xs[0], weight)  # type: ignore[arg-type]  # a Linear is made with weights
-
-    def forward(self, xs: Sequence[Tensor]) -> Tensor:
-        return F.linear(xs[0], self.weight, self.bias)  # type: ignore[arg-type]
+    def apply(self, xs: Sequence[Tensor], weight: Tensor | None, bias: Tensor | None = None) -> Tensor:
+        return F.linear(xs[0], weight, bias)  # type: ignore[arg-type]  # a Linear is made with weights
 
     def transpose(self, y: Tensor, xs: Sequence[Tensor], weight: Tensor | None) -> Sequence[Tensor]:
+        assert weight is not None  # for the type checker
         return (y @ weight,)
 
 
@@ -154,7 +151,7 @@ class MatrixProduct(LinearMap):
         super().__init__(weight)
         self.left = left
 
-    def apply(self, xs: Sequence[Tensor], weight: Tensor | None) -> Tensor:
+    def apply(self, xs: Sequence[Tensor], weight: Tensor | None, bias: Tensor | None = None) -> Tensor:
         return torch.matmul(weight, xs[0]) if self.left else torch.matmul(xs[0], weight)  # type: ignore[arg-type]
 
     def transpose(self, y: Tensor, xs: Sequence[Tensor], weight: Tensor | None) -> Sequence[Tensor]:
@@ -168,10 +165,13 @@ class BatchNorm(LinearMap):
 
     weighted = True
 
-    def apply(self, xs: Sequence[Tensor], weight: Tensor | None) -> Tensor:
-        return xs[0] * weight
+    def apply(self, xs: Sequence[Tensor], weight: Tensor | None, bias: Tensor | None = None) -> Tensor:
+        assert weight is not None  # for the type checker
+        scaled = xs[0] * weight
+        return scaled if bias is None else scaled.add_(bias)
 
     def transpose(self, y: Tensor, xs: Sequence[Tensor], weight: Tensor | None) -> Sequence[Tensor]:
+        assert weight is not None
         return (y * weight,)
 
 
@@ -191,11 +191,8 @@ class LayerNorm(LinearMap):
         super().__init__(weight, bias)
         self.shape, self.eps = list(shape), eps
 
-    def apply(self, xs: Sequence[Tensor], weight: Tensor | None) -> Tensor:
-        return F.layer_norm(xs[0], self.shape, weight, None, self.eps)
-
-    def forward(self, xs: Sequence[Tensor]) -> Tensor:
-        return F.layer_norm(xs[0], self.shape, self.weight, self.bias, self.eps)
+    def apply(self, xs: Sequence[Tensor], weight: Tensor | None, bias: Tensor | None = None) -> Tensor:
+        return F.layer_norm(xs[0], self.shape, weight, bias, self.eps)
 
     def transpose(self, y: Tensor, xs: Sequence[Tensor], weight: Tensor | None) -> Sequence[Tensor]:
         last = tuple(range(-len(self.shape), 0))
@@ -215,7 +212,7 @@ class AveragePool(LinearMap):
         super().__init__()
         self.function = function
 
-    def apply(self, xs: Sequence[Tensor], weight: Tensor | None) -> Tensor:
+    def apply(self, xs: Sequence[Tensor], weight: Tensor | None, bias: Tensor | None = None) -> Tensor:
         return self.function(xs[0])
 
     def transpose(self, y: Tensor, xs: Sequence[Tensor], weight: Tensor | None) -> Sequence[Tensor]:
@@ -239,7 +236,7 @@ class Add(LinearMap):
         """The summands."""
         return [x if sign == 1 else sign * x for x, sign in zip(xs, self.signs, strict=True)]
 
-    def apply(self, xs: Sequence[Tensor], weight: Tensor | None) -> Tensor:
+    def apply(self, xs: Sequence[Tensor], weight: Tensor | None, bias: Tensor | None = None) -> Tensor:
         first, second = xs
         return first + second
 
@@ -257,7 +254,7 @@ class Bilinear(LinearMap):
     For either factor the product is a linear map with the other one as weights (Achtibat et al., arXiv 2402.05602).
     """
 
-    def apply(self, xs: Sequence[Tensor], weight: Tensor | None) -> Tensor:
+    def apply(self, xs: Sequence[Tensor], weight: Tensor | None, bias: Tensor | None = None) -> Tensor:
         return torch.matmul(*xs)
 
     def transpose(self, y: Tensor, xs: Sequence[Tensor], weight: Tensor | None) -> Sequence[Tensor]:

@@ -1,8 +1,6 @@
 """Layer-wise relevance propagation through a network, from its output to its images."""
 
 import copy
-from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -10,14 +8,12 @@ from torch import Tensor, fx, nn
 
 from whycluster.lrp.composites import Composite
 from whycluster.lrp.description import described
+from whycluster.lrp.forward_cache import ForwardCache, RelevanceOf
 from whycluster.lrp.graph import Graph, export_graph, named_tensors, structure
-from whycluster.lrp.operations import Attention, ConstantStep, LinearStep
 from whycluster.lrp.plan import Planned, plan
-from whycluster.lrp.receipts import Attribution, Ledger, Receipt, per_image
+from whycluster.lrp.receipts import Attribution
+from whycluster.lrp.steps import Attention, ConstantStep, LinearStep
 from whycluster.lrp.walk import Program
-
-Relevance = Tensor | Sequence[Tensor]
-RelevanceOf = Relevance | Callable[[Any], Relevance]
 
 
 class LRP:
@@ -87,7 +83,7 @@ class LRP:
             relevance = relevance_of_output(cache.output) if callable(relevance_of_output) else relevance_of_output
         return cache.propagate(relevance, retain_graph=False)
 
-    def forward(self, images: Tensor) -> "ForwardCache":
+    def forward(self, images: Tensor) -> ForwardCache:
         """Runs the network forward and keeps what relevance needs on its way back, for one target after another.
 
         Args:
@@ -157,136 +153,9 @@ class LRP:
         return images.shape[1:], images.dtype, images.device, weights.dtype, weights.device
 
 
-class ForwardCache:
-    """A forward pass whose values are kept, so that relevance can come back from the output as often as wanted.
-
-    Args:
-        program: of the network.
-        images: `(N, ...)`, of which this is the only owner.
-
-    Attributes:
-        output: of the network, a tensor or a tuple of tensors.
-
-    Raises:
-        ValueError: if an output does not have a row for each image.
-    """
-
-    def __init__(self, program: Program, images: Tensor) -> None:
-        self._program, self._images = program, images.requires_grad_()
-        kind = images.device.type  # the way back, whenever it comes, multiplies as the forward pass did
-        precision, enabled = torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind)
-        self._autocast = partial(torch.autocast, kind, dtype=precision, enabled=enabled)
-        self._short = enabled or _multiplies_short(images)
-        self._ledger = Ledger(len(images))
-        with torch.enable_grad():
-            self._outputs = program.run(self._images, self._ledger)
-        self._used_up = False
-        # Copies, as a caller may write into them.
-        outputs = [one.detach().clone(memory_format=torch.contiguous_format) for one in self._outputs]
-        self.output: Any = outputs[0] if len(outputs) == 1 else tuple(outputs)
-        for output in outputs:
-            if not output.ndim or len(output) != len(images):
-                raise ValueError(
-                    f"the network makes an output of shape {tuple(output.shape)} from images of shape "
-                    f"{tuple(images.shape)}; it should have a row for each image. Let it keep the batch dimension."
-                )
-
-    def propagate(self, relevance: Relevance, retain_graph: bool = True) -> Attribution:
-        """Passes relevance from the output to the images.
-
-        Args:
-            relevance: shaped as the output; of a network that returns a tuple, a sequence of such.
-            retain_graph: whether other targets may follow, which share all denominators with this one; `False` frees
-                each value once relevance has passed it.
-
-        Raises:
-            ValueError: if the relevance is not shaped as the output, if a NaN or an infinity appears on the way, or if
-                the values were freed before.
-        """
-        entering = [one.detach().to(self._images.dtype) for one in self._checked(relevance)]
-        if self._used_up:
-            raise ValueError("these values were freed by propagate(…, retain_graph=False); run forward again.")
-        self._used_up = not retain_graph
-        with torch.inference_mode(False), self._autocast():
-            entering = [one.clone() if one.is_inference() else one for one in entering]
-            attribution = self._walk(self._outputs, entering, self._ledger, retain_graph)
-            if retain_graph is False:
-                self._outputs = []
-            # R / inf is 0: a receipt may balance over an infinity.
-            if not (attribution.receipt.is_plausible(self._short) and all(one.isfinite().all() for one in self._tensors)):
-                self._find_fault(entering, attribution.receipt)
-            return attribution
-
-    @property
-    def _tensors(self) -> list[Tensor]:
-        return [self.output] if isinstance(self.output, Tensor) else list(self.output)
-
-    def _checked(self, relevance: Any) -> list[Tensor]:
-        """Relevance of each output."""
-        wanted = [tuple(output.shape) for output in self._tensors]
-        given = [relevance] if isinstance(relevance, Tensor) else relevance
-        text = f"of shape {wanted[0]}" if len(wanted) == 1 else f"for each output, of shapes {wanted}"
-        if not isinstance(given, list | tuple) or not all(isinstance(one, Tensor) for one in given):
-            raise ValueError(
-                f"relevance of the output should be a tensor {text}, or a function that makes one from the output; "
-                f"here it is {relevance!r:.100}."
-            )
-        shapes = [tuple(one.shape) for one in given]
-        if shapes != wanted:
-            found = shapes[0] if len(shapes) == 1 else shapes
-            raise ValueError(f"relevance of shape {found} does not fit the output: a tensor {text} is wanted.")
-        return list(given)
-
-    def _walk(
-        self, outputs: Sequence[Tensor], entering: Sequence[Tensor], ledger: Ledger, retain_graph: bool
-    ) -> Attribution:
-        ledger.retain, ledger.layers, ledger.unsigned = retain_graph, {}, []
-        if any(one.requires_grad for one in outputs) and len(self._images):
-            pixels = torch.autograd.grad(
-                outputs, self._images, [one.clone() for one in entering], retain_graph, materialize_grads=True
-            )[0].contiguous()
-        else:
-            pixels = torch.zeros_like(self._images)
-        entered, unsigned = (sum(per_image(values) for values in some) for some in (entering, map(torch.abs, entering)))
-        receipt = Receipt(entered, per_image(pixels), ledger.layers, (unsigned, per_image(pixels.abs()), *ledger.unsigned))  # type: ignore[arg-type]
-        output = self.output.clone() if isinstance(self.output, Tensor) else tuple(one.clone() for one in self.output)
-        return Attribution(output, pixels, receipt)
-
-    def _find_fault(self, entering: Sequence[Tensor], receipt: Receipt) -> None:
-        """Goes both ways again, looking at every value.
-
-        Raises:
-            ValueError: with the name of the first node whose values are not finite, if there is one.
-        """
-        if not self._images.isfinite().all():
-            raise ValueError("the batch of images holds values that are not finite.")
-
-        def look(name: str, value: Any) -> None:
-            if isinstance(value, Tensor):
-                _check_finite(value.detach(), f"the output of {name!r}")
-                if value.requires_grad:
-                    value.register_hook(lambda r: _check_finite(r, f"the relevance that arrives at {name!r}"))
-
-        ledger = Ledger(len(self._images))
-        with torch.enable_grad():
-            outputs = self._program.run(self._images, ledger, look)
-        if not all(one.isfinite().all() for one in entering):
-            raise ValueError("the relevance given for the output holds values that are not finite.")
-        again = self._walk(outputs, entering, ledger, retain_graph=False)
-        _check_finite(again.relevance, "the relevance that arrives at the images")
-        worst = max(receipt.layers, key=lambda name: float(receipt.layers[name].total.abs().nan_to_num(torch.inf).max()))
-        raise ValueError(
-            "what entered is not what arrived and was absorbed: the weights were changed through .data, which goes "
-            "unnoticed (make a new LRP); the numbers are too short for this network (compute in float64; most was "
-            f"absorbed at {worst!r}); or a rule of your own takes more or less than all of the relevance."
-        )
-
-
 def _with_weights(graph: Graph, planned: list[Planned], weights: dict[fx.Node, Tensor]) -> Program:
     """A plan with the weights that the network has now: what does not depend on the images is computed once."""
-    constants: dict[fx.Node, Any] = {
-        node: one.clone() if one.is_inference() else one for node, one in weights.items()
-    }
+    constants: dict[fx.Node, Any] = {node: one.clone() if one.is_inference() else one for node, one in weights.items()}
     layers = {}
 
     def value(given: Any) -> Any:
@@ -312,15 +181,3 @@ def _copied(images: Tensor) -> Tensor:
     """A copy, on a CPU with the channels last: its convolutions are the faster for it, by a sixth."""
     fast = images.ndim == 4 and images.device.type == "cpu" and images.dtype == torch.float32
     return images.clone(memory_format=torch.channels_last if fast else torch.preserve_format)
-
-
-def _multiplies_short(images: Tensor) -> bool:
-    """Whether single precision may be multiplied with the digits of half precision, as GPUs do by default."""
-    exact = images.device.type == "cpu" and torch.get_float32_matmul_precision() == "highest"
-    return images.dtype == torch.float32 and not exact
-
-
-def _check_finite(values: Tensor, what: str) -> None:
-    if not values.isfinite().all():
-        kind = "NaN" if values.isnan().any() else "an infinity"
-        raise ValueError(f"{what} holds {kind}; look at the weights there, or raise the stabilizer of its rule.")

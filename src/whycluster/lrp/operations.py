@@ -10,15 +10,14 @@
 An operation that is not in the table may be computed, but relevance must not arrive there.
 """
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, fx
 
-from whycluster.lrp.graph import BATCH_NORM, function_of
+from whycluster.lrp.graph import function_of
 from whycluster.lrp.linear_maps import (
     Add,
     AveragePool,
@@ -32,172 +31,43 @@ from whycluster.lrp.linear_maps import (
     Shift,
     TokenLinear,
 )
+from whycluster.lrp.steps import (
+    Build,
+    Call,
+    ConstantStep,
+    Facts,
+    LinearStep,
+    MoveStep,
+    PassStep,
+    SoftmaxStep,
+    Step,
+    UnknownOperationError,
+    Values,
+)
 
 aten = torch.ops.aten
-Attention = Literal["cp", "attn"]
-Values = Callable[[Any], Any]  # a node `->` its value; what is no node stays as it is
-
-
-class Facts(NamedTuple):
-    """What is known of the value of a node.
-
-    Attributes:
-        nonnegative: it has no negative entry.
-        gate: how much it is one that opens and closes other values: 2 from a function between two levels, 1 from
-            another activation, else 0.
-    """
-
-    nonnegative: bool = False
-    gate: int = 0
-
-
-class Step:
-    """What one operation is to relevance.
-
-    Args:
-        carriers: the arguments that relevance passes on to.
-        facts: of the output.
-        rectifier: whether the output is positive exactly where the first carrier is.
-    """
-
-    def __init__(self, carriers: Iterable[fx.Node], facts: Facts = Facts(), rectifier: bool = False) -> None:
-        self.carriers, self.facts, self.rectifier = tuple(carriers), facts, rectifier
-
-
-class ConstantStep(Step):
-    """A constant as far as relevance is concerned."""
-
-    def __init__(self, facts: Facts = Facts()) -> None:
-        super().__init__((), facts)
-
-
-class PassStep(Step):
-    """Each unit keeps its relevance; of several carriers each gets its share."""
-
-
-class MoveStep(Step):
-    """Relevance goes to where the values came from, as the derivative says.
-
-    Args:
-        adds_constants: whether the output also holds values that are constants, which keep their relevance.
-    """
-
-    def __init__(self, carriers: Iterable[fx.Node], facts: Facts = Facts(), adds_constants: bool = False) -> None:
-        super().__init__(carriers, facts, rectifier=True)
-        self.adds_constants = adds_constants
-
-
-class SoftmaxStep(Step):
-    """A softmax that relevance passes (Achtibat et al., arXiv 2402.05602, eq. 12).
-
-    Args:
-        dim: along which it sums to 1.
-    """
-
-    def __init__(self, carriers: Iterable[fx.Node], dim: int) -> None:
-        super().__init__(carriers, Facts(nonnegative=True))
-        self.dim = dim
-
-
-class LinearStep(Step):
-    """A linear map, passed by a rule.
-
-    Args:
-        kind: of the layer, for which composites have rules.
-        make: the layer, from the values of its weights.
-        weights: the nodes that `make` reads.
-    """
-
-    def __init__(
-        self,
-        kind: type[LinearMap],
-        make: Callable[[Values], LinearMap],
-        carriers: Iterable[fx.Node],
-        weights: Iterable[Any] = (),
-        facts: Facts = Facts(),
-    ) -> None:
-        super().__init__(carriers, facts)
-        self.kind, self.make = kind, make
-        self.weights = tuple(one for one in weights if isinstance(one, fx.Node))
-
-
-class UnknownStep(Step):
-    """What relevance must not reach; within a gate it does not have to.
-
-    Args:
-        problem: what to say if it does.
-    """
-
-    def __init__(self, carriers: Iterable[fx.Node], problem: str) -> None:
-        super().__init__(carriers)
-        self.problem = problem
-
-
-@dataclass(frozen=True)
-class Call:
-    """A node and what is known of its arguments.
-
-    Attributes:
-        node: of the graph.
-        facts: of the nodes that relevance may come from, by node; others are constants.
-        attention: `cp` or `attn`.
-    """
-
-    node: fx.Node
-    facts: dict[fx.Node, Facts]
-    attention: Attention = "cp"
-
-    @property
-    def carriers(self) -> list[fx.Node]:
-        """Arguments that relevance may pass on to, each once."""
-        return [node for node in self.node.all_input_nodes if node in self.facts]
-
-    def argument(self, place: int, name: str, default: Any = None) -> Any:
-        """An argument given by place or by name."""
-        given = self.node.args[place] if len(self.node.args) > place else self.node.kwargs.get(name, default)
-        return default if given is None else given
-
-    def carries(self, argument: Any) -> bool:
-        """Whether relevance may pass on to an argument."""
-        return isinstance(argument, fx.Node) and argument in self.facts
-
-    def all_nonnegative(self) -> bool:
-        """Of the carriers."""
-        return all(self.facts[node].nonnegative for node in self.carriers)
-
-    def least_gate(self) -> int:
-        """Of the carriers."""
-        return min(self.facts[node].gate for node in self.carriers)
-
-
-class UnknownOperationError(ValueError):
-    """What is wrong with a node."""
-
-
-Build = Callable[[Call], Step]
 
 
 # --- linear maps ---
 
 
 def _convolution(call: Call, transposed: bool = False) -> Step:
-    x, weight, bias = call.node.args[0], call.argument(1, "weight"), call.argument(2, "bias")
+    x, weight, bias = call.args[0], call.argument(1, "weight"), call.argument(2, "bias")
     if call.carries(weight) or call.carries(bias):
         raise UnknownOperationError("LRP knows convolutions whose weights do not depend on the image")
-    names = ("stride", "padding", "output_padding", "groups", "dilation") if transposed else ()
-    names = names or ("stride", "padding", "dilation", "groups")
-    given = {name: call.argument(at, name) for at, name in enumerate(names, start=3)}
+    names = "stride padding output_padding groups dilation" if transposed else "stride padding dilation groups"
+    given = {name: call.argument(at, name) for at, name in enumerate(names.split(), start=3)}
     defaults = {"stride": [1], "padding": [0], "dilation": [1], "groups": 1, "output_padding": [0]}
     settings = {**defaults, **{name: value for name, value in given.items() if value is not None}}
 
     def make(value: Values) -> LinearMap:
         return Convolution(value(weight), value(bias), transposed=transposed, **settings)
 
-    return LinearStep(Convolution, make, [x], [weight, bias])  # type: ignore[list-item]
+    return LinearStep(Convolution, make, [x], [weight, bias])
 
 
 def _linear(call: Call) -> Step:
-    x, weight, bias = call.node.args[0], call.argument(1, "weight"), call.argument(2, "bias")
+    x, weight, bias = call.args[0], call.argument(1, "weight"), call.argument(2, "bias")
     return _fully_connected(call, x, weight, bias)
 
 
@@ -214,14 +84,14 @@ def _fully_connected(call: Call, x: Any, weight: Any, bias: Any, turned: bool = 
 
 
 def _addmm(call: Call) -> Step:
-    bias, x, weight = call.node.args[:3]
+    bias, x, weight = call.args[:3]
     if call.node.kwargs.get("alpha", 1) != 1 or call.node.kwargs.get("beta", 1) != 1:
         raise UnknownOperationError("LRP knows addmm without alpha and beta")
     return _fully_connected(call, x, weight, bias, turned=True)
 
 
 def _matrix_product(call: Call) -> Step:
-    left, right = call.node.args[:2]
+    left, right = call.args[:2]
     if call.carries(left) and call.carries(right):
         return LinearStep(Bilinear, lambda value: Bilinear(), [left, right])
     if call.carries(left) and right.meta["val"].ndim == 2:
@@ -232,30 +102,34 @@ def _matrix_product(call: Call) -> Step:
 
 def _layer_norm(call: Call) -> Step:
     weight, bias, eps = call.argument(2, "weight"), call.argument(3, "bias"), call.argument(4, "eps", 1e-5)
-    shape: Any = call.node.args[1]
+    shape: Any = call.args[1]
 
     def make(value: Values) -> LinearMap:
         return LayerNorm(value(weight), value(bias), shape, eps)
 
-    return LinearStep(LayerNorm, make, [call.node.args[0]], [weight, bias])  # type: ignore[list-item]
+    return LinearStep(LayerNorm, make, [call.args[0]], [weight, bias])
 
 
 def _batch_norm(call: Call) -> Step:
-    arguments = call.node.args[1:5]
-    dims = call.node.args[0].meta["val"].ndim - 2  # type: ignore[union-attr]
+    arguments = call.args[1:5]
+    dims = call.args[0].meta["val"].ndim - 2
 
     def make(value: Values) -> LinearMap:
-        scale, shift = scale_and_shift(*map(value, arguments), eps=call.node.args[-1])  # type: ignore[arg-type]
+        scale, shift = scale_and_shift([value(one) for one in arguments], call.args[-1])
         dtype = value(arguments[3]).dtype
         return BatchNorm(*(one.to(dtype).reshape(-1, *[1] * dims) for one in (scale, shift)))
 
-    return LinearStep(BatchNorm, make, [call.node.args[0]], arguments)  # type: ignore[list-item]
+    return LinearStep(BatchNorm, make, [call.args[0]], arguments)
 
 
-def scale_and_shift(
-    weight: Tensor | None, bias: Tensor | None, mean: Tensor, variance: Tensor, eps: float
-) -> tuple[Tensor, Tensor]:
-    """What a batch norm multiplies each channel with, and what it adds; in double precision, where there is one."""
+def scale_and_shift(numbers: Sequence[Any], eps: float) -> tuple[Tensor, Tensor]:
+    """What a batch norm multiplies each channel with, and what it adds; in double precision, where there is one.
+
+    Args:
+        numbers: weight and bias, `(channels,)` or `None`, mean and variance, `(channels,)`.
+        eps: added to the variance.
+    """
+    weight, bias, mean, variance = numbers
     exact = torch.float32 if mean.device.type == "mps" else torch.float64
     scale = (variance.to(exact) + eps).rsqrt() * (1 if weight is None else weight.to(exact))
     shift = -mean.to(exact) * scale
@@ -264,7 +138,7 @@ def scale_and_shift(
 
 def _average(call: Call) -> Step:
     """Averages, sums, interpolations: linear in their one tensor."""
-    x, *others = call.node.args
+    x, *others = call.args
     function, options = function_of(call.node), dict(call.node.kwargs)
 
     def make(value: Values) -> LinearMap:
@@ -272,30 +146,29 @@ def _average(call: Call) -> Step:
         return AveragePool(lambda values: function(values, *given, **options))
 
     facts = Facts(call.all_nonnegative() and "bicubic" not in str(call.node.target), call.least_gate())
-    return LinearStep(AveragePool, make, [x], [one for one in others if isinstance(one, fx.Node)], facts)  # type: ignore[list-item]
+    return LinearStep(AveragePool, make, [x], [one for one in others if isinstance(one, fx.Node)], facts)
 
 
-def _sum(call: Call, signs: tuple[float, float]) -> Step:
-    alpha = call.node.kwargs.get("alpha", call.node.args[2] if len(call.node.args) > 2 else 1)
-    first, second = call.node.args[:2]
-    signs = (signs[0], signs[1] * alpha)  # type: ignore[operator]
-    nonnegative = min(signs) >= 0 and call.all_nonnegative()
+def _sum(call: Call, signs: tuple[int, int]) -> Step:
+    first, second = call.args[:2]
+    by = signs[0], signs[1] * call.argument(2, "alpha", 1)
+    nonnegative = min(by) >= 0 and call.all_nonnegative()
     if call.carries(first) and call.carries(second):
-        return LinearStep(Add, lambda value: Add(signs), [first, second], (), Facts(nonnegative, call.least_gate()))  # type: ignore[list-item]
+        return LinearStep(Add, lambda value: Add(by), [first, second], (), Facts(nonnegative, call.least_gate()))
     carrier = first if call.carries(first) else second
     facts = Facts(gate=2 if call.least_gate() == 2 else 0)  # 1 + tanh(x) is a gate, as tanh(x) is
-    return LinearStep(Shift, lambda value: Shift(signs), [carrier], [first, second], facts)  # type: ignore[list-item]
+    return LinearStep(Shift, lambda value: Shift(by), [carrier], [first, second], facts)
 
 
 # --- products ---
 
 
 def _product(call: Call) -> Step:
-    factors = [one for one in call.node.args[:2] if call.carries(one)]
+    factors = [one for one in call.args[:2] if call.carries(one)]
     if len(factors) == 2 and call.facts[factors[0]].gate != call.facts[factors[1]].gate:
         factors = [min(factors, key=lambda one: call.facts[one].gate)]  # what is less of a gate takes all
     same = len(call.carriers) == len(factors)
-    others = [one for one in call.node.args[:2] if one not in factors]
+    others = [one for one in call.args[:2] if one not in factors]
     positive = all(isinstance(one, int | float) and one >= 0 for one in others)
     positive = positive or (all(call.carries(one) and call.facts[one].nonnegative for one in others) and bool(others))
     gate = call.facts[factors[0]].gate if same and len(factors) == 1 else 0
@@ -304,14 +177,14 @@ def _product(call: Call) -> Step:
 
 
 def _quotient(call: Call) -> Step:
-    first, second = call.node.args[:2]
+    first, second = call.args[:2]
     if call.node.kwargs.get("rounding_mode") is not None:
         raise UnknownOperationError("LRP knows quotients without rounding")
     if not call.carries(first):
         return ConstantStep()
     positive = isinstance(second, int | float) and second > 0
-    facts = call.facts[first]  # type: ignore[index]
-    return PassStep([first], Facts(facts.nonnegative and positive, facts.gate), rectifier=positive)  # type: ignore[list-item]
+    facts = call.facts[first]
+    return PassStep([first], Facts(facts.nonnegative and positive, facts.gate), rectifier=positive)
 
 
 # --- all others ---
@@ -350,7 +223,7 @@ def _move(call: Call) -> Step:
 def _pad(call: Call) -> Step:
     constant = call.argument(2, "mode", "constant") if "pad.default" in str(call.node.target) else "constant"
     value = call.argument(3 if "pad.default" in str(call.node.target) else 2, "value", 0)
-    constant_added = constant == "constant" and any(size > 0 for size in call.node.args[1])  # type: ignore[union-attr,operator]
+    constant_added = constant == "constant" and any(size > 0 for size in call.args[1])
     return MoveStep(call.carriers, Facts(call.all_nonnegative() and value >= 0), adds_constants=constant_added)
 
 
@@ -360,7 +233,7 @@ def _constant(call: Call) -> Step:
 
 def _softmax(call: Call) -> Step:
     if call.attention == "attn":
-        return SoftmaxStep(call.carriers[:1], call.node.args[1])  # type: ignore[arg-type]
+        return SoftmaxStep(call.carriers[:1], call.args[1])
     return ConstantStep(Facts(nonnegative=True))
 
 
@@ -411,7 +284,9 @@ ROWS: tuple[tuple[Build, str], ...] = (
 )
 
 
-TABLE: dict[Any, Build] = {getattr(aten, name): build for build, names in ROWS for name in names.split() if hasattr(aten, name)}
+TABLE: dict[Any, Build] = {
+    getattr(aten, name): build for build, names in ROWS for name in names.split() if hasattr(aten, name)
+}
 REGISTERED: dict[Any, Build] = {}  # operations that other rooms define (see `heads`)
 
 
@@ -429,6 +304,3 @@ def step_of(call: Call) -> Step:
     if build is None:
         raise UnknownOperationError(f"LRP does not know how relevance passes {target}")
     return build(call)
-
-
-assert BATCH_NORM.overloadpacket in TABLE

@@ -10,7 +10,9 @@ from whycluster.lrp.composites import Composite
 from whycluster.lrp.folding import fold
 from whycluster.lrp.graph import BATCH_NORM, Graph, aten, function_of, source_line
 from whycluster.lrp.linear_maps import AveragePool, LinearMap
-from whycluster.lrp.operations import (
+from whycluster.lrp.operations import step_of
+from whycluster.lrp.rules import Rule
+from whycluster.lrp.steps import (
     Attention,
     Call,
     ConstantStep,
@@ -19,9 +21,7 @@ from whycluster.lrp.operations import (
     Step,
     UnknownOperationError,
     UnknownStep,
-    step_of,
 )
-from whycluster.lrp.rules import Rule
 
 MIXED = "what it computes should have a row for each image, wherever that is"
 CURE = "cut the network at an earlier layer, or write the step with operations that LRP knows"

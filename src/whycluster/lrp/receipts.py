@@ -1,7 +1,7 @@
 """Where relevance went: what each layer kept, and what arrived."""
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -102,9 +102,9 @@ class Receipt:
 
 
 class Attribution(NamedTuple):
-    """Output of the network, relevance of its images (shaped as they are), and the receipt."""
+    """Output of the network (a tensor, or a tuple of them), relevance of its images (shaped so), and the receipt."""
 
-    output: Tensor
+    output: Any
     relevance: Tensor
     receipt: Receipt
 

@@ -49,18 +49,18 @@ class Passage:
         """Values at the outputs summed for each image, `(n,)`."""
         return self.batch.per_image(values, self.n)
 
+    def over_places(self, values: Tensor, bias: Tensor | None) -> Tensor:
+        """Values at the outputs summed over the dimensions that a bias does not have, besides that of the images."""
+        missing = values.ndim if bias is None else values.ndim - bias.ndim
+        wide = [at < missing or bias.shape[at - missing] == 1 for at in range(values.ndim)]  # type: ignore[union-attr]
+        places = [at for at, one in enumerate(wide) if one and at != self.batch.axis]
+        return values.sum(places, keepdim=True) if places else values
+
     def kept_by(self, quotient: Tensor, bias: Tensor | None) -> Tensor:
-        """`Σ_j quotient_j · bias_j` of each image, `(n,)`; summed over places first, where the bias has none."""
+        """`Σ_j quotient_j · bias_j` of each image, `(n,)`."""
         if bias is None:
             return quotient.new_zeros(self.n)
-        missing = quotient.ndim - bias.ndim
-        places = [
-            at
-            for at in range(quotient.ndim)
-            if at != self.batch.axis and (at < missing or bias.shape[at - missing] == 1)
-        ]
-        summed = quotient.sum(places, keepdim=True) if places else quotient
-        return self.per_image(summed * bias)
+        return self.per_image(self.over_places(quotient, bias) * bias)
 
 
 Relevance = tuple[list[Tensor], Absorbed]
@@ -90,7 +90,9 @@ def redistribute(passage: Passage, relevance: Tensor) -> Relevance:
             taken = taken * ((z > 0) if contribution.outputs == "positive" else (z < 0))
         absorbed = absorbed.plus(_hand_on(passage, contribution, taken, passed))
     if signed:  # an output of exactly zero has no sign
-        absorbed = absorbed.plus(absorbed.nothing(relevance, passage.n)._replace(zero=passage.per_image(relevance * (z == 0))))
+        absorbed = absorbed.plus(
+            absorbed.nothing(relevance, passage.n)._replace(zero=passage.per_image(relevance * (z == 0)))
+        )
     return passed, absorbed
 
 
@@ -101,9 +103,7 @@ def _hand_on(passage: Passage, contribution: Contribution, taken: Tensor, passed
         ([product.input(x) for x in passage.xs], layer.modified(product.weight)) for product in contribution.products
     ]
     bias = None if contribution.bias is None or layer.bias is None else contribution.bias(layer.bias)
-    total = sum((layer.apply(inputs, weight) for inputs, weight in products[1:]), layer.apply(*products[0]))
-    if bias is not None:
-        total = total + bias
+    total = sum((layer.apply(*product) for product in products[1:]), layer.apply(*products[0], bias))
     total = total.to(taken.dtype)
     added = torch.copysign(total.new_tensor(passage.rule.stabilizer), total)
     nobody = total == 0  # there each summand is zero, and nothing can be handed on

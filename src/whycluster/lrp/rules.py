@@ -1,7 +1,7 @@
 """How relevance passes a linear map: each rule is a list of contributions, which reads like its equation.
 
-A contribution is a sum of products, modified inputs times modified weights, plus a modified bias. It takes the relevance
-`R_j` of the outputs it stands for, and hands it to the inputs in proportion to what each adds to the sum:
+A contribution is a sum of products, modified inputs times modified weights, plus a modified bias. It takes the
+relevance `R_j` of the outputs it stands for, and hands it to the inputs in proportion to what each adds to the sum:
 
     `R_i = Σ_j  input_i weight_ij / (Σ_i input_i weight_ij + bias_j) · factor · R_j`.
 
@@ -9,7 +9,7 @@ Bias, sign and stabiliser of each rule are those of zennit 0.5.1. `x⁺ = max(x,
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
@@ -169,7 +169,10 @@ class Gamma(Rule):
         def sinking(weight: Tensor) -> Tensor:
             return weight + gamma * weight.clamp(max=0)
 
-        self.rising, self.sinking = rising, sinking
+        def half(weight: Tensor) -> Tensor:
+            return weight.abs() * (gamma / 2)
+
+        self.rising, self.half = rising, half  # those of the fused form
         super().__init__(
             [
                 Contribution([Product(positive, rising), Product(negative, sinking)], rising, outputs="positive"),
@@ -251,6 +254,3 @@ def check_bounds(low: float | Tensor, high: float | Tensor) -> None:
             )
     if bool((bounds[0].cpu() > bounds[1].cpu()).any()):
         raise ValueError(f"low={low} should not be above high={high}.")
-
-
-RuleOf = Callable[..., Rule]

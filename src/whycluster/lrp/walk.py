@@ -1,8 +1,8 @@
 """The walk: the graph runs forward under autograd, whose backward pass then carries relevance in place of gradients.
 
-Each step is a function of autograd with a backward of its own, or, where values only move, an operation whose derivative
-moves relevance to where they came from. So autograd sums what several readers send back, shares the forward pass among
-targets (`retain_graph`), and frees each value once relevance has passed it.
+Each step is a function of autograd with a backward of its own, or, where values only move, an operation whose
+derivative moves relevance to where they came from. So autograd sums what several readers send back, shares the forward
+pass among targets (`retain_graph`), and frees each value once relevance has passed it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,11 +16,10 @@ from torch.autograd import Function
 from whycluster.lrp.fused import redistribute_fast
 from whycluster.lrp.graph import Batch
 from whycluster.lrp.linear_maps import Add, LinearMap
-from whycluster.lrp.operations import ConstantStep, LinearStep, MoveStep, PassStep, SoftmaxStep
 from whycluster.lrp.plan import Planned
 from whycluster.lrp.receipts import Absorbed, Ledger, per_image
 from whycluster.lrp.redistribution import Passage
-
+from whycluster.lrp.steps import ConstantStep, LinearStep, MoveStep, PassStep, SoftmaxStep
 
 Look = Callable[[str, Any], None]
 
@@ -79,9 +78,9 @@ class LinearRelevance(Function):
         one, ledger = site.one, site.ledger
         assert one.rule is not None  # every linear map has one
         memo = ctx.memo if ledger.retain else None
-        passage = Passage(
-            ctx.layer, one.rule, xs, z, site.batch, ledger.n, one.nonnegative, one.rectified, memo
-        )
+        if z.ndim == 4 and z.is_contiguous(memory_format=torch.channels_last):  # convolutions are the faster for it
+            relevance = relevance.contiguous(memory_format=torch.channels_last)
+        passage = Passage(ctx.layer, one.rule, xs, z, site.batch, ledger.n, one.nonnegative, one.rectified, memo)
         passed, absorbed = redistribute_fast(passage, relevance)
         for part, batch in zip(passed, site.sources, strict=True):
             if batch is None:  # what a constant takes counts as a bias
@@ -126,7 +125,7 @@ class MoveRelevance(Function):
 
 
 class SoftmaxRelevance(Function):
-    """`R_i = x_i (R_i - s_i Σ_j R_j)` (Achtibat et al., arXiv 2402.05602, eq. 12); what it creates or loses is booked."""
+    """`R_i = x_i (R_i - s_i Σ_j R_j)` (Achtibat et al., arXiv 2402.05602, eq. 12); the difference is booked."""
 
     @staticmethod
     def forward(ctx: Any, dim: int, site: Site, x: Tensor) -> Tensor:
@@ -226,6 +225,7 @@ def _operands(one: Planned, look_up: Callable[[fx.Node], Any], dtype: torch.dtyp
         summands = list(one.node.args[:2])
         values = [torch.as_tensor(fx.map_arg(summand, look_up)) for summand in summands]
         device = next(value.device for value in values if value.ndim)
-        return summands, list(torch.broadcast_tensors(*(value.to(device, dtype) for value in values)))
+        shape = torch.broadcast_shapes(*(value.shape for value in values))  # type: ignore[no-untyped-call]
+        return summands, [value.to(device, dtype).expand(shape) for value in values]
     carriers = list(one.step.carriers)
     return carriers, [look_up(carrier) for carrier in carriers]
