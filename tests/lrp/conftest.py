@@ -9,6 +9,8 @@ from networks import randomized
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from whycluster.lrp import lrp
+
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
@@ -32,6 +34,36 @@ class Mixed(nn.Module):
         x = F.adaptive_max_pool2d(self.pool(x), 2)
         x = F.dropout(x.flatten(1), training=self.training)
         return self.out(F.relu(self.norm(self.hidden(x)), True))
+
+
+@pytest.fixture(autouse=True)
+def one_export_of_the_same_modules(request, remembered, monkeypatch):
+    """The engine exports networks of the same modules once, but where the export itself is tested."""
+    if request.path.name != "test_graph.py":
+        monkeypatch.setattr(lrp, "export_graph", remembered)
+
+
+class Written(nn.Module):
+    """A network given as a function of its layers and the images."""
+
+    def __init__(self, compute: Callable[..., Any], **layers: nn.Module) -> None:
+        super().__init__()
+        self.compute = compute
+        for name, layer in layers.items():
+            setattr(self, name, layer)
+        self.register_buffer("mean", torch.tensor([0.5, -1.0, 2.0]).reshape(3, 1, 1))
+        randomized(self).double().eval()
+
+    def extra_repr(self) -> str:  # tells functions apart that have the same layers
+        return repr(self.compute)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.compute(self, x)
+
+
+@pytest.fixture
+def written() -> type[Written]:
+    return Written
 
 
 @pytest.fixture

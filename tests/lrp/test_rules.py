@@ -2,16 +2,34 @@
 
 import copy
 from collections.abc import Callable
-from functools import partial
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from whycluster.lrp.graph import trace
-from whycluster.lrp.linear_maps import Add
-from whycluster.lrp.rules import alpha_beta, box, epsilon, flat, gamma, norm, ratio, w_square, z_plus
-from whycluster.lrp.shares import Signal, redistribute
+from lrp.linear import LAYERS, dense, inputs_of, linear_map
+from whycluster.lrp import (
+    LRP,
+    Add,
+    AlphaBeta,
+    AveragePool,
+    Composite,
+    Contribution,
+    Convolution,
+    Epsilon,
+    Flat,
+    Gamma,
+    LayerNorm,
+    Norm,
+    Product,
+    Ratio,
+    Rule,
+    WSquare,
+    ZBox,
+    ZPlus,
+)
+from whycluster.lrp.graph import Batch
+from whycluster.lrp.redistribution import Passage, redistribute
 
 LOW, HIGH = -2.5, 3.0
 
@@ -69,71 +87,30 @@ def by_box(w: Tensor, ones: Tensor, b: Tensor, x: Tensor, r: Tensor, s: float) -
     return share(w * x - LOW * w.clamp(min=0) - HIGH * w.clamp(max=0), torch.zeros_like(b), r, s)
 
 
-RULES = {
-    "epsilon": (epsilon, by_epsilon),
-    "z_plus": (z_plus, by_z_plus),
-    "alpha_beta": (partial(alpha_beta, alpha=3, beta=2), by_alpha_beta),
-    "alpha_beta 1 0": (partial(alpha_beta, alpha=1, beta=0), by_z_plus),
-    "gamma": (partial(gamma, gamma=0.4), by_gamma),
-    "flat": (flat, by_flat),
-    "w_square": (w_square, by_w_square),
-    "box": (partial(box, low=LOW, high=HIGH), by_box),
-    "box of tensors": (partial(box, low=torch.tensor(LOW), high=torch.tensor([HIGH])), by_box),
+RULES: dict[str, tuple[Callable[[float], Rule], Callable[..., Result]]] = {
+    "Epsilon": (Epsilon, by_epsilon),
+    "Norm": (Norm, by_epsilon),
+    "ZPlus": (ZPlus, by_z_plus),
+    "AlphaBeta": (lambda s: AlphaBeta(3, 2, s), by_alpha_beta),
+    "Gamma": (lambda s: Gamma(0.4, s), by_gamma),
+    "Flat": (Flat, by_flat),
+    "WSquare": (WSquare, by_w_square),
+    "ZBox": (lambda s: ZBox(LOW, HIGH, s), by_box),
+    "ZBox of tensors": (lambda s: ZBox(torch.tensor(LOW), torch.tensor([HIGH]), s), by_box),
 }
-
-LAYERS: dict[str, tuple[Callable[[bool], nn.Module], tuple[int, ...]]] = {
-    "linear": (lambda bias: nn.Linear(7, 5, bias), (7,)),
-    "linear, many rows": (lambda bias: nn.Linear(4, 5, bias), (3, 4)),
-    "convolution": (lambda bias: nn.Conv2d(2, 3, 3, padding=1, bias=bias), (2, 4, 5)),
-    "stride that leaves a rim": (lambda bias: nn.Conv2d(2, 3, 3, stride=2, bias=bias), (2, 6, 5)),
-    "stride and padding": (lambda bias: nn.Conv2d(2, 3, (3, 2), (2, 1), (2, 0), bias=bias), (2, 5, 4)),
-    "groups": (lambda bias: nn.Conv2d(4, 6, 3, padding=1, groups=2, bias=bias), (4, 3, 4)),
-    "depthwise": (lambda bias: nn.Conv2d(3, 6, 2, groups=3, bias=bias), (3, 3, 4)),
-    "dilation": (lambda bias: nn.Conv2d(2, 3, 2, padding=1, dilation=(1, 2), bias=bias), (2, 4, 5)),
-    "same, even kernel": (lambda bias: nn.Conv2d(2, 3, (2, 4), padding="same", bias=bias), (2, 4, 5)),
-    "same, dilated": (lambda bias: nn.Conv2d(2, 3, (3, 2), padding="same", dilation=(1, 3), bias=bias), (2, 4, 5)),
-    "one dimension": (lambda bias: nn.Conv1d(2, 3, 4, padding="same", bias=bias), (2, 7)),
-    "three dimensions": (lambda bias: nn.Conv3d(1, 2, (2, 1, 3), padding="same", bias=bias), (1, 3, 2, 3)),
-}
-
-
-def dense(module: nn.Module, shape: tuple[int, ...]) -> Tensor:
-    """`(outputs, inputs)`: what the module without its bias makes of each unit input."""
-    module = copy.deepcopy(module)
-    if module.bias is not None:
-        nn.init.zeros_(module.bias)
-    units = torch.eye(torch.Size(shape).numel(), dtype=torch.float64)
-    return module(units.view(-1, *shape)).flatten(1).T
 
 
 @torch.no_grad()
-def compare(
-    module: nn.Module,
-    shape: tuple[int, ...],
-    rule: str,
-    nonnegative: bool,
-    stabilizer: float,
-    confined: bool = False,
-) -> None:
-    x = torch.randn(3, *shape, dtype=torch.float64)
-    x[x.abs() < 0.2] = 0
-    x = x.abs() if nonnegative else x
-    x[2] = 0  # nothing but bias
+def compare(module: nn.Module, shape: tuple[int, ...], rule: str, nonnegative: bool, stabilizer: float) -> None:
+    x = inputs_of(shape, nonnegative)
     z = module(x)
     r = torch.randn_like(z)
-    r[0, 0] = 0
-    if confined:
-        r[z <= 0] = 0
     ones = copy.deepcopy(module)
     nn.init.ones_(ones.weight)
     w, ones = dense(module, shape), dense(ones, shape)
     b = module(torch.zeros(1, *shape, dtype=torch.float64)).flatten()
-
-    [step] = trace(nn.Sequential(module))
     ours, expected = RULES[rule]
-    signal = Signal((x,), z, nonnegative, confined)
-    [relevance], absorbed, _ = redistribute(step.operation, signal, ours(step.operation, signal), r.clone(), stabilizer)
-
+    [relevance], absorbed = redistribute(Passage(linear_map(module), ours(stabilizer), [x], z, Batch(0), 3), r)
     for n in range(len(x)):
         one = expected(w, ones, b, x[n].flatten(), r[n].flatten(), stabilizer)
         got = relevance[n].flatten(), absorbed.bias[n], absorbed.stabilizer[n], absorbed.zero[n]
@@ -149,17 +126,6 @@ def test_a_rule_is_its_formula(rule: str, layer: str, bias: bool, nonnegative: b
     torch.manual_seed(len(rule) + len(layer))
     build, shape = LAYERS[layer]
     compare(build(bias).double(), shape, rule, nonnegative, stabilizer=0.05)  # large, so that its place matters
-
-
-@pytest.mark.parametrize("stabilizer", [0.0, 0.05])
-@pytest.mark.parametrize("nonnegative", [False, True])
-@pytest.mark.parametrize("rule", RULES)
-def test_knowing_that_relevance_is_at_positive_outputs_changes_nothing(
-    rule: str, nonnegative: bool, stabilizer: float
-) -> None:
-    torch.manual_seed(len(rule))
-    build, shape = LAYERS["convolution"]
-    compare(build(True).double(), shape, rule, nonnegative, stabilizer, confined=True)
 
 
 @pytest.mark.parametrize("stabilizer", [0.0, 1e-6])
@@ -188,9 +154,8 @@ def test_average_pooling_goes_by_contributions(pool: nn.Module, shape: tuple[int
     z = pool(x)
     r = torch.randn_like(z)
     w = pool(torch.eye(x[0].numel(), dtype=torch.float64).view(-1, *shape)).flatten(1).T
-    [step] = trace(nn.Sequential(pool))
-    signal = Signal((x,), z, False)
-    [relevance], absorbed, _ = redistribute(step.operation, signal, norm(step.operation, signal), r, stabilizer)
+    passage = Passage(AveragePool(pool), Norm(stabilizer), [x], z, Batch(0), 2)
+    [relevance], absorbed = redistribute(passage, r)
     for n in range(len(x)):
         expected = share(w * x[n].flatten(), torch.zeros(len(w)), r[n].flatten(), stabilizer)
         torch.testing.assert_close(relevance[n].flatten(), expected[0])
@@ -199,17 +164,19 @@ def test_average_pooling_goes_by_contributions(pool: nn.Module, shape: tuple[int
 
 @pytest.mark.parametrize("stabilizer", [0.0, 0.05])
 @pytest.mark.parametrize("sign", [1, -1])
-@pytest.mark.parametrize("rule", [norm, ratio])
-def test_sums_share_out_by_contributions(rule: Callable[..., object], sign: int, stabilizer: float) -> None:
+@pytest.mark.parametrize("rule", [Norm, Ratio])
+def test_sums_share_out_by_contributions(rule: Callable[[float], Rule], sign: int, stabilizer: float) -> None:
     torch.manual_seed(0)
     x, y, r = torch.randn(3, 2, 5, 4, dtype=torch.float64)
     x[0, 1], y[0, 1] = 1.5, -1.5 * sign  # branches that cancel
     x[1, 2] = y[1, 2] = 0
     layer = Add((1, sign))
-    signal = Signal(layer.operands((x, y), x + sign * y), x + sign * y, False)
-    [to_x, to_y], absorbed, _ = redistribute(layer, signal, rule(layer, signal), r, stabilizer)
+    xs = layer.signed([x, y])
+    passage = Passage(layer, rule(stabilizer), xs, layer.forward(xs), Batch(0), 2)
+    torch.testing.assert_close(passage.z, x + sign * y)
+    [to_x, to_y], absorbed = redistribute(passage, r)
     parts = torch.stack([x, sign * y])
-    parts = parts.abs() if rule is ratio else parts
+    parts = parts.abs() if rule is Ratio else parts
     total = parts.sum(0)
     moved = torch.where(total < 0, -stabilizer, stabilizer)
     quotient = torch.where(total == 0, r / stabilizer if stabilizer else 0, r / (total + moved))
@@ -217,7 +184,7 @@ def test_sums_share_out_by_contributions(rule: Callable[..., object], sign: int,
     torch.testing.assert_close(absorbed.zero, torch.where(total == 0, r, 0).sum((1, 2)))
     torch.testing.assert_close(absorbed.stabilizer, torch.where(total == 0, 0, moved * quotient).sum((1, 2)))
     torch.testing.assert_close((to_x + to_y).sum((1, 2)) + absorbed.total, r.sum((1, 2)))
-    if rule is ratio:
+    if rule is Ratio:
         assert ((to_x / r).nan_to_num() >= 0).all()
         assert (to_x.abs() + to_y.abs() <= r.abs() + 1e-12).all()  # so it cannot blow up
 
@@ -231,37 +198,87 @@ def test_a_layer_norm_is_centred_and_its_deviation_a_constant(shape: tuple[int, 
         nn.init.normal_(module.weight)
         nn.init.normal_(module.bias)
     x = torch.randn(2, 3, 4, dtype=torch.float64)
-    [step] = trace(nn.Sequential(module))
-    z = step.operation.forward(x)
+    weight, bias = (module.weight.detach(), module.bias.detach()) if affine else (None, None)
+    layer = LayerNorm(weight, bias, shape, 1e-3)
+    z = layer.forward([x])
     torch.testing.assert_close(z, module(x).detach())
     r = torch.randn_like(z)
-    signal = Signal((x,), z, False)
-    [relevance], absorbed, _ = redistribute(step.operation, signal, epsilon(step.operation, signal), r, 0.05)
+    [relevance], absorbed = redistribute(Passage(layer, Epsilon(0.05), [x], z, Batch(0), 2), r)
     n = torch.Size(shape).numel()
-    rows = list(zip(x.reshape(-1, n), r.reshape(-1, n), strict=True))
-    weight, bias = (module.weight.flatten(), module.bias.flatten()) if affine else (torch.ones(n), torch.zeros(n))
+    scale, shift = (weight.flatten(), bias.flatten()) if affine else (torch.ones(n), torch.zeros(n))
     expected = []
-    for one, of_one in rows:
+    for one, of_one in zip(x.reshape(-1, n), r.reshape(-1, n), strict=True):
         centring = torch.eye(n, dtype=torch.float64) - 1 / n
-        w = weight[:, None] * centring / (one.var(correction=0) + 1e-3).sqrt()
-        expected.append(by_epsilon(w.double(), torch.ones_like(w), bias.double(), one, of_one, 0.05))
+        w = (scale[:, None] * centring / (one.var(correction=0) + 1e-3).sqrt()).double()
+        expected.append(by_epsilon(w, torch.ones_like(w), shift.double(), one, of_one, 0.05))
     torch.testing.assert_close(relevance.reshape(-1, n), torch.stack([one[0] for one in expected]))
     torch.testing.assert_close(absorbed.bias.sum(), sum(one[1] for one in expected))
     torch.testing.assert_close(absorbed.stabilizer.sum(), sum(one[2] for one in expected))
 
 
-def test_weighted_rules_refuse_layers_without_weights() -> None:
-    [step] = trace(nn.Sequential(nn.AvgPool2d(2)))
+@pytest.mark.parametrize("rule", [ZPlus(), Gamma(), Flat(), WSquare(), ZBox(0, 1)])
+def test_rules_of_modified_weights_refuse_layers_without_weights(rule: Rule) -> None:
     x = torch.rand(1, 1, 2, 2)
-    with pytest.raises(ValueError, match="AveragePool has no weights"):
-        list(z_plus(step.operation, Signal((x,), x[..., :1, :1], True)))
+    pool = nn.AvgPool2d(2)
+    with pytest.raises(ValueError, match="AveragePool has no weights to modify"):
+        redistribute(Passage(AveragePool(pool), rule, [x], pool(x), Batch(0), 1), torch.ones(1, 1, 1, 1))
 
 
-def test_a_total_that_follows_from_another_wants_that_one() -> None:
-    [step] = trace(nn.Sequential(nn.Linear(2, 2)))
-    x = torch.rand(1, 2)
-    z = step.operation.forward(x)
-    first, second = gamma(step.operation, Signal((x,), z, True), gamma=0.25), Signal((x,), z, True)
-    wrong = [share._replace(only_its_sign=False) for share in first]
-    with pytest.raises(ValueError, match="has to follow one with `only_its_sign`"):
-        redistribute(step.operation, second, wrong, torch.ones_like(z), 1e-6)
+@pytest.mark.parametrize(
+    ("build", "sentence"),
+    [
+        (lambda: Epsilon(-1.0), "stabilizer=-1.0 should be a finite number >= 0"),
+        (lambda: Ratio(float("inf")), "stabilizer=inf should be a finite number >= 0"),
+        (lambda: Norm(float("nan")), "stabilizer=nan should be"),
+        (lambda: Flat(-1e-9), "stabilizer=-1e-09 should be"),
+        (lambda: Gamma(-0.1), "gamma=-0.1 should be a finite number >= 0"),
+        (lambda: Gamma(float("inf")), "gamma=inf should be a finite number >= 0"),
+        (lambda: Gamma(0.1, -1.0), "stabilizer=-1.0 should be"),
+        (lambda: AlphaBeta(2, 2), "alpha=2 minus beta=2 should be 1, or relevance is created or lost"),
+        (lambda: AlphaBeta(0.5, -0.5), "beta=-0.5 should be a finite number >= 0"),
+        (lambda: ZBox(1.0, 0.0), "low=1.0 should not be above high=0.0"),
+        (lambda: ZBox(torch.zeros(3), 1.0), r"low of shape \(3,\) should be a number, .*\(channels, 1, 1\)"),
+    ],
+)
+def test_numbers_that_make_no_rule(build: Callable[[], Rule], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        build()
+
+
+def test_rules_say_what_they_are() -> None:
+    rules = [Epsilon(0.5), Gamma(0.25), AlphaBeta(2, 1), ZPlus(), Flat(0.1)]
+    assert repr(rules) == (
+        "[Epsilon(stabilizer=0.5), Gamma(gamma=0.25, stabilizer=1e-06), AlphaBeta(alpha=2, beta=1, stabilizer=1e-06), "
+        "ZPlus(stabilizer=1e-06), Flat(stabilizer=0.1)]"
+    )
+
+
+class Absolute(Rule):
+    """In proportion to `|x|·|w|`, but for a factor that should be 1."""
+
+    def __init__(self, factor: float = 1.0) -> None:
+        contribution = Contribution([Product(torch.abs, torch.abs)], bias=torch.abs, factor=factor)
+        super().__init__([contribution], 0.0)
+
+
+@torch.no_grad()
+def test_a_rule_of_ones_own() -> None:
+    torch.manual_seed(0)
+    network = nn.Conv2d(2, 3, 2).double()
+    x = torch.randn(2, 2, 3, 3, dtype=torch.float64)
+    attribution = LRP(network, Composite([(Convolution, Absolute())])).attribute(x, lambda output: output)
+    w, b = dense(network, (2, 3, 3)), network(torch.zeros_like(x[:1])).flatten()
+    for n in range(2):
+        r = attribution.output[n].flatten()
+        expected, kept, _, _ = share((w * x[n].flatten()).abs(), b.abs(), r, 0.0)
+        torch.testing.assert_close(attribution.relevance[n].flatten(), expected)
+        torch.testing.assert_close(attribution.receipt.layers["conv2d"].bias[n], kept)
+
+
+@pytest.mark.parametrize("factor", [0.99, 1.01])
+def test_a_rule_that_loses_or_creates_relevance_is_an_error(factor: float) -> None:
+    lrp = LRP(nn.Conv2d(3, 2, 3), Composite([(Convolution, Absolute(factor))]))
+    with pytest.raises(ValueError, match="or a rule of your own takes more or less than all of the relevance"):
+        lrp(torch.rand(1, 3, 5, 5), torch.ones_like)
+
+
