@@ -25,14 +25,36 @@ from torchvision.models import list_models
 from whycluster.lrp import LRP, EpsilonGammaBox
 
 DIFFERENCE, BALANCE = {torch.float32: 1e-4, torch.float64: 1e-9}, {torch.float32: 1e-3, torch.float64: 1e-6}
-TIMM = (
-    "vit_tiny_patch16_224 vit_small_patch14_dinov2 vit_small_patch16_dinov3 vit_base_patch32_clip_224 "
-    "vit_base_patch16_siglip_224 deit_tiny_patch16_224 deit3_small_patch16_224 eva02_tiny_patch14_224 "
-    "beit_base_patch16_224 cait_xxs24_224 swin_tiny_patch4_window7_224 swinv2_tiny_window8_256 maxvit_tiny_tf_224 "
-    "xcit_nano_12_p16_224 convnext_atto convnextv2_atto resnetv2_50 tf_efficientnetv2_b0 mobilenetv4_conv_small "
-    "mixer_s32_224 caformer_s18 fastvit_t8 resnet50d regnety_002 levit_128s poolformer_s12 "
-    "twins_pcpvt_small pvt_v2_b0"
-).split()
+TIMM = [
+    "vit_tiny_patch16_224",
+    "vit_small_patch14_dinov2",
+    "vit_small_patch16_dinov3",
+    "vit_base_patch32_clip_224",
+    "vit_base_patch16_siglip_224",
+    "deit_tiny_patch16_224",
+    "deit3_small_patch16_224",
+    "eva02_tiny_patch14_224",
+    "beit_base_patch16_224",
+    "cait_xxs24_224",
+    "swin_tiny_patch4_window7_224",
+    "swinv2_tiny_window8_256",
+    "maxvit_tiny_tf_224",
+    "xcit_nano_12_p16_224",
+    "convnext_atto",
+    "convnextv2_atto",
+    "resnetv2_50",
+    "tf_efficientnetv2_b0",
+    "mobilenetv4_conv_small",
+    "mixer_s32_224",
+    "caformer_s18",
+    "fastvit_t8",
+    "resnet50d",
+    "regnety_002",
+    "levit_128s",
+    "poolformer_s12",
+    "twins_pcpvt_small",
+    "pvt_v2_b0",
+]
 
 
 def gradient(network: nn.Module, images: Tensor, cotangent: Tensor) -> None:

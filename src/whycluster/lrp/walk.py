@@ -17,7 +17,7 @@ from whycluster.lrp.fused import redistribute_fast
 from whycluster.lrp.graph import Batch
 from whycluster.lrp.linear_maps import Add, LinearMap
 from whycluster.lrp.plan import Planned
-from whycluster.lrp.receipts import Absorbed, Ledger, per_image
+from whycluster.lrp.receipts import Absorbed, Ledger
 from whycluster.lrp.redistribution import Passage
 from whycluster.lrp.steps import ConstantStep, LinearStep, MoveStep, PassStep, SoftmaxStep
 
@@ -86,8 +86,9 @@ class LinearRelevance(Function):
             if batch is None:  # what a constant takes counts as a bias
                 absorbed = absorbed._replace(bias=absorbed.bias + site.batch.per_image(part, ledger.n))
         site.book(absorbed)
-        if passed[0].ndim <= 2 and site.sources[0] == (0, 1):  # where it costs nothing
-            ledger.unsigned.append(per_image(passed[0].abs()))
+        before = site.sources[0]
+        if passed[0].ndim <= 2 and before is not None:  # where it costs nothing
+            ledger.unsigned.append(before.per_image(passed[0].abs(), ledger.n))
         return None, None, *passed
 
 
