@@ -78,6 +78,19 @@ def restore_backbone(origin: Mapping[str, Any], state_dict: Mapping[str, Tensor]
     return backbone
 
 
+def check_restorable(origin: Mapping[str, Any]) -> None:
+    """Makes sure that a backbone of this origin can be restored from a file.
+
+    Raises:
+        ValueError: if it was not built by name: a file holds weights, never the code of a network.
+    """
+    if origin.get("name") not in names():
+        raise ValueError(
+            f"a backbone of one's own (name={origin.get('name')!r}) cannot be saved, as a file holds no code to build "
+            "it again; build it by name with build_backbone, or save what the head holds with torch.save."
+        )
+
+
 def names() -> list[str]:
     """All names that `build_backbone` takes."""
     return [GLYPHNET, *models.list_models(module=models)]
