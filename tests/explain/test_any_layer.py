@@ -7,7 +7,7 @@ from networks import randomized
 from torch import nn
 
 from whycluster.backbones import Backbone, Preprocessing
-from whycluster.backbones.backbone import layer_names
+from whycluster.backbones.layers import layer_names
 from whycluster.lrp import LRP, EpsilonGammaBox
 
 SIZE = 32
@@ -25,7 +25,7 @@ def test_every_node_can_be_the_last(family: str) -> None:
     preprocessing = Preprocessing(SIZE, SIZE, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     images = torch.rand(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
     refused = []
-    for layer in layer_names(network)[1:]:
+    for layer in layer_names(network, images):
         try:
             backbone = Backbone(network, preprocessing, layer)
         except ValueError as error:

@@ -92,7 +92,7 @@ class Weights(NamedTuple):
         done += [f"names read without {prefix!r}"] if prefix else []
         done += [f"{_named(strange, 'tensors')} left out, which the cut does not use"] if strange else []
         if done:
-            warnings.warn(f"weights of {str(self.path)!r}: {'; '.join(done)}.", stacklevel=5)
+            warnings.warn(f"weights of {str(self.path)!r}: {'; '.join(done)}.", stacklevel=4)
 
 
 def common_prefix(wanted: Tensors, given: Tensors) -> str:
