@@ -7,6 +7,7 @@ from hydra import compose, initialize_config_dir
 
 CONF = Path(__file__).parents[1] / "conf"
 GROUPS = {path.name: sorted(file.stem for file in path.iterdir()) for path in CONF.iterdir() if path.is_dir()}
+NAMES = {"torchvision": ["resnet18"], "timm": ["test_vit"]}  # of networks, where a preset leaves it to the user
 
 
 def composed(command, *overrides):
@@ -28,7 +29,7 @@ def test_commands(command):
 def test_backbones(name, monkeypatch):
     for draw in ("kaiming_normal_", "kaiming_uniform_", "normal_", "uniform_", "trunc_normal_"):
         monkeypatch.setattr(torch.nn.init, draw, zeros)
-    wanted = [f"backbone={name}"] + (["backbone.name=resnet18"] if name == "torchvision" else [])
+    wanted = [f"backbone={name}", *(f"backbone.name={given}" for given in NAMES.get(name, []))]
     config = composed("train", *wanted, "backbone.weights=null").backbone
     with pytest.warns(UserWarning, match="random weights"):
         backbone = hydra.utils.instantiate(config)

@@ -3,12 +3,13 @@ import copy
 import pytest
 import torch
 from torch import nn
-from torchvision.models import get_model
+from torchvision.models import SwinTransformer, VisionTransformer, get_model
 
 from whycluster.backbones import Backbone, Preprocessing, build_backbone
-from whycluster.backbones.backbone import POOLS, CutNetwork, default_layer, layer_names
+from whycluster.backbones.default_layer import default_layer
 from whycluster.backbones.glyphnet import GlyphNet
 
+POOLS = ("avg", "sum", "max", "flatten")  # of maps
 LAST_FEATURE_MAPS = [
     ("alexnet", "features", 256),
     ("squeezenet1_0", "features", 512),
@@ -47,11 +48,6 @@ def test_pool_has_no_effect_without_places(tiny, preprocessing, images, layer, n
     pooled_maps = torch.relu(tiny.features(backbone.normalise(images))).mean((2, 3))
     torch.testing.assert_close(backbone(images), pooled_maps if layer == "flatten" else tiny.fc(pooled_maps))
     assert backbone.n_features == n_features
-
-
-def test_cut_at_the_input(tiny, preprocessing, images):
-    backbone = Backbone(tiny, preprocessing, "images")
-    torch.testing.assert_close(backbone(images), backbone.normalise(images).mean((2, 3)))
 
 
 def test_uint8_and_floats_are_the_same_image(tiny, preprocessing, images):
@@ -97,9 +93,15 @@ def test_unknown_layer_lists_the_nearest(tiny, preprocessing):
         Backbone(tiny, preprocessing, "")
 
 
-def test_unknown_pool(tiny):
-    with pytest.raises(ValueError, match=r"backbone\.pool='mean' is unknown; choose from avg, sum, max, flatten\."):
-        CutNetwork(tiny, "features", "mean")
+def test_unknown_pool(tiny, preprocessing):
+    with pytest.raises(ValueError, match=r"pool='mean' is unknown; choose from cls, avg, sum, max, flatten\."):
+        Backbone(tiny, preprocessing, pool="mean")
+
+
+@pytest.mark.parametrize("layer", ["features", "fc"])
+def test_no_class_token(tiny, preprocessing, layer):
+    with pytest.raises(ValueError, match=rf"backbone\.pool='cls', but the layer '{layer}' .* leave backbone\.pool"):
+        Backbone(tiny, preprocessing, layer, "cls")
 
 
 class Odd(nn.Module):
@@ -108,21 +110,26 @@ class Odd(nn.Module):
         self.conv = nn.Conv2d(3, 2, 1)
 
     def forward(self, images):
-        return self.conv(images).flatten(2)
+        whole = self.conv(images).flatten(2)  # (N, C, L)
+        return whole.chunk(2, 1), whole.flatten()
 
 
-def test_layer_without_features(preprocessing):
-    with pytest.raises(ValueError, match=r"layer='flatten' gives no features: .* here it is \(1, 2, 100\)"):
-        Backbone(Odd(), preprocessing, "flatten")
+@pytest.mark.parametrize(("layer", "given"), [("flatten_1", r"\(200,\)"), ("chunk", "tuple")])
+def test_layer_without_features(preprocessing, layer, given):
+    with pytest.raises(ValueError, match=rf"layer='{layer}' gives no features: .* here it is {given}\."):
+        Backbone(Odd(), preprocessing, layer)
+
+
+@pytest.mark.parametrize(("layer", "channels"), [("flatten", [0, 1]), ("getitem", [0]), ("getitem_1", [1])])
+def test_channels_before_a_row_of_places(preprocessing, images, layer, channels):
+    network = Odd()
+    backbone = Backbone(network, preprocessing, layer, "max")
+    torch.testing.assert_close(backbone(images), network.conv(backbone.normalise(images)).amax((2, 3))[:, channels])
 
 
 def test_no_plain_place_to_cut(preprocessing):
-    with pytest.raises(ValueError, match=r"where to cut .* set backbone\.layer to one of .*conv, flatten\."):
+    with pytest.raises(ValueError, match=r"where to cut .* set backbone\.layer to one of .*conv, flatten, chunk"):
         Backbone(Odd(), preprocessing)
-
-
-def test_layer_names_are_modules_and_nodes(tiny):
-    assert {"features", "features.2", "relu", "avgpool", "flatten", "fc"} <= set(layer_names(tiny))
 
 
 @pytest.mark.parametrize(("name", "layer", "channels"), LAST_FEATURE_MAPS)
@@ -136,7 +143,88 @@ def test_default_layer_of_torchvision(name, layer, channels):
 
 
 def test_default_layer_of_glyphnet():
-    assert default_layer(GlyphNet()) == "features"
+    assert default_layer(GlyphNet().eval(), torch.zeros(1, 3, 32, 32)) == "features"
+
+
+@pytest.mark.parametrize(
+    ("name", "layer", "layout", "pool", "size"),
+    [
+        ("vit_b_32", "encoder.ln", "tokens", "cls", 768),
+        ("swin_t", "norm", "channels last", "avg", 768),
+        ("swin_v2_t", "norm", "channels last", "avg", 768),
+        ("maxvit_t", "blocks.3", "channels first", "avg", 512),
+    ],
+)
+def test_transformers_of_torchvision(name, layer, layout, pool, size):
+    with torch.device("meta"):
+        network = get_model(name)
+    backbone = Backbone(network, Preprocessing(224, 224, (0.5,) * 3, (0.5,) * 3))
+    assert (backbone.origin["layer"], backbone.origin["pool"], backbone.n_features) == (layer, pool, size)
+    assert backbone.network.layout == layout
+
+
+def read_by(network, module, images):
+    """What a module of a network is given."""
+    read = []
+    handle = network.get_submodule(module).register_forward_pre_hook(lambda module, inputs: read.append(inputs[0]))
+    with torch.no_grad():
+        network(images)
+    handle.remove()
+    return read[-1]
+
+
+@pytest.fixture(scope="module")
+def vit():
+    """A vision transformer of torchvision, with two blocks, for images of 32 pixels; its parameters are not trivial."""
+    torch.manual_seed(0)
+    network = VisionTransformer(32, 8, 2, 2, 16, 32, num_classes=3).eval()
+    for parameter in network.parameters():
+        nn.init.normal_(parameter, 0, 0.2)
+    return network
+
+
+AS_THEY_ARE = Preprocessing(32, 32, (0.0,) * 3, (1.0,) * 3)
+
+
+def test_class_token_of_a_vision_transformer(vit):
+    images = torch.rand(2, 3, 32, 32)
+    torch.testing.assert_close(Backbone(vit, AS_THEY_ARE)(images), read_by(vit, "heads", images))
+
+
+@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize(
+    ("layer", "prefix"), [("encoder.ln", 1), ("encoder.layers.encoder_layer_0", 1), ("permute", 0)]
+)
+def test_tokens_of_patches_are_pooled(vit, pool, layer, prefix):
+    images, tokens = torch.rand(2, 3, 32, 32), []
+    backbone = Backbone(vit, AS_THEY_ARE, layer, pool)
+    if prefix:
+        hooked = vit.get_submodule(layer).register_forward_hook(lambda module, inputs, output: tokens.append(output))
+        vit(images)
+        hooked.remove()
+    else:
+        tokens.append(vit.conv_proj(images).flatten(2).mT)
+    patches = tokens[0][:, prefix:].mT[..., None]
+    torch.testing.assert_close(backbone(images), tokens[0].flatten(1) if pool == "flatten" else pooled(patches, pool))
+    assert backbone.origin["pool"] == pool
+
+
+def test_class_token_before_it_is_there(vit):
+    with pytest.raises(ValueError, match="the layer 'permute' of this network has no class token"):
+        Backbone(vit, AS_THEY_ARE, "permute", "cls")
+
+
+def test_channels_last_of_a_swin_transformer():
+    network = SwinTransformer([4, 4], 8, [1, 1], [2, 2], [4, 4], num_classes=3).eval()
+    images = torch.rand(2, 3, 32, 32)
+    backbone = Backbone(network, AS_THEY_ARE)
+    assert backbone.network.layout == "channels last"
+    torch.testing.assert_close(backbone(images), read_by(network, "head", images))
+
+
+def test_other_sizes_than_the_crop(tiny, preprocessing):
+    backbone, larger = Backbone(tiny, preprocessing), torch.rand(2, 3, 17, 23)
+    torch.testing.assert_close(backbone(larger), torch.relu(tiny.features(backbone.normalise(larger))).mean((2, 3)))
 
 
 @pytest.mark.parametrize(

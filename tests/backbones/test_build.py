@@ -197,8 +197,14 @@ def test_weights_of_another_network(saved, shipped):
     assert "unknown (" in text
 
 
-def test_weights_for_another_number_of_classes(saved):
-    text = sentence("glyphnet", saved(GlyphNet(7).state_dict()))
+def test_weights_for_another_number_of_classes(saved, shipped, glyphs):
+    other = {**shipped, **GlyphNet(7).classifier.state_dict(prefix="classifier.")}
+    with pytest.warns(
+        UserWarning, match=r"2 tensors \(classifier\.2\.weight, …\) left out, which the cut does not use"
+    ):
+        backbone = build_backbone("glyphnet", saved(other))
+    assert torch.equal(backbone(glyphs), build_backbone("glyphnet", "DEFAULT")(glyphs))
+    text = sentence("glyphnet", saved(other), layer="classifier")
     assert text.endswith("does not fit glyphnet: 2 of another shape (classifier.2.weight, …).")
 
 

@@ -183,6 +183,27 @@ def test_all_ways_to_give_an_image_agree(model, images, photos):
     same(explainer.explain(images.double() / 255), expected, rtol=1e-4, atol=1e-5)
 
 
+def test_arrays_and_lists_are_as_one_tensor(model, images):
+    explainer = Explainer(model)
+    expected = explainer.explain(images)
+    array = images.numpy()
+    frozen = array.copy()
+    frozen.flags.writeable = False
+    flipped = np.ascontiguousarray(array[..., ::-1])[..., ::-1]  # negative strides, the same values
+    for given in (array, frozen, flipped, list(images), tuple(images), list(array), [array[0], *images[1:]]):
+        same(explainer.explain(given), expected, rtol=0, atol=0)
+    floats = explainer.explain(images.float() / 255)
+    big_endian = (array / np.float32(255)).astype(">f4")
+    same(explainer.explain(big_endian), floats, rtol=1e-4, atol=1e-5)
+    many = [image for _ in range(3) for image in images]  # more than one batch
+    assert torch.equal(explainer.explain(many).cluster, expected.cluster.repeat(3))
+
+
+def test_an_array_of_paths(model, images, photos):
+    files = np.array([str(photos / f"{number}.png") for number in range(len(images))])
+    same(Explainer(model).explain(files), Explainer(model).explain(images), rtol=0, atol=0)
+
+
 def test_pictures_are_prepared_as_files_are(model, images, tmp_path):
     rgba = Image.fromarray(images[0].permute(1, 2, 0).numpy()).convert("RGBA").resize((70, 40))
     rgba.putalpha(Image.linear_gradient("L").resize(rgba.size))
@@ -281,6 +302,22 @@ def test_unknown_settings_are_refused(model, settings, message):
         (torch.linspace(-2, 2, 3072).view(1, 3, 32, 32), "from -2 to 2 should be uint8"),
         (torch.full((1, 3, 32, 32), torch.nan), "from nan to nan should be uint8"),
         (torch.zeros(1, 3, 32, 32, dtype=torch.int64), "int64 from 0 to 0 should be uint8"),
+        (torch.zeros(1, 3, 32, 32, dtype=torch.bool), "bool from 0 to 0 should be uint8"),
+        (torch.zeros(1, 3, 32, 32, dtype=torch.complex64), "complex64 from 0 to 0 should be uint8"),
+        (torch.zeros(2, 3, 0, 32), r"shape \(2, 3, 0, 32\) have no pixels"),
+        (torch.zeros(2, 3, 32, 0, dtype=torch.uint8), r"shape \(2, 3, 32, 0\) have no pixels"),
+        (np.zeros((2, 3, 0, 32)), r"shape \(2, 3, 0, 32\) have no pixels"),
+        (np.zeros((0, 3, 32, 32)), "there are no images to explain"),
+        (np.zeros((2, 32, 32, 3)), r"shape \(2, 32, 32, 3\) should have the shape \(N, 3, H, W\)"),
+        (np.zeros((2, 3, 32, 32), dtype=np.uint16), "uint16 from 0 to 0 should be uint8"),
+        (np.array(["a"] * 3).reshape(1, 3, 1, 1), "images of type <U1 should be uint8"),
+        ([torch.zeros(32, 32, 3)], r"image of shape \(32, 32, 3\) in a list should have the shape \(3, H, W\)"),
+        ([torch.zeros(3, 8, 8), torch.zeros(3, 9, 9)], r"images of several shapes, .* should all have the same"),
+        ([torch.zeros(3, 8, 8), "photo.png"], "tensors and other images are mixed in one list"),
+        ([torch.zeros(3, 0, 8)], r"shape \(1, 3, 0, 8\) have no pixels"),
+        ([None], "None is no image; give a path"),
+        (None, "images are given as NoneType; give a list of paths or a tensor"),
+        (iter(["photo.png"]), "images are given as list_iterator; give a list"),
     ],
 )
 def test_unfit_images_are_refused(model, given, message):

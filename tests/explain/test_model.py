@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from whycluster.backbones import build_backbone
+from whycluster.backbones import Backbone, build_backbone
+from whycluster.backbones.glyphnet import GlyphNet
 from whycluster.explain import ClusterModel
 from whycluster.explain.model import FORMAT_VERSION, running_versions
 from whycluster.heads import NeuralizedKMeans
@@ -118,6 +119,14 @@ def test_the_file_holds_plain_values_and_tensors(file):
     content = torch.load(file, weights_only=True)
     assert (content["format"], content["format_version"]) == ("whycluster model", FORMAT_VERSION)
     assert "classifier" not in " ".join(content["network"])
+
+
+@pytest.mark.parametrize("origin", [None, {"name": "mine"}])
+def test_a_backbone_that_no_file_can_restore_is_not_saved(model, tmp_path, origin):
+    own = Backbone(GlyphNet(), model.backbone.preprocessing, "features", "flatten", origin)
+    with pytest.raises(ValueError, match=r"a backbone of one's own .* cannot be saved.*build_backbone"):
+        ClusterModel(own, model.head).save(tmp_path / "model.ckpt")
+    assert not list(tmp_path.iterdir())
 
 
 def test_versions_are_of_what_runs(model):

@@ -1,7 +1,15 @@
-"""Images to features: any torchvision CNN by name, and the small embedded one."""
+"""Images to features: any network of torchvision or timm by name, the small embedded one, or one's own."""
 
 from whycluster.backbones.backbone import Backbone
-from whycluster.backbones.build import build_backbone, restore_backbone
+from whycluster.backbones.build import build_backbone, check_restorable, restore_backbone
 from whycluster.backbones.preprocessing import Preprocessing
+from whycluster.backbones.timm_models import build_timm_backbone
 
-__all__ = ["Backbone", "Preprocessing", "build_backbone", "restore_backbone"]
+__all__ = [
+    "Backbone",
+    "Preprocessing",
+    "build_backbone",
+    "build_timm_backbone",
+    "check_restorable",
+    "restore_backbone",
+]

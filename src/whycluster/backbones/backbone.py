@@ -1,78 +1,98 @@
-"""Images `->` features: a CNN cut at a layer, pooled, with its own preprocessing."""
+"""Images `->` features: a network cut at a layer, pooled, with its own preprocessing."""
 
-import difflib
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
-from torch.nn import functional as F
-from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
+from torch import Tensor, nn
 
+from whycluster.backbones.cut import CutNetwork
+from whycluster.backbones.default_layer import default_layer
+from whycluster.backbones.layers import REFUSALS, blank_images, evaluated
+from whycluster.backbones.pooling import POOLS, layout_of, pooled
 from whycluster.backbones.preprocessing import Preprocessing
 
-POOLS = ("avg", "sum", "max", "flatten")
-# What torchvision's networks call the pooling over all places that ends their feature maps.
-LAST_POOLINGS = ("avgpool", "adaptive_avg_pool2d", "mean", "global_pool")
+# What networks call the parameters that become tokens before those of the patches; one of the first two is the class's.
+PREFIX_TOKENS = ("cls_token", "class_token", "dist_token", "distillation_token", "reg_token", "register_tokens")
 
 
-class CutNetwork(nn.Module):
+class PooledNetwork(CutNetwork):
     """Normalised images `(N, 3, H, W)` `->` features `(N, D)`: a network up to one of its layers, then pooled.
 
     Args:
-        network: a CNN that torch.fx can trace; only what leads to the layer is kept.
-        layer: a node of its traced graph, or a module, which stands for its last node.
-        pool: `avg`, `sum` or `max` over the places of the feature map, or `flatten`. At a layer whose output `(N, D)`
-            has no places any more it has no effect.
+        network: see `CutNetwork`.
+        layer: see `CutNetwork`.
+        pool: see `Backbone`.
+        images: one blank, square image of the size that the network was trained with, `(1, 3, S, S)`.
 
     Raises:
-        ValueError: for an unknown layer (with the nearest names) or pool.
+        ValueError: for an unknown layer (with the nearest names) or pool, one that does not fit the layer, or a layer
+            whose output is no features.
     """
 
-    def __init__(self, network: nn.Module, layer: str, pool: str) -> None:
-        super().__init__()
-        if pool not in POOLS:
+    def __init__(self, network: nn.Module, layer: str, pool: str | None, images: Tensor) -> None:
+        if pool is not None and pool not in POOLS:
             raise ValueError(f"backbone.pool={pool!r} is unknown; choose from {', '.join(POOLS)}.")
-        names = layer_names(network)
-        if layer not in names:
-            near = ", ".join(difflib.get_close_matches(layer, names, n=4, cutoff=0))
-            raise ValueError(f"backbone.layer={layer!r} is no layer of this network; the nearest are {near}.")
-        extractor = create_feature_extractor(network.eval(), [layer], suppress_diff_warning=True)
-        # torchvision's own class loses its modes when it is copied: batch norms would start to learn.
-        self.network = fx.GraphModule(extractor, extractor.graph).eval()
-        self.layer = layer
-        self.pool = pool
-        self.layout = "channels first"  # until a first look at the network's output says otherwise
+        super().__init__(network, layer, images)
+        with torch.no_grad():
+            output = self.features_before_pooling(images)
+            if not isinstance(output, Tensor) or output.ndim not in (2, 3, 4, 5) or len(output) != 1:
+                raise ValueError(
+                    f"backbone.layer={layer!r} gives no features: (N, C, H, W), (N, L, C) or (N, D) is needed, "
+                    f"here it is {tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__}."
+                )
+            self.layout = layout_of(output, lambda: self._of_wider(images))
+        self.n_prefix, has_class_token = self._prefix_tokens()
+        if pool == "cls" and not has_class_token:
+            raise ValueError(
+                f"backbone.pool='cls', but the layer {layer!r} of this network has no class token; "
+                "leave backbone.pool at null, or choose avg, sum, max or flatten."
+            )
+        self.pool = pool or ("cls" if has_class_token and _is_read_by_class(network) else "avg")
+
+    def features_before_pooling(self, images: Tensor) -> Any:
+        """The output of the layer."""
+        return super().forward(images)
 
     def forward(self, images: Tensor) -> Tensor:
-        features: Tensor = self.network(images)[self.layer]
-        if self.layout == "no places":
-            return features
-        if self.layout == "channels last":
-            features = features.permute(0, 3, 1, 2)
-        elif self.layout == "groups":
-            features = features.flatten(1, 2)
-        if self.pool == "avg":
-            features = F.adaptive_avg_pool2d(features, 1)
-        elif self.pool == "max":
-            features = F.adaptive_max_pool2d(features, 1)
-        elif self.pool == "sum":
-            features = features.sum((2, 3), keepdim=True)
-        return features.flatten(1)
+        return pooled(self.features_before_pooling(images), self.pool, self.layout, self.n_prefix)
+
+    def _of_wider(self, images: Tensor) -> Tensor | None:
+        """The output of the layer for an image of twice the width, or `None` if the network refuses it."""
+        try:
+            output: Tensor = self.features_before_pooling(torch.cat([images, images], 3))
+        except REFUSALS:
+            return None
+        return output
+
+    def _prefix_tokens(self) -> tuple[int, bool]:
+        """How many tokens of the output stand before those of the patches, and whether one is the class token."""
+        if self.layout != "tokens":
+            return 0, False
+        # Only what the cut has left: before the block that adds them, there are none.
+        added = [(name.split(".")[-1], tokens) for name, tokens in self.network.named_parameters()]
+        lengths = {name: tokens.shape[-2] for name, tokens in added if name in PREFIX_TOKENS and tokens.ndim > 1}
+        return sum(lengths.values()), not lengths.keys().isdisjoint(PREFIX_TOKENS[:2])
 
 
 class Backbone(nn.Module):
     """A cut network that takes images as they are, from 0 to 255 or from 0 to 1.
 
     Args:
-        network: the CNN.
+        network: any; it stays as it is, and shares the weights that are used.
         preprocessing: what its weights were trained to see.
-        layer: where it is cut; `None`: before its last pooling over places.
-        pool: see `CutNetwork`.
+        layer: where it is cut, a module or a function in it (see `whycluster.backbones.layers`); `None`: see
+            `default_layer`.
+        pool: `cls`: the class token; `avg`, `sum` or `max`: over the places of a feature map, or over the tokens of the
+            patches, without class and register tokens; `flatten`: all. `None`: the class token, if the network has one
+            and does not average tokens itself, else `avg`. At a layer that has no places any more it has no effect.
         origin: plain values that say where the network came from, saved with a model: `name`, `weights`, …
 
     Attributes:
         network: normalised images `->` features `(N, D)`.
         n_features: `D`.
+
+    Raises:
+        ValueError: for a layer or a pool that does not fit the network.
     """
 
     mean: Tensor
@@ -83,46 +103,22 @@ class Backbone(nn.Module):
         network: nn.Module,
         preprocessing: Preprocessing,
         layer: str | None = None,
-        pool: str = "avg",
+        pool: str | None = None,
         origin: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        layer = default_layer(network) if layer is None else layer
-        self.network = CutNetwork(network, layer, pool)
+        blank = blank_images(network, preprocessing.crop)
+        layer = default_layer(evaluated(network), blank, pool) if layer is None else layer
+        self.network = PooledNetwork(network, layer, pool, blank)
         self.preprocessing = preprocessing
-        self.origin = {**(origin or {}), "layer": layer, "pool": pool, "preprocessing": preprocessing.to_plain()}
-        like = next(network.parameters())  # (any) for its dtype and device
-        self.register_buffer("mean", like.new_tensor(preprocessing.mean).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", like.new_tensor(preprocessing.std).view(1, 3, 1, 1), persistent=False)
-        self.n_features = self._probe()
+        plain = {"layer": layer, "pool": self.network.pool, "preprocessing": preprocessing.to_plain()}
+        self.origin = {**(origin or {}), **plain}
+        self.register_buffer("mean", blank.new_tensor(preprocessing.mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", blank.new_tensor(preprocessing.std).view(1, 3, 1, 1), persistent=False)
+        with torch.no_grad():
+            self.n_features = int(self.network(blank).shape[1])
         self.requires_grad_(False)
         self.eval()
-
-    def _probe(self) -> int:
-        """Runs one blank image through, to see what comes out."""
-        side = self.preprocessing.crop
-        blank = self.mean.new_zeros(1, 3, side, side)
-        with torch.no_grad():
-            features = self.network.network(blank)[self.network.layer]
-            if not isinstance(features, Tensor) or features.ndim not in (2, 4, 5) or len(features) != 1:
-                raise ValueError(
-                    f"backbone.layer={self.network.layer!r} gives no features: (N, C, H, W) or (N, D) is needed, "
-                    f"here it is {tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__}."
-                )
-            self.network.layout = self._layout(blank, features)
-            return int(self.network(blank).shape[1])
-
-    def _layout(self, blank: Tensor, features: Tensor) -> str:
-        """Where in the features the channels and the places are: a wider image has more columns."""
-        if features.ndim == 2:
-            return "no places"
-        if features.ndim == 5:
-            return "groups"  # (N, groups, C / groups, H, W), in the midst of a channel shuffle
-        try:
-            wider = self.network.network(torch.cat([blank, blank], 3))[self.network.layer]
-        except RuntimeError:  # a network for one size only has read all places before
-            return "channels first"
-        return "channels last" if wider.shape[2] > features.shape[2] else "channels first"
 
     def normalise(self, images: Tensor) -> Tensor:
         """`(N, 3, H, W)`, uint8 or floats from 0 to 1 `->` as the network takes them."""
@@ -147,30 +143,10 @@ class Backbone(nn.Module):
         return super().train(False)
 
 
-def layer_names(network: nn.Module) -> list[str]:
-    """Names at which a network can be cut: nodes of its graph, and the modules that they lie in."""
-    names: dict[str, None] = {}
-    for node in _nodes(network):
-        parts = node.split(".")
-        names.update(dict.fromkeys(".".join(parts[: n + 1]) for n in range(len(parts))))
-    return list(names)
+def _is_read_by_class(network: nn.Module) -> bool:
+    """Whether a network with a class token was trained to put into it what it knows.
 
-
-def default_layer(network: nn.Module) -> str:
-    """The last layer that still has places: what the last pooling reads, by the name `features` where that is it."""
-    nodes = _nodes(network)
-    pools = [at for at, node in enumerate(nodes) if node.split(".")[-1] in LAST_POOLINGS]
-    last = nodes[pools[-1] - 1] if pools and pools[-1] > 0 else ""
-    # SqueezeNet pools class scores, under a name that says nothing; its feature maps are `features` nevertheless.
-    if any(node.startswith("features.") for node in nodes) and (not last or last.startswith("features.")):
-        return "features"
-    if not last:
-        tail = ", ".join(layer_names(network)[-8:])
-        raise ValueError(f"where to cut this network is not plain; set backbone.layer to one of {tail}.")
-    return last
-
-
-def _nodes(network: nn.Module) -> list[str]:
-    """The nodes of the traced graph, in the order in which they are computed."""
-    nodes: list[str] = get_graph_node_names(network, suppress_diff_warning=True)[1]
-    return nodes
+    timm says how its networks pool. DINOv3 would average there, too, but nothing was trained on that average.
+    """
+    averages = getattr(network, "global_pool", None) == "avg" and getattr(network, "num_classes", 0) > 0
+    return not averages

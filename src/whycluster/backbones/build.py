@@ -1,8 +1,7 @@
-"""Backbones by name: any torchvision CNN, or the small one that ships with the package."""
+"""Backbones by name: any torchvision classification model, or the small one that ships with the package."""
 
 import difflib
 import hashlib
-import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
@@ -15,33 +14,33 @@ from torch import Tensor, nn
 from torchvision import models
 from torchvision.models import WeightsEnum, get_model, get_model_weights
 
-from whycluster.backbones import glyphnet
+from whycluster.backbones import glyphnet, timm_models
 from whycluster.backbones.backbone import Backbone
 from whycluster.backbones.preprocessing import Preprocessing
+from whycluster.backbones.weights import Weights, check_finite, differences, load
 
 GLYPHNET = "glyphnet"
 # For these two, torchvision first draws from a slow distribution what is overwritten anyway, and has a published
 # network map its input from the usual mean and deviation to 0.5 and 0.5; here the preprocessing has these at once.
 INCEPTIONS = ("googlenet", "inception_v3")
-# Files of densely connected networks, the published ones among them, have names from before modules were renamed.
-OLD_DENSE_NAME = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
 
 
 def build_backbone(
     name: str,
     weights: str | None,
     layer: str | None = None,
-    pool: str = "avg",
+    pool: str | None = None,
     preprocessing: str | None = None,
 ) -> Backbone:
     """Builds a backbone.
 
     Args:
-        name: `glyphnet`, or a classification model of torchvision.
-        weights: the name of torchvision weights (`DEFAULT`, `IMAGENET1K_V1`, …); a file with a `state_dict`, also under
-            the key `state_dict` or as `DataParallel` writes it; or `None` for random weights.
-        layer: where the network is cut, a node of its traced graph; `None`: before its last pooling over places.
-        pool: `avg`, `sum`, `max` or `flatten`, over places; without effect at a layer that has none.
+        name: `glyphnet`, or a classification model of torchvision; for those of timm see `build_timm_backbone`.
+        weights: the name of torchvision weights (`DEFAULT`, `IMAGENET1K_V1`, …); a file with a `state_dict`, with or
+            without a classifier, also as trainers wrap it (see `whycluster.backbones.weights`); or `None` for random
+            weights.
+        layer: where the network is cut, a module or a function in it; `None`: see `default_layer`.
+        pool: `cls`, `avg`, `sum`, `max` or `flatten`; `None`: what suits the network. See `Backbone`.
         preprocessing: the name of the torchvision weights whose preprocessing a weights file wants; `None`: of those
             that torchvision publishes under the same file name, else of the first.
 
@@ -50,10 +49,17 @@ def build_backbone(
     """
     _check_name(name)
     prepare = _preprocessing(name, weights, preprocessing)
-    network, sha256 = _load(name, weights)
-    origin = {"name": name, "weights": weights, "weights_sha256": sha256}
-    backbone = Backbone(network, prepare, layer, pool, origin)
-    _check_finite(backbone)
+    if weights is None:
+        warnings.warn(f"{name} has random weights (backbone.weights=null): its clusters mean nothing.", stacklevel=2)
+        network: nn.Module = glyphnet.GlyphNet() if name == GLYPHNET else get_model(name, weights=None)
+        return Backbone(network, prepare, layer, pool, {"name": name, "weights": None, "weights_sha256": None})
+    path = _path(name, weights)
+    read = Weights.read(path)
+    network = _network(name)
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    backbone = Backbone(network, prepare, layer, pool, {"name": name, "weights": weights, "weights_sha256": sha256})
+    read.load_into(backbone.network, network, name)
+    check_finite(backbone.network, weights)
     return backbone
 
 
@@ -63,19 +69,37 @@ def restore_backbone(origin: Mapping[str, Any], state_dict: Mapping[str, Tensor]
     Raises:
         ValueError: if they do not fit together.
     """
-    _check_name(origin["name"])
-    backbone = Backbone(
-        _network(origin["name"]),
-        Preprocessing.from_plain(origin["preprocessing"]),
-        origin["layer"],
-        origin["pool"],
-        {key: origin[key] for key in ("name", "weights", "weights_sha256")},
-    )
-    wrong = _differences(backbone.network.state_dict(), state_dict)
+    if _is_of_timm(origin):
+        network = timm_models.create(origin["name"], origin["image_size"])
+    else:
+        _check_name(origin["name"])
+        network = _network(origin["name"])
+    prepare = Preprocessing.from_plain(origin["preprocessing"])
+    rest = {key: value for key, value in origin.items() if key not in ("layer", "pool", "preprocessing")}
+    backbone = Backbone(network, prepare, origin["layer"], origin["pool"], rest)
+    wanted = backbone.network.state_dict()
+    wrong = differences(wanted, state_dict, {f"network.{key}": value for key, value in network.state_dict().items()})
     if wrong:
         raise ValueError(f"the saved weights do not fit {origin['name']} up to {origin['layer']}: {wrong}.")
-    backbone.network.load_state_dict(state_dict)
+    load(backbone.network, state_dict)
     return backbone
+
+
+def check_restorable(origin: Mapping[str, Any]) -> None:
+    """Makes sure that a backbone of this origin can be restored from a file.
+
+    Raises:
+        ValueError: if it was not built by name: a file holds weights, never the code of a network.
+    """
+    if not _is_of_timm(origin) and origin.get("name") not in names():
+        raise ValueError(
+            f"a backbone of one's own (name={origin.get('name')!r}) cannot be saved, as a file holds no code to build "
+            "it again; build it by name with build_backbone, or save what the head holds with torch.save."
+        )
+
+
+def _is_of_timm(origin: Mapping[str, Any]) -> bool:
+    return origin.get("library") == "timm"
 
 
 def names() -> list[str]:
@@ -118,21 +142,18 @@ def _preprocessing(name: str, weights: str | None, preprocessing: str | None) ->
     return replace(published, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)) if name in INCEPTIONS else published
 
 
-def _load(name: str, weights: str | None) -> tuple[nn.Module, str | None]:
-    """The network with its weights, and the hash of the file they came from."""
-    if weights is None:
-        warnings.warn(f"{name} has random weights (backbone.weights=null): its clusters mean nothing.", stacklevel=3)
-        network: nn.Module = get_model(name, weights=None) if name != GLYPHNET else glyphnet.GlyphNet()
-        return network, None
+def _path(name: str, weights: str) -> Path:
+    """The file of these weights, fetched if need be."""
     if name == GLYPHNET and weights == "DEFAULT":
-        path = glyphnet.WEIGHTS
-    elif name != GLYPHNET and weights in get_model_weights(name).__members__:
-        path = _fetched(name, get_model_weights(name)[weights])
-    else:
-        path = Path(weights).expanduser()
-    network = _network(name)
-    _fill(network, path, name)
-    return network, hashlib.sha256(path.read_bytes()).hexdigest()
+        return glyphnet.WEIGHTS
+    published = [] if name == GLYPHNET else get_model_weights(name).__members__
+    if weights in published:
+        return _fetched(name, get_model_weights(name)[weights])
+    path = Path(weights).expanduser()
+    if not path.is_file():
+        known = "DEFAULT" if name == GLYPHNET else ", ".join(published)
+        raise ValueError(f"backbone.weights={str(path)!r} is neither a file nor weights of {name} ({known}).")
+    return path
 
 
 def _fetched(name: str, weights: WeightsEnum) -> Path:
@@ -148,70 +169,3 @@ def _fetched(name: str, weights: WeightsEnum) -> Path:
                 f"into {path.parent}, or give its path as backbone.weights=/path/to/{path.name}."
             ) from error
     return path
-
-
-def _fill(network: nn.Module, path: Path, name: str) -> None:
-    """Reads a `state_dict` file into a network; nothing in the file is executed.
-
-    Raises:
-        ValueError: in one sentence, if the file is missing, damaged or of another network.
-    """
-    if not path.is_file():
-        known = "DEFAULT" if name == GLYPHNET else ", ".join(get_model_weights(name).__members__)
-        raise ValueError(f"backbone.weights={str(path)!r} is neither a file nor weights of {name} ({known}).")
-    state_dict = _read(path)
-    fitting = network.state_dict()
-    wrong = _differences(fitting, state_dict)
-    if wrong:
-        raise ValueError(f"the weights file {str(path)!r} does not fit {name}: {wrong}.")
-    fitting.update(state_dict)  # a mapping of the network's own: it has what files may lack, such as batch counters
-    network.load_state_dict(fitting)
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    """The `state_dict` of a file, without the wrappings that are usual around it."""
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (PermissionError, IsADirectoryError) as error:
-        raise ValueError(f"the weights file {str(path)!r} cannot be read: {error.strerror}.") from error
-    except Exception as error:  # a damaged file makes torch, pickle and zip raise errors of many kinds
-        raise ValueError(
-            f"the weights file {str(path)!r} is damaged, or holds more than names and tensors and is refused because "
-            f"it could run code ({type(error).__name__}); torch.save(network.state_dict(), …) writes what can be read."
-        ) from error
-    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        content = content["state_dict"]
-    if not isinstance(content, Mapping) or not all(
-        isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()
-    ):
-        raise ValueError(f"the weights file {str(path)!r} holds no state_dict: names and tensors are wanted.")
-    prefix = "module." if all(key.startswith("module.") for key in content) else ""
-    return {OLD_DENSE_NAME.sub(r"\1\2", key.removeprefix(prefix)): value for key, value in content.items()}
-
-
-def _check_finite(backbone: Backbone) -> None:
-    """Looks at what the cut has left only: some published weights have NaN in the classifier on purpose.
-
-    Raises:
-        ValueError: if a weight is NaN or infinite.
-    """
-    broken = [key for key, value in backbone.network.state_dict().items() if not value.isfinite().all()]
-    if broken:
-        named = f"{broken[0].removeprefix('network.')}{', …' if len(broken) > 1 else ''}"
-        raise ValueError(
-            f"backbone.weights={backbone.origin['weights']!r} has values that are not finite in {len(broken)} tensors "
-            f"({named}): the file is damaged, or its training diverged."
-        )
-
-
-def _differences(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
-    """How a `state_dict` differs from the one wanted, in a few words; empty if it does not."""
-    missing = [key for key in wanted if key not in given and not key.endswith("num_batches_tracked")]
-    extra = [key for key in given if key not in wanted]
-    shapes = [key for key in wanted if key in given and wanted[key].shape != given[key].shape]
-    parts = [
-        f"{len(keys)} {what} ({keys[0]}{', …' if len(keys) > 1 else ''})"
-        for keys, what in ((missing, "tensors missing"), (extra, "unknown"), (shapes, "of another shape"))
-        if keys
-    ]
-    return ", ".join(parts)

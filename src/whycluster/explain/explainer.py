@@ -1,15 +1,12 @@
 """Images `->` explanations: the discriminant of a cluster, propagated back through head and backbone to the pixels."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
-from whycluster.data import UnreadableImageError, read_image
-from whycluster.data.decoding import to_rgb
+from whycluster.explain.images import Images, batches
 from whycluster.explain.model import Assignment, ClusterModel
 from whycluster.explain.targets import Target, parse_target
 from whycluster.heads import Beta, ClusterLayer, Midpoint, Rule, Zero
@@ -138,18 +135,16 @@ class Explainer:
         """A table of the rules: which one each node of the network has."""
         return self.lrp.describe(self._blank)
 
-    def explain(
-        self, images: Tensor | Sequence[str | Path | Image.Image], target: str | int = "assigned"
-    ) -> Explanation:
+    def explain(self, images: Images, target: str | int = "assigned") -> Explanation:
         """Explains images.
 
         Args:
-            images: paths or Pillow images, which are resized and cropped as the model does it; or a tensor
-                `(N, 3, H, W)` of such images, uint8 or floats from 0 to 1.
+            images: paths or Pillow images, which are resized and cropped as the model does it; or a tensor or a NumPy
+                array `(N, 3, H, W)` of such images, uint8 or floats from 0 to 1, or a list of them, `(3, H, W)` each.
             target: `assigned`, `runner_up`, a cluster number, or a pair `c:k` (why `c` and not `k`).
 
         Raises:
-            ValueError: for a target that does not exist, no images, or a tensor of another shape or range.
+            ValueError: for a target that does not exist, no images, or a tensor of another shape, type or range.
             UnreadableImageError: for a path that holds no image.
         """
         targets = parse_target(target, self.model.n_clusters)
@@ -157,9 +152,7 @@ class Explainer:
             raise ValueError(f"target={target!r} has many answers; use explain_all, or ask for one after another.")
         return _joined([explanations[0] for explanations in self._batches(images, targets)])
 
-    def explain_all(
-        self, images: Tensor | Sequence[str | Path | Image.Image], target: str | int = "all"
-    ) -> list[Explanation]:
+    def explain_all(self, images: Images, target: str | int = "all") -> list[Explanation]:
         """Explains images for several targets in turn; the network is run forward only once.
 
         Args:
@@ -196,44 +189,10 @@ class Explainer:
             explanations.append(Explanation(clusters, network.relevance.sum(1), receipt, assignment))
         return explanations
 
-    def _batches(
-        self, images: Tensor | Sequence[str | Path | Image.Image], targets: Sequence[Target]
-    ) -> list[list[Explanation]]:
-        if isinstance(images, str | Path | Image.Image):
-            raise ValueError("one image is given where a list is wanted; write explain([image]).")
-        if not len(images):
-            raise ValueError("there are no images to explain.")
-        starts = range(0, len(images), BATCH_SIZE)
-        return [self.explain_targets(self._tensor(images[at : at + BATCH_SIZE]), targets) for at in starts]
-
-    def _tensor(self, images: Tensor | Sequence[str | Path | Image.Image]) -> Tensor:
+    def _batches(self, images: Images, targets: Sequence[Target]) -> list[list[Explanation]]:
         device = self.model.head.centre.device
-        if isinstance(images, Tensor):
-            if images.ndim != 4 or images.shape[1] != 3:
-                raise ValueError(f"images of shape {tuple(images.shape)} should have the shape (N, 3, H, W).")
-            if images.dtype != torch.uint8 and not (images.is_floating_point() and _within_0_and_1(images)):
-                raise ValueError(
-                    f"images of type {images.dtype} from {images.min():g} to {images.max():g} should be uint8, "
-                    "or floats from 0 to 1; the model normalises them itself."
-                )
-            return images.to(device)
-        prepare = self.model.backbone.preprocessing
-        return torch.stack([prepare(_opened(image)) for image in images]).to(device)
-
-
-def _within_0_and_1(images: Tensor) -> bool:
-    low, high = images.aminmax()
-    return bool(low >= 0) and bool(high <= 1)
-
-
-def _opened(image: str | Path | Image.Image) -> Image.Image:
-    """An image in RGB, turned upright as one from a file is."""
-    if isinstance(image, Image.Image):
-        return to_rgb(image)
-    try:
-        return read_image(Path(image))
-    except UnreadableImageError as error:
-        raise UnreadableImageError(f"{str(image)!r}: {error}") from error
+        prepared = batches(images, self.model.backbone.preprocessing, BATCH_SIZE)
+        return [self.explain_targets(batch.to(device), targets) for batch in prepared]
 
 
 def _joined(parts: Sequence[Explanation]) -> Explanation:

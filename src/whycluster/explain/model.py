@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from whycluster.backbones import Backbone, restore_backbone
+from whycluster.backbones import Backbone, check_restorable, restore_backbone
 from whycluster.files import written_whole
 from whycluster.heads import Head, NeuralizedKernelKMeans, NeuralizedKMeans
 from whycluster.heads.pooling import best_two
@@ -97,8 +97,9 @@ class ClusterModel(nn.Module):
         """Writes the model to a file, whole or not at all.
 
         Raises:
-            ValueError: for a head of a kind that no file holds.
+            ValueError: for a head of a kind that no file holds, or a backbone that was not built by name.
         """
+        check_restorable(self.backbone.origin)
         content = {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,

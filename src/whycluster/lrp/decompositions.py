@@ -71,6 +71,11 @@ def rms_norm(x: Tensor, normalized_shape: list[int], weight: Tensor | None = Non
     return normed if weight is None else normed * weight
 
 
+def addcmul(x: Tensor, first: Tensor, second: Tensor, *, value: float = 1) -> Tensor:
+    """A value plus a product."""
+    return x + first * second * value
+
+
 def glu(x: Tensor, dim: int = -1) -> Tensor:
     """A gated linear unit: the first half times the sigmoid of the second (Dauphin et al., arXiv 1612.08083)."""
     values, gate = x.chunk(2, dim)
@@ -106,6 +111,7 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
         aten.instance_norm.default: instance_norm,
         aten.rms_norm.default: rms_norm,
         aten.glu.default: glu,
+        aten.addcmul.default: addcmul,
         aten.conv1d.padding: convolution_same,
         aten.conv2d.padding: convolution_same,
         aten.conv3d.padding: convolution_same,

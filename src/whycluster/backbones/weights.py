@@ -1,0 +1,200 @@
+"""Weights files as they lie around: read, freed from what trainers wrap around them, and loaded into a cut network."""
+
+import re
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from whycluster.backbones.cut import CutNetwork
+
+# Keys under which trainers keep a `state_dict`; of several, the first here is taken: averaged weights and teachers are
+# what such trainers evaluate.
+WRAPPERS = ("state_dict_ema", "model_ema", "ema", "teacher", "state_dict", "model", "model_state", "student")
+# Of several networks in one file that fit alike, the one whose prefix has the first of these words is taken.
+PREFERRED = ("teacher", "encoder_q", "")
+# Files of densely connected networks, the published ones among them, have names from before modules were renamed.
+OLD_DENSE_NAME = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
+COUNTER = "num_batches_tracked"  # that batch norms keep, and only training reads
+
+Tensors = Mapping[str, Tensor]
+
+
+class Weights(NamedTuple):
+    """What a file holds.
+
+    Attributes:
+        path: the file.
+        tensors: the `state_dict`.
+        wrapped: the key it stood under, if any.
+    """
+
+    path: Path
+    tensors: dict[str, Tensor]
+    wrapped: str
+
+    @classmethod
+    def read(cls, path: Path) -> "Weights":
+        """Reads a file; nothing in it is executed.
+
+        Raises:
+            ValueError: in one sentence, if it is damaged or holds no `state_dict`.
+        """
+        content, wrapped = _content(path), ""
+        while isinstance(content, Mapping) and not _is_state_dict(content):
+            key = next((key for key in WRAPPERS if isinstance(content.get(key), Mapping)), None)
+            if key is None:
+                break
+            content, wrapped = content[key], f"{wrapped}.{key}".lstrip(".")
+        if not isinstance(content, Mapping) or not _is_state_dict(content):
+            raise ValueError(f"the weights file {str(path)!r} holds no state_dict: names and tensors are wanted.")
+        return cls(path, {OLD_DENSE_NAME.sub(r"\1\2", key): value for key, value in content.items()}, wrapped)
+
+    def load_into(
+        self,
+        cut: CutNetwork,
+        network: nn.Module,
+        name: str,
+        convert: Callable[[Tensors], Tensors] | None = None,
+    ) -> None:
+        """Loads what the cut uses; the file need not have, and may have otherwise, what it does not use.
+
+        Args:
+            cut: is changed.
+            network: the whole one, from which it was cut.
+            name: of the network, for messages.
+            convert: translates a published file, if it does not fit as it is.
+
+        Raises:
+            ValueError: in one sentence, if the file does not fit.
+        """
+        wanted = {key.removeprefix("network."): value for key, value in cut.state_dict().items()}
+        known = network.state_dict()
+        prefix = common_prefix(wanted, self.tensors)
+        given: Tensors = _without(prefix, self.tensors)
+        wrong = differences(wanted, given, known)
+        if wrong and convert is not None:
+            converted = _converted(convert, [given, self.tensors])
+            given = next((tensors for tensors in converted if not differences(wanted, tensors, known)), given)
+            wrong = differences(wanted, given, known)
+        if wrong:
+            raise ValueError(f"the weights file {str(self.path)!r} does not fit {name}: {wrong}.")
+        load(cut, {f"network.{key}": value for key, value in given.items()})
+        self._tell(prefix, [key for key in given if not _is_as_in(known, key, given[key])])
+
+    def _tell(self, prefix: str, strange: list[str]) -> None:
+        """Says in one line what was done to a file to make it fit, if anything was."""
+        done = [f"taken from its key {self.wrapped!r}"] if self.wrapped else []
+        done += [f"names read without {prefix!r}"] if prefix else []
+        done += [f"{_named(strange, 'tensors')} left out, which the cut does not use"] if strange else []
+        if done:
+            warnings.warn(f"weights of {str(self.path)!r}: {'; '.join(done)}.", stacklevel=4)
+
+
+def common_prefix(wanted: Tensors, given: Tensors) -> str:
+    """What stands before the names of a file, so that most of those wanted are found.
+
+    Example:
+        >>> conv, fc = torch.zeros(1), torch.zeros(2)
+        >>> common_prefix({"conv": conv}, {"module.encoder_k.conv": conv, "module.encoder_q.conv": conv, "fc": fc})
+        'module.encoder_q.'
+    """
+    found: Counter[str] = Counter()
+    for name in given:
+        parts = name.split(".")
+        found.update(".".join([*parts[:at], ""]) for at in range(len(parts)) if ".".join(parts[at:]) in wanted)
+    most = max(found.values(), default=0)
+    best = [prefix for prefix, count in found.items() if count == most]
+    if not best or "" in best:
+        return ""
+    return min(best, key=lambda prefix: [word in prefix for word in PREFERRED].index(True))
+
+
+def differences(wanted: Tensors, given: Tensors, known: Tensors) -> str:
+    """How weights differ from those wanted, in a few words; empty if they do not.
+
+    Args:
+        wanted: the weights that are used.
+        given: those of a file. Others than those wanted may be in it if they are known, or belong to a part of the
+            network that is not used at all: another classifier.
+        known: all weights of the network.
+    """
+    parts = {name.split(".")[0] for name in wanted}
+    missing = [name for name in wanted if name not in given and not name.endswith(COUNTER)]
+    extra = [name for name in given if name not in known and name.split(".")[0] in parts and not name.endswith(COUNTER)]
+    shapes = [name for name in wanted if name in given and wanted[name].shape != given[name].shape]
+    kinds = ((missing, "tensors missing"), (extra, "unknown"), (shapes, "of another shape"))
+    return ", ".join(_named(names, what) for names, what in kinds if names)
+
+
+def load(cut: CutNetwork, tensors: Tensors) -> None:
+    """Loads those of the tensors that the cut uses; there are all but, maybe, counters of batch norms."""
+    fitting = cut.state_dict()  # a mapping of its own: it has what else modules look for, such as their versions
+    fitting.update({name: tensor for name, tensor in tensors.items() if name in fitting})
+    cut.load_state_dict(fitting)
+
+
+def check_finite(cut: CutNetwork, weights: str | None) -> None:
+    """Looks at what the cut uses only: some published weights have NaN in the classifier on purpose.
+
+    Raises:
+        ValueError: if a weight is NaN or infinite.
+    """
+    broken = [key.removeprefix("network.") for key, value in cut.state_dict().items() if not value.isfinite().all()]
+    if broken:
+        raise ValueError(
+            f"backbone.weights={weights!r} has values that are not finite in {_named(broken, 'tensors')}: "
+            "the file is damaged, or its training diverged."
+        )
+
+
+def _content(path: Path) -> Any:
+    try:
+        if path.suffix == ".safetensors":
+            return _safetensors(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except ImportError as error:
+        raise ValueError(f"to read {str(path)!r}, install safetensors: pip install safetensors.") from error
+    except (PermissionError, IsADirectoryError) as error:
+        raise ValueError(f"the weights file {str(path)!r} cannot be read: {error.strerror}.") from error
+    except Exception as error:  # a damaged file makes torch, pickle and zip raise errors of many kinds
+        raise ValueError(
+            f"the weights file {str(path)!r} is damaged, or holds more than names and tensors and is refused because "
+            f"it could run code ({type(error).__name__}); torch.save(network.state_dict(), …) writes what can be read."
+        ) from error
+
+
+def _safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors.torch import load_file  # comes with timm, and is not needed without such files
+
+    tensors: dict[str, Tensor] = load_file(path)
+    return tensors
+
+
+def _is_state_dict(content: Mapping[Any, Any]) -> bool:
+    return all(isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items())
+
+
+def _without(prefix: str, tensors: Tensors) -> dict[str, Tensor]:
+    """The tensors whose names begin with a prefix, without it."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _converted(convert: Callable[[Tensors], Tensors], candidates: list[Tensors]) -> Iterator[Tensors]:
+    for tensors in candidates:
+        try:
+            yield convert(dict(tensors))
+        except (AttributeError, KeyError, IndexError, RuntimeError, TypeError, ValueError):
+            continue  # no file of the kind that it translates
+
+
+def _is_as_in(known: Tensors, name: str, tensor: Tensor) -> bool:
+    return name.endswith(COUNTER) or (name in known and known[name].shape == tensor.shape)
+
+
+def _named(names: list[str], what: str) -> str:
+    return f"{len(names)} {what} ({names[0]}{', …' if len(names) > 1 else ''})"
