@@ -7,10 +7,10 @@ from itertools import product
 import pytest
 import torch
 from families import FAMILIES
+from lrp.linear import LAYERS, inputs_of, linear_map
 from networks import randomized
 from torch import Tensor, nn
 
-from lrp.linear import LAYERS, inputs_of, linear_map
 from whycluster.lrp import (
     LRP,
     Add,
@@ -78,7 +78,10 @@ def compare(layer: LinearMap, rule: Rule, xs: list[Tensor], nonnegative: bool, r
         same(redistribute_fast(knowing, r), expected)
         assert all(map(torch.equal, before, (*xs, given, r)))  # others read them
         if memo is not None:  # another target, by the totals of the first
-            same(redistribute_fast(knowing, -3 * r), ([-3 * one for one in expected[0]], Absorbed(*(-3 * one for one in expected[1]))))
+            same(
+                redistribute_fast(knowing, -3 * r),
+                ([-3 * one for one in expected[0]], Absorbed(*(-3 * one for one in expected[1]))),
+            )
 
 
 @torch.no_grad()

@@ -436,9 +436,7 @@ OTHERS: dict[str, Case] = {
     ),
     "an einsum of computed matrices": Case(
         lambda net, x: (lambda h: torch.einsum("nchw,ndhw->ncd", h, h.flip(2)))(net.conv(x)),
-        lambda net, x: (
-            lambda h: half_each(h, h.flip(2), lambda a, b: a.flatten(2) @ b.flatten(2).mT)
-        )(net.conv(x)),
+        lambda net, x: (lambda h: half_each(h, h.flip(2), lambda a, b: a.flatten(2) @ b.flatten(2).mT))(net.conv(x)),
     ),
     "the image multiplied with itself": Case(
         lambda net, x: net.conv(x)[:, :3] * x, lambda net, x: half_each(net.conv(x)[:, :3], x, torch.mul)
@@ -485,7 +483,7 @@ def pixels_first(net: Any, x: Tensor) -> Tensor:
 
 
 def windows(net: Any, x: Tensor) -> Tensor:
-    n, c, h, w = x.shape
+    n, _, h, w = x.shape
     parts = net.conv(x).view(n, 4, 2, 2, 2, 2).permute(0, 2, 4, 3, 5, 1).reshape(-1, 4, 4)  # (N · windows, places, C)
     parts = net.embed(parts).relu()
     return net.out(parts.view(n, 2, 2, 2, 2, 6).permute(0, 1, 3, 2, 4, 5).reshape(n, h, w, 6)).mean((1, 2))

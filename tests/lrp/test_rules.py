@@ -5,9 +5,9 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from lrp.linear import LAYERS, dense, inputs_of, linear_map
 from torch import Tensor, nn
 
-from lrp.linear import LAYERS, dense, inputs_of, linear_map
 from whycluster.lrp import (
     LRP,
     Add,
@@ -280,5 +280,3 @@ def test_a_rule_that_loses_or_creates_relevance_is_an_error(factor: float) -> No
     lrp = LRP(nn.Conv2d(3, 2, 3), Composite([(Convolution, Absolute(factor))]))
     with pytest.raises(ValueError, match="or a rule of your own takes more or less than all of the relevance"):
         lrp(torch.rand(1, 3, 5, 5), torch.ones_like)
-
-
