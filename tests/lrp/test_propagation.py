@@ -120,7 +120,7 @@ def test_no_images(mixed: Mixed, images: Tensor) -> None:
 
 def explain_in_three_ways(lrp: LRP, images: Tensor) -> None:
     lrp(images, first_output)
-    lrp.record(images).propagate(torch.ones(len(images), 4, dtype=images.dtype))
+    lrp.forward(images).propagate(torch.ones(len(images), 4, dtype=images.dtype))
     with torch.inference_mode():
         lrp(images, first_output)
 
@@ -154,7 +154,7 @@ def oops(output: Tensor) -> Tensor:
         (torch.rand(2, 4, 9, 8).double(), first_output, RuntimeError, "channels"),
         (torch.rand(2, 3, 9, 8), first_output, RuntimeError, "dtype|type"),
         (torch.rand(2, 3, 9, 8).double(), torch.ones(2, 5).double(), ValueError, r"\(2, 5\) does not fit the output"),
-        (torch.rand(2, 3, 9, 8).double(), lambda o: o.sum(1), ValueError, r"\(2,\) does not fit the output, \(2, 4\)"),
+        (torch.rand(2, 3, 9, 8).double(), lambda o: o.sum(1), ValueError, r"\(2,\) does not fit the output"),
     ],
     ids=["relevance raises", "channels", "dtype", "relevance of another shape", "function of another shape"],
 )
@@ -169,14 +169,6 @@ def test_the_network_is_left_alone_after_an_exception(
     check()
     good = torch.rand(2, 3, 9, 8, dtype=torch.float64)
     same(lrp.attribute(good, first_output), LRP(network, EpsilonGammaBox(-2, 2)).attribute(good, first_output))
-
-
-def test_the_network_is_left_alone_where_a_layer_has_no_rule(mixed: Mixed, left_alone: LeftAlone) -> None:
-    network = mixed(0)
-    check = left_alone(network)
-    with pytest.raises(ValueError, match="Composite has no rule"):
-        LRP(network, Composite({}))
-    check()
 
 
 # Modes, and weights that change.
@@ -199,7 +191,7 @@ def test_inference_mode(mixed: Mixed, images: Tensor) -> None:
         made_inside = LRP(mixed(0), EpsilonGammaBox(-2, 2))
         inside = images.clone()
         same(made_inside.attribute(inside, first_output), expected)
-        recording = made_inside.record(inside)
+        recording = made_inside.forward(inside)
         same(recording.propagate(first_output(recording.output)), expected)
     same(made_inside.attribute(inside, first_output), expected)
 
@@ -236,21 +228,6 @@ def test_one_changed_number_counts(name: str, mixed: Mixed, images: Tensor) -> N
     same(lrp.attribute(images, first_output), LRP(network, EpsilonPlus()).attribute(images, first_output))
 
 
-def test_changed_settings_count() -> None:
-    torch.manual_seed(0)
-    network, images = nn.Sequential(nn.Conv2d(3, 3, 3), nn.BatchNorm2d(3), nn.ReLU()).eval(), torch.rand(2, 3, 9, 9)
-    lrp = LRP(network, EpsilonPlus())
-    lrp(images, torch.ones_like)
-    for setting, value in {"eps": (network[1], 0.5), "stride": (network[0], (2, 2))}.items():
-        module, new = value
-        setattr(module, setting, new)
-        same(lrp.attribute(images, torch.ones_like), LRP(network, EpsilonPlus()).attribute(images, torch.ones_like))
-    steps = lrp.steps
-    network.train()
-    lrp(images, torch.ones_like)
-    assert lrp.steps is steps  # explained as evaluated in either mode
-
-
 class Remembering(nn.Module):
     """Keeps what it saw last, counts, and has settings in a dictionary."""
 
@@ -267,19 +244,6 @@ class Remembering(nn.Module):
         self.last = self.conv(x) * self.settings["scale"]
         self.seen.append(self.last)
         return self.last
-
-
-def test_a_network_that_remembers_is_neither_changed_nor_traced_anew() -> None:
-    network, images = Remembering(), torch.rand(2, 3, 5, 5)
-    lrp = LRP(network, EpsilonPlus())
-    assert (network.last, network.seen, float(network.calls)) == (None, [], 0)
-    steps = lrp.steps
-    for calls in (1, 2):
-        network(images)
-        lrp(images, torch.ones_like)
-        assert float(network.calls) == calls
-        assert len(network.seen) == calls
-    assert lrp.steps is steps
 
 
 def test_settings_in_a_dictionary_count() -> None:
@@ -306,21 +270,15 @@ def test_another_precision(mixed: Mixed, images: Tensor) -> None:
 
 def test_several_targets_of_one_recording(mixed: Mixed, images: Tensor) -> None:
     lrp = LRP(mixed(0), EpsilonGammaBox(-2, 2))
-    recording = lrp.record(images)
+    recording = lrp.forward(images)
     targets = recording.output[:, :, None] * torch.eye(4, dtype=torch.float64)  # (N, outputs, target)
     for target in targets.unbind(2):
         same(recording.propagate(target), lrp.attribute(images, target))
-    same(recording.propagate(targets[..., 2], keep=False), lrp.attribute(images, targets[..., 2]))
-
-
-def test_what_is_not_kept_is_freed(mixed: Mixed, images: Tensor) -> None:
-    recording = LRP(mixed(0), EpsilonPlus()).record(images)
-    recording.propagate(recording.output, keep=False)
-    assert set(recording._values) == {-1}
+    same(recording.propagate(targets[..., 2], retain_graph=False), lrp.attribute(images, targets[..., 2]))
 
 
 def test_a_recording_takes_relevance_made_in_inference_mode(mixed: Mixed, images: Tensor) -> None:
-    recording = LRP(mixed(0), EpsilonPlus()).record(images)
+    recording = LRP(mixed(0), EpsilonPlus()).forward(images)
     with torch.inference_mode():
         relevance = recording.output * 2
     same(recording.propagate(relevance), recording.propagate(recording.output * 2))
@@ -329,7 +287,7 @@ def test_a_recording_takes_relevance_made_in_inference_mode(mixed: Mixed, images
 def test_a_recording_keeps_images_of_its_own(mixed: Mixed, images: Tensor) -> None:
     lrp = LRP(mixed(0), EpsilonGammaBox(-2, 2))
     expected, given = lrp.attribute(images, first_output), images.clone()
-    recording = lrp.record(given)
+    recording = lrp.forward(given)
     given.zero_()
     first = recording.propagate(first_output(recording.output))
     first.output.zero_()
@@ -364,7 +322,11 @@ def test_no_engine_is_made_of_that(arguments: tuple[Any, Any], sentence: str) ->
             lambda output: None,
             r"should be a tensor of shape \(2, 3\), or a function .*here it is None",
         ),
-        (torch.ones(2, 5), torch.ones(3), r"relevance of shape \(3,\) does not fit the output, \(2, 3\)"),
+        (
+            torch.ones(2, 5),
+            torch.ones(3),
+            r"relevance of shape \(3,\) does not fit the output: a tensor of shape \(2, 3\)",
+        ),
     ],
 )
 def test_nothing_is_explained_with_that(images: Any, relevance: Any, sentence: str) -> None:
@@ -379,5 +341,5 @@ class Summary(nn.Module):
 
 @pytest.mark.parametrize("network", [nn.Sequential(nn.Linear(5, 3), nn.Flatten(0)), Summary()])
 def test_an_output_has_a_row_for_each_image(network: nn.Module) -> None:
-    with pytest.raises(ValueError, match="it should have a row for each image"):
+    with pytest.raises(ValueError, match="a row for each image"):
         LRP(network, EpsilonPlus())(torch.ones(2, 5), lambda output: output)
