@@ -147,7 +147,7 @@ def test_some_images_after_the_others(rule: str, memo: bool, monkeypatch: pytest
 
 def test_images_that_are_not_in_the_first_dimension_pass_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fused, "CHEAP", 1)
-    build, shape = LAYERS["linear, many rows"]
+    build, _ = LAYERS["linear, many rows"]
     layer, x = linear_map(build(True).double()), torch.randn(3, 3, 4, dtype=torch.float64)  # as many tokens as images
     z = layer.forward([x]).detach()
     passage = Passage(layer, Epsilon(), [x], z, Batch(1), 3)

@@ -151,8 +151,8 @@ def oops(output: Tensor) -> Tensor:
     ("images", "relevance", "error", "sentence"),
     [
         (torch.rand(2, 3, 9, 8).double(), oops, OopsError, "on purpose"),
-        (torch.rand(2, 4, 9, 8).double(), first_output, RuntimeError, "channels"),
-        (torch.rand(2, 3, 9, 8), first_output, RuntimeError, "dtype|type"),
+        (torch.rand(2, 4, 9, 8).double(), first_output, ValueError, "channels"),
+        (torch.rand(2, 3, 9, 8), first_output, ValueError, "dtype|type"),
         (torch.rand(2, 3, 9, 8).double(), torch.ones(2, 5).double(), ValueError, r"\(2, 5\) does not fit the output"),
         (torch.rand(2, 3, 9, 8).double(), lambda o: o.sum(1), ValueError, r"\(2,\) does not fit the output"),
     ],
