@@ -29,10 +29,12 @@ def network_of(name: str, seed: int = 0) -> nn.Module:
 def randomized(network: nn.Module) -> nn.Module:
     """Biases, statistics and scales away from their trivial first values, so that a mistake with them shows."""
     for module in network.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.running_mean, 0, 0.2)
-            nn.init.uniform_(module.running_var, 0.5, 2)
+        if isinstance(module, nn.modules.batchnorm._NormBase):
+            if module.affine:
+                nn.init.uniform_(module.weight, 0.5, 1.5)
+            if module.track_running_stats:
+                nn.init.normal_(module.running_mean, 0, 0.2)
+                nn.init.uniform_(module.running_var, 0.5, 2)
         if isinstance(getattr(module, "bias", None), Tensor):
             nn.init.normal_(module.bias, 0, 0.1)
         if isinstance(getattr(module, "layer_scale", None), Tensor):

@@ -61,7 +61,7 @@ class Written(nn.Module):
         return self.compute(self, x)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def written() -> type[Written]:
     return Written
 

@@ -6,7 +6,8 @@ constants (Ali et al., arXiv 2202.07304). For linear maps `f` is the network its
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import pytest
@@ -16,7 +17,7 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 from torchvision.ops import FrozenBatchNorm2d, SqueezeExcitation, StochasticDepth
 
-from whycluster.lrp import LRP, Composite, Epsilon, LinearMap
+from whycluster.lrp import LRP, Composite, Epsilon, ForwardCache, LinearMap, Receipt
 
 Compute = Callable[[Any, Tensor], Tensor]
 ZERO = Composite([(LinearMap, Epsilon(0.0))])
@@ -147,6 +148,7 @@ LINEAR: dict[str, Case] = {
     "scaled channels": Case(lambda net, x: net.mean * net.conv(x)[:, :3]),
     "negated": of_map(lambda h: -h),
     "halved": of_map(lambda h: h / 2 * -3.0),
+    "shrunk by a constant": of_map(lambda h: F.softshrink(h, 0.2)),
     "changed in place": of_map(lambda h: h.mul_(2.0).sub_(0.1).div_(-3.0)),
 }
 MOVES: dict[str, Callable[[Tensor], Tensor]] = {
@@ -258,7 +260,6 @@ BENT: dict[str, Callable[[Tensor], Tensor]] = {
     "logsigmoid": F.logsigmoid,
     "threshold": lambda h: F.threshold(h, 0.2, 0.1),
     "hardshrink": lambda h: F.hardshrink(h, 0.2),
-    "softshrink": lambda h: F.softshrink(h, 0.2),
     "tanhshrink": F.tanhshrink,
     "log_softmax": lambda h: F.log_softmax(h, 1),
     "squared by itself": lambda h: h * h,
@@ -416,9 +417,7 @@ OTHERS: dict[str, Case] = {
         lambda net, x: (lambda h: (h.softmax(1) * h.flip(2)).sum(1))(net.conv(x)),
         lambda net, x: (lambda h: (h.softmax(1).detach() * h.flip(2)).sum(1))(net.conv(x)),
     ),
-    "layer scale": Case(
-        lambda net, x: x + net.conv(x)[:, :3] * net.mean * 1e-2,
-    ),
+    "layer scale": Case(lambda net, x: x + net.conv(x)[:, :3] * net.mean * 1e-2),
     "stochastic depth": Case(
         lambda net, x: x + net.layer(net.conv(x)[:, :3]), None, lambda: {"layer": StochasticDepth(0.5, "row")}
     ),
@@ -551,28 +550,66 @@ CASES: dict[str, Case] = {
     **OTHERS,
     **BATCHES,
 }
+APART = ("product with a vector", "fold", "mirrored in place", "a part written over")
+# Those without layers of their own are parts of one network, which is exported once.
+TOGETHER = [
+    [name for name in table if name not in APART and CASES[name][2:] == (dict, (3, 4, 4))]
+    for table in (LINEAR, MOVES, BENT, OTHERS)
+]
+GROUPS = {name: tuple(group) for group in TOGETHER for name in group}
+
+
+class Explained(NamedTuple):
+    """A network with several outputs, what it makes of three images, and of the second alone."""
+
+    network: Any
+    images: Tensor
+    expected: Sequence[Tensor]
+    together: ForwardCache
+    alone: ForwardCache
+
+    def relevance(self, at: int, q: Tensor, alone: bool) -> tuple[Tensor, Tensor, Receipt]:
+        """Output number `at`, the relevance `z·q` of it at the pixels, and the receipt."""
+        cache = self.alone if alone else self.together
+        outputs = [cache.output] if isinstance(cache.output, Tensor) else list(cache.output)
+        given = [torch.zeros_like(output) for output in outputs]
+        given[at] = outputs[at] * q
+        _, relevance, receipt = cache.propagate(given)
+        return outputs[at], relevance, receipt
+
+
+@pytest.fixture(scope="module")
+def explain(written: type[nn.Module]) -> Callable[[str], Explained]:
+    @cache
+    def explained(names: tuple[str, ...]) -> Explained:
+        cases = [CASES[name] for name in names]
+        torch.manual_seed(0)
+        layers = {"conv": nn.Conv2d(3, 4, 3, padding=1), **cases[0].layers()}
+        network = written(lambda net, x: tuple(case.compute(net, x) for case in cases), **layers)
+        images = torch.randn(3, *cases[0].shape, dtype=torch.float64)
+        lrp = LRP(network, ZERO)
+        with torch.no_grad():
+            expected = network(images.clone())
+        return Explained(network, images, expected, lrp.forward(images), lrp.forward(images[1:2]))
+
+    return lambda name: explained(GROUPS.get(name, (name,)))
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_relevance_is_that_of_gradients(name: str, written: type[nn.Module]) -> None:
-    compute, restated, layers, shape = CASES[name]
-    network = written(compute, conv=nn.Conv2d(3, 4, 3, padding=1), **layers())
-    images = torch.randn(3, *shape, dtype=torch.float64)
-    lrp = LRP(network, ZERO)
-    with torch.no_grad():
-        expected_output = network(images.clone())
-    q = torch.randn_like(expected_output)
-    output, relevance, receipt = lrp.attribute(images, lambda output: output * q)
-    torch.testing.assert_close(output, expected_output, rtol=1e-10, atol=1e-12)
+def test_relevance_is_that_of_gradients(name: str, explain: Callable[[str], Explained]) -> None:
+    case, explained = CASES[name], explain(name)
+    at = GROUPS.get(name, (name,)).index(name)
+    q = torch.randn_like(explained.expected[at])
+    output, relevance, receipt = explained.relevance(at, q, alone=False)
+    torch.testing.assert_close(output, explained.expected[at], rtol=1e-10, atol=1e-12)
 
-    leaf = images.clone().requires_grad_()
-    (gradient,) = torch.autograd.grad((restated or compute)(network, leaf.clone()), leaf, q)
-    expected = images * gradient
+    leaf = explained.images.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad((case.restated or case.compute)(explained.network, leaf.clone()), leaf, q)
+    expected = explained.images * gradient
     assert (relevance - expected).abs().max() <= 1e-8 * expected.abs().max()
 
     assert receipt.imbalance.max() <= 1e-9
-    alone = lrp.attribute(images[1:2], lambda output: output * q[1:2])
-    torch.testing.assert_close(alone.relevance, relevance[1:2], rtol=1e-8, atol=1e-10)
+    _, lone, of_lone = explained.relevance(at, q[1:2], alone=True)
+    torch.testing.assert_close(lone, relevance[1:2], rtol=1e-8, atol=1e-10)
     for layer, absorbed in receipt.layers.items():
-        kept = alone.receipt.layers[layer]
-        torch.testing.assert_close(kept.total, absorbed.total[1:2], rtol=1e-6, atol=1e-8)
+        torch.testing.assert_close(of_lone.layers[layer].total, absorbed.total[1:2], rtol=1e-6, atol=1e-8)

@@ -41,14 +41,14 @@ COMPOSITES: dict[str, tuple[Callable[..., lrp.Composite], Callable[..., zennit.c
 }
 
 SIZES = {
-    "vgg11": 64,
-    "vgg11_bn": 64,
-    "vgg16": 64,
-    "vgg16_bn": 64,
-    "alexnet": 96,
-    "squeezenet1_0": 64,
-    "resnet18": 64,
-    "resnet50": 64,
+    "vgg11": 32,
+    "vgg11_bn": 32,
+    "vgg16": 32,
+    "vgg16_bn": 32,
+    "alexnet": 64,
+    "squeezenet1_0": 40,
+    "resnet18": 40,
+    "resnet50": 32,
 }
 
 
