@@ -1,4 +1,4 @@
-"""Every family of torchvision's CNNs, its own classes with few channels."""
+"""Every family of torchvision's networks, its own classes with few channels."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +10,7 @@ from torchvision.models import (
     densenet,
     efficientnet,
     inception,
+    maxvit,
     mnasnet,
     mobilenetv2,
     mobilenetv3,
@@ -17,6 +18,8 @@ from torchvision.models import (
     resnet,
     shufflenetv2,
     squeezenet,
+    swin_transformer,
+    vision_transformer,
 )
 from torchvision.models.googlenet import Inception as GoogLeNetInception
 
@@ -91,4 +94,44 @@ FAMILIES: dict[str, tuple[Callable[[], nn.Module], int]] = {  # and the size of 
     "efficientnet": (narrow_efficientnet, 20),
     "convnext": (narrow_convnext, 16),
     "squeezenet": (lambda: headed(squeezenet.Fire(4, 2, 3, 3), nn.MaxPool2d(3, 2, ceil_mode=True), channels=6), 9),
+}
+
+
+def awake(network: nn.Module) -> nn.Module:
+    """A transformer whose weights are large enough for attention to differ from an average."""
+    for name, weight in network.named_parameters():
+        if name.endswith("relative_position_bias_table") or "token" in name:
+            nn.init.normal_(weight)
+        elif weight.ndim == 2:
+            nn.init.xavier_normal_(weight)
+        elif "norm" in name:
+            nn.init.uniform_(weight, 0.5, 1.5)
+    return network
+
+
+def narrow_vit() -> nn.Module:
+    return awake(vision_transformer.VisionTransformer(8, 4, 2, 2, 8, 12, num_classes=3))
+
+
+def narrow_swin(second: bool) -> nn.Module:
+    block, merging = swin_transformer.SwinTransformerBlock, swin_transformer.PatchMerging
+    if second:
+        block, merging = swin_transformer.SwinTransformerBlockV2, swin_transformer.PatchMergingV2
+    # The second block of each stage shifts its windows.
+    return awake(
+        swin_transformer.SwinTransformer(
+            [2, 2], 4, [2, 2], [2, 2], [2, 2], 2.0, num_classes=3, block=block, downsample_layer=merging
+        )
+    )
+
+
+def narrow_maxvit() -> nn.Module:
+    return awake(maxvit.MaxVit((16, 16), 4, 2, [8, 8], [1, 1], 4, 0.0, num_classes=3))
+
+
+TRANSFORMERS: dict[str, tuple[Callable[[], nn.Module], int]] = {
+    "vit": (narrow_vit, 8),
+    "swin": (lambda: narrow_swin(second=False), 16),
+    "swin_v2": (lambda: narrow_swin(second=True), 16),
+    "maxvit": (narrow_maxvit, 16),
 }

@@ -2,7 +2,7 @@
 
 With LRP-0 everywhere, what enters as `z·q` arrives as `x·∂(q·f)/∂x`, where `f` computes what the network does, its bent
 functions are written as `h·(b(h)/h)` with a constant factor, and gates, deviations and softmaxed attention are
-constants (Ali et al., arXiv 2202.07304). For linear maps `f` is the network itself, and the gradient the transposed matrix.
+constants (Ali et al., arXiv 2202.07304). For linear maps `f` is the network, and the gradient its transposed matrix.
 """
 
 import math
@@ -24,7 +24,7 @@ ZERO = Composite([(LinearMap, Epsilon(0.0))])
 
 
 class Case(NamedTuple):
-    """A network, the same with constants in it if it is not linear where it is, its layers, and the shape of an image."""
+    """A network, the same with constants in it where it is not linear, its layers, and the shape of an image."""
 
     compute: Compute
     restated: Compute | None = None
