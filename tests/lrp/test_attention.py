@@ -1,9 +1,9 @@
 """Transformers against gradients of a network in which attention, deviations and gates are constants, in float64.
 
-With LRP-0 everywhere, what enters as `z·q` arrives as `x·∂(q·f)/∂x`, where `f` is the network with its softmaxes and the
-deviations of its layer norms held constant, its activations written as `h·(b(h)/h)` with a constant factor, and its
-biases as they are (Ali et al., arXiv 2202.07304, sections 3.1 and 3.2). AttnLRP (Achtibat et al., arXiv 2402.05602) has a
-backward pass of its own for the softmax (eq. 12), and halves the relevance between the factors of a product (eq. 14).
+With LRP-0 everywhere, what enters as `z·q` arrives as `x·∂(q·f)/∂x`, where `f` is the network with its softmaxes and
+the deviations of its layer norms held constant, its activations written as `h·(b(h)/h)` with a constant factor, and
+its biases as they are (Ali et al., arXiv 2202.07304, sections 3.1 and 3.2). AttnLRP (Achtibat et al., arXiv 2402.05602)
+has a backward pass of its own for the softmax (eq. 12), and halves the relevance between factors of a product (eq. 14).
 """
 
 import math
@@ -26,7 +26,7 @@ SOFTMAX, MATMUL = F.softmax, torch.matmul
 
 
 class AttentiveSoftmax(Function):
-    """Written for gradients `g = R / z`: relevance `R_i = x_i (s_i g_i - s_i Σ_j s_j g_j)`, and `R_i / x_i` goes back."""
+    """Takes `g = R / s` and gives back `R_i / x_i`, with `R_i` of the scores `x_i (s_i g_i - s_i Σ_j s_j g_j)`."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:

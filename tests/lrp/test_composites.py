@@ -1,9 +1,12 @@
+import inspect
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
+import zennit.composites
+from torch import Tensor, nn
 
+from whycluster import lrp as room
 from whycluster.lrp import (
     COMPOSITES,
     LRP,
@@ -11,6 +14,7 @@ from whycluster.lrp import (
     Composite,
     Convolution,
     Epsilon,
+    EpsilonGammaBox,
     EpsilonPlus,
     EpsilonPlusFlat,
     First,
@@ -82,12 +86,50 @@ def test_numbers_that_make_no_rule(make: Any, sentence: str) -> None:
         make()
 
 
-def test_the_description_names_rules_and_folded_norms() -> None:
-    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4, 2))
-    lines = LRP(network, EpsilonPlus()).describe(torch.rand(1, 3, 3, 3)).splitlines()
-    assert [line.split() for line in lines[1:]] == [
-        ["0", "Convolution", "ZPlus(stabilizer=1e-06)", "1"],
-        ["2", "relu", "pass"],
-        ["3", "view", "move", "back"],
-        ["4", "Linear", "Epsilon(stabilizer=1e-06)"],
+@pytest.mark.parametrize("name", ["EpsilonGammaBox", "EpsilonPlus", "EpsilonPlusFlat", "EpsilonAlpha2Beta1"])
+def test_parameters_and_defaults_are_those_of_zennit(name: str) -> None:
+    theirs = inspect.signature(getattr(zennit.composites, name)).parameters
+    own = inspect.signature(getattr(room, name)).parameters
+    for parameter in own.keys() - {"residual", "tokens"}:  # there zennit has a module, and there it has nothing
+        assert own[parameter].default == theirs[parameter].default
+
+
+def test_parameters_reach_the_rules() -> None:
+    composite = EpsilonGammaBox(-3, 4, epsilon=0.1, gamma=0.2, stabilizer=0.3, residual="norm", tokens=0.5)
+    rules = {kind: repr(composite.rule(kind, "", first=False)) for kind in (Convolution, Linear, TokenLinear, room.Add)}
+    assert list(rules.values()) == [
+        "Gamma(gamma=0.2, stabilizer=0.3)",
+        "Epsilon(stabilizer=0.1)",
+        "Gamma(gamma=0.5, stabilizer=0.3)",
+        "Norm(stabilizer=0.3)",
     ]
+    assert repr(EpsilonPlus(epsilon=0.1, tokens=0).rule(TokenLinear, "", first=False)) == "Epsilon(stabilizer=0.1)"
+    assert type(EpsilonPlus().rule(room.Add, "", first=False)) is room.Ratio
+
+
+def test_rows_reach_layers_of_a_network_by_their_names(written: type[nn.Module]) -> None:
+    """Names count before kinds where they stand before them; a row of a sum is by its operation."""
+
+    def compute(net: nn.Module, x: Tensor) -> Tensor:
+        h = net.stem(x).relu()
+        return net.body(h) + h
+
+    network = written(compute, stem=nn.Conv2d(3, 4, 1), body=nn.Sequential(nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)))
+    composite = Composite(
+        [("body.1", Gamma(1.0)), ("*.add", Epsilon(0.5)), ("add", Epsilon(0.25)), *EpsilonPlus().rows]
+    )
+    lines = LRP(network, composite).describe(torch.rand(1, 3, 3, 3, dtype=torch.float64)).splitlines()[1:]
+    assert [line.split()[:1] + line.split()[2:] for line in lines] == [
+        ["stem", "ZPlus(stabilizer=1e-06)"],
+        ["relu", "pass"],
+        ["body.0", "ZPlus(stabilizer=1e-06)"],
+        ["body.1", "Gamma(gamma=1,", "stabilizer=1e-06)"],
+        ["add", "Epsilon(stabilizer=0.25)"],
+    ]
+
+
+def test_bounds_of_the_box_may_be_tensors_that_broadcast() -> None:
+    network, images = nn.Sequential(nn.Conv2d(3, 2, 2)), torch.rand(2, 3, 4, 4)
+    number = LRP(network, EpsilonGammaBox(-1.0, 2.0))(images, torch.sign)[1]
+    tensor = LRP(network, EpsilonGammaBox(torch.full((3, 1, 1), -1.0), torch.full((1, 3, 1, 1), 2.0)))
+    torch.testing.assert_close(tensor(images, torch.sign)[1], number)

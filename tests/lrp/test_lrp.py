@@ -16,7 +16,9 @@ from whycluster.lrp import (
     EpsilonPlus,
     EpsilonPlusFlat,
     Receipt,
+    graph,
 )
+from whycluster.lrp import lrp as engine
 
 Mixed = Callable[[int], nn.Module]
 LeftAlone = Callable[[nn.Module], Callable[[], None]]
@@ -56,43 +58,6 @@ def test_receipts_balance(composite: Composite, seed: int, mixed: Mixed, images:
     torch.testing.assert_close(receipt.entered, (output * weight).sum(1))
     torch.testing.assert_close(receipt.arrived, relevance.sum((1, 2, 3)))
     torch.testing.assert_close(receipt.absorbed, sum(layer.total for layer in receipt.layers.values()))
-    balanced(receipt)
-
-
-def test_the_receipt_of_each_layer() -> None:
-    network = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2)).double()
-    network.load_state_dict(
-        {
-            "0.weight": torch.tensor([[1.0, 1.0], [0.0, 0.0]]),
-            "0.bias": torch.tensor([1.0, 0.0]),
-            "2.weight": torch.tensor([[2.0, 5.0], [0.0, 0.0]]),
-            "2.bias": torch.tensor([-1.0, 0.0]),
-        }
-    )
-    # x = (1, 2), hidden (4, 0), output (7, 0); 7 of relevance enter at each output.
-    attribution = LRP(network, EpsilonPlus(epsilon=1.0)).attribute(
-        torch.tensor([[1.0, 2.0]], dtype=torch.float64), torch.full((1, 2), 7.0, dtype=torch.float64)
-    )
-    out, hidden = attribution.receipt.layers["2"], attribution.receipt.layers["0"]
-    expected = [-7 / 8, 7 / 8, 7.0], [7 / 5, 7 / 5, 0.0]  # 7 = 8·7/8 (hidden) - 7/8 (bias) + 7/8 (epsilon); ...
-    torch.testing.assert_close(torch.cat(out).tolist(), expected[0])
-    torch.testing.assert_close(torch.cat(hidden).tolist(), expected[1])
-    torch.testing.assert_close(attribution.relevance.tolist(), [[7 / 5, 14 / 5]])
-
-
-def test_a_layer_called_twice_has_one_receipt_for_both() -> None:
-    class Twice(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.conv = nn.Conv2d(3, 3, 3, padding=1).double()
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.conv(self.conv(x).relu())
-
-    torch.manual_seed(0)
-    images = torch.randn(2, 3, 4, 4, dtype=torch.float64)
-    receipt = LRP(Twice(), EpsilonPlus()).attribute(images, torch.abs).receipt
-    assert list(receipt.layers) == ["conv"]
     balanced(receipt)
 
 
@@ -187,12 +152,15 @@ def test_gradients_are_neither_needed_nor_left(mixed: Mixed, images: Tensor) -> 
 
 def test_inference_mode(mixed: Mixed, images: Tensor) -> None:
     expected = LRP(mixed(0), EpsilonGammaBox(-2, 2)).attribute(images, first_output)
+    for mode in (torch.no_grad(), torch.enable_grad()):
+        with mode:
+            same(LRP(mixed(0), EpsilonGammaBox(-2, 2)).attribute(images, first_output), expected)
     with torch.inference_mode():
         made_inside = LRP(mixed(0), EpsilonGammaBox(-2, 2))
         inside = images.clone()
         same(made_inside.attribute(inside, first_output), expected)
-        recording = made_inside.forward(inside)
-        same(recording.propagate(first_output(recording.output)), expected)
+        cache = made_inside.forward(inside)
+        same(cache.propagate(first_output(cache.output)), expected)
     same(made_inside.attribute(inside, first_output), expected)
 
 
@@ -265,33 +233,91 @@ def test_another_precision(mixed: Mixed, images: Tensor) -> None:
     assert lrp.attribute(images, first_output).relevance.dtype == torch.float64
 
 
-# One recording, several targets.
+# The graph, which is exported once.
 
 
-def test_several_targets_of_one_recording(mixed: Mixed, images: Tensor) -> None:
-    lrp = LRP(mixed(0), EpsilonGammaBox(-2, 2))
-    recording = lrp.forward(images)
-    targets = recording.output[:, :, None] * torch.eye(4, dtype=torch.float64)  # (N, outputs, target)
-    for target in targets.unbind(2):
-        same(recording.propagate(target), lrp.attribute(images, target))
-    same(recording.propagate(targets[..., 2], retain_graph=False), lrp.attribute(images, targets[..., 2]))
+def exports(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """Grows by the shape of the images whenever a network is exported."""
+    found: list[tuple[int, ...]] = []
+    export = graph.export_graph
+    monkeypatch.setattr(
+        engine, "export_graph", lambda network, images: found.append(images.shape) or export(network, images)
+    )
+    return found
 
 
-def test_a_recording_takes_relevance_made_in_inference_mode(mixed: Mixed, images: Tensor) -> None:
-    recording = LRP(mixed(0), EpsilonPlus()).forward(images)
-    with torch.inference_mode():
-        relevance = recording.output * 2
-    same(recording.propagate(relevance), recording.propagate(recording.output * 2))
+def test_a_graph_serves_batches_of_any_size_and_other_weights(
+    mixed: Mixed, images: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, other = mixed(0), mixed(1)
+    expected = LRP(other, EpsilonPlus()).attribute(images, first_output)
+    exported = exports(monkeypatch)
+    lrp = LRP(network, EpsilonPlus())
+    lrp.prepare(images[:1])
+    assert len(exported) == 1
+    for n in (0, 1, 2, 3):
+        output, relevance = lrp(images[:n], first_output)
+        assert (len(output), len(relevance)) == (n, n)
+    same(lrp.of(other).attribute(images, first_output), expected)
+    mine = lrp.attribute(images, first_output)
+    assert not torch.equal(mine.relevance, expected.relevance)
+    same(lrp.of(nn.DataParallel(network)).attribute(images, first_output), mine)
+    assert len(exported) == 1
+    lrp(torch.rand(2, 3, 12, 12, dtype=torch.float64), first_output)
+    assert exported[1:] == [(2, 3, 12, 12)]
+    lrp(images, first_output)
+    assert len(exported) == 2  # both are kept
 
 
-def test_a_recording_keeps_images_of_its_own(mixed: Mixed, images: Tensor) -> None:
-    lrp = LRP(mixed(0), EpsilonGammaBox(-2, 2))
-    expected, given = lrp.attribute(images, first_output), images.clone()
-    recording = lrp.forward(given)
-    given.zero_()
-    first = recording.propagate(first_output(recording.output))
-    first.output.zero_()
-    same(recording.propagate(first_output(recording.output)), expected)
+def test_replaced_modules_and_changed_settings_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    exported = exports(monkeypatch)
+    network = nn.Sequential(nn.Conv2d(3, 3, 3), nn.BatchNorm2d(3), nn.ReLU()).eval()
+    lrp, images = LRP(network, EpsilonPlus()), torch.rand(2, 3, 9, 9)
+    lrp(images, torch.ones_like)
+    network.train()
+    lrp(images, torch.ones_like)  # explained as evaluated in either mode
+    assert len(exported) == 1
+    network.eval()
+    changes: list[Callable[[], object]] = [
+        lambda: setattr(network[1], "eps", 0.5),
+        lambda: setattr(network[0], "stride", (2, 2)),
+        lambda: network.__setitem__(2, nn.Softplus()),
+        lambda: network.append(nn.Conv2d(3, 2, 1)),
+        lambda: setattr(network[0], "weight", nn.Parameter(torch.randn(3, 3, 2, 2))),
+    ]
+    for at, change in enumerate(changes, start=2):
+        change()
+        attribution = lrp.attribute(images, torch.ones_like)
+        assert len(exported) == at
+        torch.testing.assert_close(attribution.output, network(images).detach())
+
+
+def test_a_network_that_remembers_is_not_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    exports(monkeypatch)  # not those of others
+    network, images = Remembering(), torch.rand(2, 3, 5, 5)
+    lrp = LRP(network, EpsilonPlus())
+    with pytest.warns(UserWarning, match="assigned during export"):
+        output = lrp(images, torch.ones_like)[0]
+    assert (network.last, network.seen, float(network.calls)) == (None, [], 0)
+    torch.testing.assert_close(output, network(images).detach())
+    lrp(images, torch.ones_like)
+    assert len(network.seen) == 1
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, torch.compile, lambda net: torch.compile(nn.DataParallel(net))])
+def test_wrapped_networks_are_those_within(
+    wrap: Callable[[nn.Module], nn.Module], mixed: Mixed, images: Tensor
+) -> None:
+    network = mixed(0)
+    expected = LRP(network, EpsilonPlus()).attribute(images, first_output)
+    same(LRP(wrap(network), EpsilonPlus()).attribute(images, first_output), expected)
+
+
+def test_a_single_layer_is_a_network() -> None:
+    images, layer = torch.rand(2, 5), nn.Linear(5, 3)
+    output, relevance = LRP(layer, EpsilonPlus())(images, lambda output: output)
+    torch.testing.assert_close(output, layer(images).detach())
+    assert relevance.shape == images.shape
 
 
 # What users may get wrong.
@@ -303,9 +329,10 @@ def test_a_recording_keeps_images_of_its_own(mixed: Mixed, images: Tensor) -> No
         ((lambda x: x, EpsilonPlus()), "the network should be an nn.Module; here it is <function"),
         ((nn.ReLU(), "epsilon_plus"), "composite='epsilon_plus' should be a composite such as EpsilonPlus"),
         ((nn.ReLU(), EpsilonPlus), "composite=<class .* should be a composite such as EpsilonPlus"),
+        ((nn.ReLU(), EpsilonPlus(), "softmax"), "attention='softmax' is unknown; choose 'cp' or 'attn'"),
     ],
 )
-def test_no_engine_is_made_of_that(arguments: tuple[Any, Any], sentence: str) -> None:
+def test_no_engine_is_made_of_that(arguments: tuple[Any, ...], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         LRP(*arguments)
 

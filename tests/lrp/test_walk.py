@@ -1,0 +1,94 @@
+"""The walk in other layouts, precisions and places."""
+
+import pytest
+import torch
+from families import FAMILIES, TRANSFORMERS
+from networks import randomized
+from torch import Tensor, nn
+
+from whycluster.lrp import LRP, Attribution, EpsilonGammaBox, EpsilonPlus
+from whycluster.lrp.receipts import Ledger
+
+LOW, HIGH = -2.0, 2.0
+# With residual sums, gates, parts, layer norms, lone batch norms and attention between them.
+SOME = ("resnet, bottleneck", "densenet", "shufflenet", "efficientnet", "convnext", "mobilenet_v3", "vit")
+SIZE = {**FAMILIES, **TRANSFORMERS}
+
+
+def network_of(family: str) -> nn.Module:
+    torch.manual_seed(0)
+    return randomized(SIZE[family][0]()).eval()
+
+
+def images_of(family: str, n: int = 3) -> Tensor:
+    size = SIZE[family][1]
+    return torch.randn(n, 3, size, size, generator=torch.Generator().manual_seed(1)).clamp(LOW, HIGH)
+
+
+def close(one: Attribution, other: Attribution, share: float) -> None:
+    """Within a share of the largest relevance."""
+    scale = other.relevance.abs().max()
+    assert (one.relevance.to(scale) - other.relevance).abs().max() <= share * scale
+
+
+def output(values: Tensor) -> Tensor:
+    return values
+
+
+@pytest.mark.parametrize("family", SOME)
+def test_channels_last_is_the_same(family: str) -> None:
+    network, images = network_of(family), images_of(family)
+    expected = LRP(network, EpsilonGammaBox(LOW, HIGH)).attribute(images, output)
+    lrp = LRP(network.to(memory_format=torch.channels_last), EpsilonGammaBox(LOW, HIGH))
+    for given in (images.to(memory_format=torch.channels_last), images.mT.contiguous().mT):
+        last = lrp.attribute(given, output)
+        close(last, expected, 1e-4)
+        assert last.relevance.shape == images.shape
+        assert last.relevance.is_contiguous()
+
+
+@pytest.mark.parametrize("family", SOME)
+def test_bfloat16_agrees_as_far_as_it_reaches(family: str) -> None:
+    lrp = LRP(network_of(family), EpsilonPlus())
+    images = images_of(family)
+    exact = lrp.attribute(images, output)
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = lrp.attribute(images, output)
+        cache = lrp.forward(images)
+    assert rough.relevance.dtype == torch.float32
+    assert not torch.equal(rough.output, exact.output)
+    correlation = torch.corrcoef(torch.stack([rough.relevance.flatten(), exact.relevance.flatten()]))[0, 1]
+    assert correlation > 0.98
+    assert rough.receipt.imbalance.max() <= 0.03
+    later = cache.propagate(rough.output)  # outside of autocast, the walk back is as the forward pass was
+    torch.testing.assert_close(later.relevance, rough.relevance, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("family", SOME)
+def test_a_gpu_agrees(family: str) -> None:
+    network, images = network_of(family).double(), images_of(family).double()
+    expected = LRP(network, EpsilonGammaBox(LOW, HIGH)).attribute(images, output)
+    there = LRP(network.cuda(), EpsilonGammaBox(LOW, HIGH)).attribute(images.cuda(), output)
+    close(Attribution(there.output.cpu(), there.relevance.cpu(), there.receipt), expected, 1e-8)
+
+
+def test_constants_are_computed_once_and_values_seen_in_order(written: type[nn.Module]) -> None:
+    network = written(lambda net, x: net.conv(x + net.mean.exp().neg()).relu().mean((2, 3)), conv=nn.Conv2d(3, 4, 3))
+    images = torch.rand(2, 3, 5, 5, dtype=torch.float64)
+    program = LRP(network, EpsilonPlus())._program(images)
+    seen: dict[str, Tensor] = {}
+    [end] = program.run(images.requires_grad_(), Ledger(2), seen.__setitem__)
+    assert list(seen) == ["add", "conv", "relu", "mean"]
+    assert "neg" in {node.name for node in program.constants}
+    torch.testing.assert_close(seen["add"].detach(), (images + network.mean.exp().neg()).detach())
+    torch.testing.assert_close(end, network(images))
+
+
+def test_weights_computed_from_images_are_made_in_each_run(written: type[nn.Module]) -> None:
+    """Attention, for one: the constant factor of its second product belongs to the images."""
+    network = written(lambda net, x: (x @ x.mT).softmax(-1) @ x)
+    lrp = LRP(network, EpsilonPlus())
+    for seed in range(2):
+        images = torch.randn(2, 3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+        torch.testing.assert_close(lrp(images, output)[0], network(images))
