@@ -17,7 +17,7 @@ class Gated(nn.Module):
 
 
 GATED = """\
-node  operation    rule                     folded batch norm
+node  operation    rule                       folded batch norm
 conv  Convolution  ZBox(stabilizer=1e-06)
 relu  relu         pass
 norm  BatchNorm    Epsilon(stabilizer=1e-06)
@@ -30,6 +30,7 @@ relu     relu         pass
 conv2    Convolution  ZPlus(stabilizer=1e-06)            bn2
 slice    slice        move back
 slice_1  slice        move back
+slice_2  slice        move back
 pad      pad          move back
 add      Add          {}(stabilizer=1e-06)
 relu_1   relu         pass"""
@@ -41,9 +42,7 @@ def words(table: str) -> list[list[str]]:
 
 def test_the_table_of_a_gated_network() -> None:
     table = LRP(Gated(), EpsilonGammaBox(-1.0, 1.0)).describe(torch.zeros(1, 3, 4, 4))
-    assert words(table) == words(GATED)
-    columns = {line.index(line.split()[1]) for line in table.splitlines()}
-    assert len(columns) == 1  # one below the other
+    assert table == GATED
 
 
 def test_the_table_names_residual_rules_and_folded_norms() -> None:

@@ -551,12 +551,13 @@ CASES: dict[str, Case] = {
     **BATCHES,
 }
 APART = ("product with a vector", "fold", "mirrored in place", "a part written over")
-# Those without layers of their own are parts of one network, which is exported once.
-TOGETHER = [
+# Of those without layers of their own, some are parts of one network, which is exported once.
+SHARED = [
     [name for name in table if name not in APART and CASES[name][2:] == (dict, (3, 4, 4))]
     for table in (LINEAR, MOVES, BENT, OTHERS)
 ]
-GROUPS = {name: tuple(group) for group in TOGETHER for name in group}
+TOGETHER = [tuple(names[at : at + 16]) for names in SHARED for at in range(0, len(names), 16)]
+GROUPS = {name: group for group in TOGETHER for name in group}
 
 
 class Explained(NamedTuple):
