@@ -1,7 +1,7 @@
 """Networks and snapshots that the tests of this folder share."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -46,9 +46,12 @@ def one_export_of_the_same_modules(request, remembered, monkeypatch):
 class Written(nn.Module):
     """A network given as a function of its layers and the images."""
 
+    functions: ClassVar[list[Callable[..., Any]]] = []  # all that there were: the address of one is never another's
+
     def __init__(self, compute: Callable[..., Any], **layers: nn.Module) -> None:
         super().__init__()
         self.compute = compute
+        self.functions.append(compute)
         for name, layer in layers.items():
             setattr(self, name, layer)
         self.register_buffer("mean", torch.tensor([0.5, -1.0, 2.0]).reshape(3, 1, 1))

@@ -55,67 +55,78 @@ def test_the_first_layer(compute: Compute, first: bool, planned: Callable[[Compu
     assert isinstance(last(planned(compute)).rule, Flat if first else ZPlus)
 
 
-@pytest.mark.parametrize(
-    ("way", "nonnegative"),
-    [
-        (lambda net, h: h, False),
-        (lambda net, h: h.relu() * h.sigmoid(), True),
-        (lambda net, h: h.relu() * h.tanh(), False),
-        (lambda net, h: h * h.sigmoid(), False),
-        (lambda net, h: h.relu() + h.flip(1).sigmoid(), True),
-        (lambda net, h: h.relu() - h.sigmoid(), False),
-        (lambda net, h: h.relu() + 1, False),  # of a constant nothing is known
-        (lambda net, h: h.relu() * -2, False),
-        (lambda net, h: h.relu() * 2 / 3, True),
-        (lambda net, h: -h.relu(), False),
-        (lambda net, h: F.relu6(h).permute(0, 1, 3, 2).reshape(h.shape), True),
-        (lambda net, h: F.hardtanh(h, 0.0, 6.0), True),
-        (lambda net, h: F.hardtanh(h), False),
-        (lambda net, h: h.clamp(min=0), True),
-        (lambda net, h: h.clamp(0.5, 1), True),
-        (lambda net, h: h.clamp(max=1), False),
-        (lambda net, h: F.softplus(h), True),
-        (lambda net, h: F.silu(h.relu()), False),
-        (lambda net, h: F.pad(h.relu(), (1, 1)), True),
-        (lambda net, h: F.pad(h.relu(), (1, 1), value=-1.0), False),
-        (lambda net, h: F.avg_pool2d(F.max_pool2d(h.relu(), 2), 1)[:, :], True),
-        (lambda net, h: F.interpolate(h.relu(), scale_factor=2, mode="bilinear"), True),
-        (lambda net, h: F.interpolate(h.relu(), scale_factor=2, mode="bicubic"), False),  # overshoots
-        (lambda net, h: net.norm(h.relu()), False),
-        (lambda net, h: torch.cat(h.relu().chunk(2, 3)[::-1], 3), True),
-        (lambda net, h: torch.cat([h.relu(), h], 3), False),
-        (lambda net, h: torch.cat([h.relu(), net.mean.expand(h.shape)], 3), False),
-        (lambda net, h: h.relu().masked_fill(net.mean > 0, -1.0), False),
-        (lambda net, h: h.relu().requires_grad_(False).clone(), True),
-    ],
-)
-def test_what_cannot_be_negative_is_known(
-    way: Compute, nonnegative: bool, planned: Callable[[Compute], list[Planned]]
-) -> None:
-    assert last(planned(lambda net, x: net.again(way(net, net.conv(x))))).nonnegative == nonnegative
+NONNEGATIVE: list[tuple[Compute, bool]] = [
+    (lambda net, h: h, False),
+    (lambda net, h: h.relu() * h.sigmoid(), True),
+    (lambda net, h: h.relu() * h.tanh(), False),
+    (lambda net, h: h * h.sigmoid(), False),
+    (lambda net, h: h.relu() + h.flip(1).sigmoid(), True),
+    (lambda net, h: h.relu() - h.sigmoid(), False),
+    (lambda net, h: h.relu() + 1, False),  # of a constant nothing is known
+    (lambda net, h: h.relu() * -2, False),
+    (lambda net, h: h.relu() * 2 / 3, True),
+    (lambda net, h: -h.relu(), False),
+    (lambda net, h: F.relu6(h).permute(0, 1, 3, 2).reshape(h.shape), True),
+    (lambda net, h: F.hardtanh(h, 0.0, 6.0), True),
+    (lambda net, h: F.hardtanh(h), False),
+    (lambda net, h: h.clamp(min=0), True),
+    (lambda net, h: h.clamp(0.5, 1), True),
+    (lambda net, h: h.clamp(max=1), False),
+    (lambda net, h: F.softplus(h), True),
+    (lambda net, h: F.silu(h.relu()), False),
+    (lambda net, h: F.pad(h.relu(), (1, 1)), True),
+    (lambda net, h: F.pad(h.relu(), (1, 1), value=-1.0), False),
+    (lambda net, h: F.avg_pool2d(F.max_pool2d(h.relu(), 2), 1)[:, :], True),
+    (lambda net, h: F.interpolate(h.relu(), scale_factor=2, mode="bilinear"), True),
+    (lambda net, h: F.interpolate(h.relu(), scale_factor=2, mode="bicubic"), False),  # overshoots
+    (lambda net, h: net.norm(h.relu()), False),
+    (lambda net, h: torch.cat(h.relu().chunk(2, 3)[::-1], 3), True),
+    (lambda net, h: torch.cat([h.relu(), h], 3), False),
+    (lambda net, h: torch.cat([h.relu(), net.mean.expand(h.shape)], 3), False),
+    (lambda net, h: h.relu().masked_fill(net.mean > 0, -1.0), False),
+    (lambda net, h: h.relu().requires_grad_(False).clone(), True),
+]
 
 
-@pytest.mark.parametrize(
-    ("way", "rectified", "with_relu"),
-    [
-        (lambda net, h: net.again(h.relu()), True, True),
-        (lambda net, h: net.again(F.max_pool2d(h.relu(), 2)), True, True),
-        (lambda net, h: net.again(F.relu(h) * 2), True, True),
-        (lambda net, h: net.again(h.relu() * h.tanh()), False, False),
-        (lambda net, h: h.relu(), False, False),  # nothing is known of the relevance that users give
-        (lambda net, h: net.again(h.relu()) + h, False, False),
-        (lambda net, h: net.again(h.relu()) + h.relu(), True, False),  # a sum, too, shares out in proportion
-        (lambda net, h: net.again(F.silu(h)), False, False),
-        (lambda net, h: net.again(h.clamp(min=0)), True, False),
-        (lambda net, h: net.again(h.relu() + h.flip(1).relu()), True, False),  # two ReLUs read it
-        (lambda net, h: net.again(F.max_pool2d(h, 2).relu()), True, False),  # the ReLU is that of the pooling
-    ],
-)
-def test_where_relevance_can_be(
-    way: Compute, rectified: bool, with_relu: bool, planned: Callable[[Compute], list[Planned]]
-) -> None:
-    conv = last(planned(lambda net, x: way(net, net.conv(x))), "conv")
-    assert (conv.rectified, conv.with_relu) == (rectified, with_relu)
+@pytest.fixture(scope="module")
+def readers(written: type[nn.Module]) -> list[Planned]:
+    """The layers that read what may be negative, of one network for all."""
+    network = written(lambda net, x: tuple(net.again(way(net, net.conv(x))) for way, _ in NONNEGATIVE), **layers())
+    return [one for one in LRP(network, EpsilonPlus())._plan(IMAGES)[1] if one.name == "again"]
+
+
+@pytest.mark.parametrize("at", range(len(NONNEGATIVE)))
+def test_what_cannot_be_negative_is_known(at: int, readers: list[Planned]) -> None:
+    assert len(readers) == len(NONNEGATIVE)
+    assert readers[at].nonnegative == NONNEGATIVE[at][1]
+
+
+RECTIFIED: list[tuple[Compute, bool, bool]] = [
+    (lambda net, h: net.again(h.relu()), True, True),
+    (lambda net, h: net.again(F.max_pool2d(h.relu(), 2)), True, True),
+    (lambda net, h: net.again(F.relu(h) * 2), True, True),
+    (lambda net, h: net.again(h.relu() * h.tanh()), False, False),
+    (lambda net, h: h.relu(), False, False),  # nothing is known of the relevance that users give
+    (lambda net, h: net.again(h.relu()) + h, False, False),
+    (lambda net, h: net.again(h.relu()) + h.relu(), True, False),  # a sum, too, shares out in proportion
+    (lambda net, h: net.again(F.silu(h)), False, False),
+    (lambda net, h: net.again(h.clamp(min=0)), True, False),
+    (lambda net, h: net.again(h.relu() + h.flip(1).relu()), True, False),  # two ReLUs read it
+    (lambda net, h: net.again(F.max_pool2d(h, 2).relu()), True, False),  # the ReLU is that of the pooling
+]
+
+
+@pytest.fixture(scope="module")
+def read(written: type[nn.Module]) -> list[Planned]:
+    """The layers before what is read in these ways, of one network for all."""
+    network = written(lambda net, x: tuple(way(net, net.conv(x)) for way, _, _ in RECTIFIED), **layers())
+    return [one for one in LRP(network, EpsilonPlus())._plan(IMAGES)[1] if one.name == "conv"]
+
+
+@pytest.mark.parametrize("at", range(len(RECTIFIED)))
+def test_where_relevance_can_be(at: int, read: list[Planned]) -> None:
+    assert len(read) == len(RECTIFIED)
+    assert (read[at].rectified, read[at].with_relu) == RECTIFIED[at][1:]
 
 
 # What relevance cannot pass.
