@@ -551,19 +551,16 @@ CASES: dict[str, Case] = {
     **BATCHES,
 }
 APART = ("product with a vector", "fold", "mirrored in place", "a part written over")
-# Of those without layers of their own, some are parts of one network, which is exported once.
-SHARED = [
-    [name for name in table if name not in APART and CASES[name][2:] == (dict, (3, 4, 4))]
-    for table in (LINEAR, MOVES, BENT, OTHERS)
-]
-TOGETHER = [tuple(names[at : at + 16]) for names in SHARED for at in range(0, len(names), 16)]
+# The others are parts of networks with several outputs, each of which is exported once.
+SHAPES = {case.shape: [n for n in CASES if CASES[n].shape == case.shape and n not in APART] for case in CASES.values()}
+TOGETHER = [tuple(names[at : at + 16]) for names in SHAPES.values() for at in range(0, len(names), 16)]
 GROUPS = {name: group for group in TOGETHER for name in group}
 
 
 class Explained(NamedTuple):
-    """A network with several outputs, what it makes of three images, and of the second alone."""
+    """A network of several parts, each with an output, what it makes of three images, and of the second alone."""
 
-    network: Any
+    parts: Sequence[nn.Module]
     images: Tensor
     expected: Sequence[Tensor]
     together: ForwardCache
@@ -583,15 +580,15 @@ class Explained(NamedTuple):
 def explain(written: type[nn.Module]) -> Callable[[str], Explained]:
     @cache
     def explained(names: tuple[str, ...]) -> Explained:
-        cases = [CASES[name] for name in names]
         torch.manual_seed(0)
-        layers = {"conv": nn.Conv2d(3, 4, 3, padding=1), **cases[0].layers()}
-        network = written(lambda net, x: tuple(case.compute(net, x) for case in cases), **layers)
+        cases = [CASES[name] for name in names]
+        parts = [written(case.compute, conv=nn.Conv2d(3, 4, 3, padding=1), **case.layers()) for case in cases]
+        network = written(lambda net, x: tuple(part(x) for part in net.parts), parts=nn.ModuleList(parts))
         images = torch.randn(3, *cases[0].shape, dtype=torch.float64)
         lrp = LRP(network, ZERO)
         with torch.no_grad():
             expected = network(images.clone())
-        return Explained(network, images, expected, lrp.forward(images), lrp.forward(images[1:2]))
+        return Explained(parts, images, expected, lrp.forward(images), lrp.forward(images[1:2]))
 
     return lambda name: explained(GROUPS.get(name, (name,)))
 
@@ -605,7 +602,7 @@ def test_relevance_is_that_of_gradients(name: str, explain: Callable[[str], Expl
     torch.testing.assert_close(output, explained.expected[at], rtol=1e-10, atol=1e-12)
 
     leaf = explained.images.clone().requires_grad_()
-    (gradient,) = torch.autograd.grad((case.restated or case.compute)(explained.network, leaf.clone()), leaf, q)
+    (gradient,) = torch.autograd.grad((case.restated or case.compute)(explained.parts[at], leaf.clone()), leaf, q)
     expected = explained.images * gradient
     assert (relevance - expected).abs().max() <= 1e-8 * expected.abs().max()
 
