@@ -162,8 +162,9 @@ SOME = ("resnet, bottleneck", "densenet", "shufflenet", "efficientnet", "convnex
 @pytest.mark.parametrize("family", SOME)
 def test_a_network_without_short_cuts(family: str, composite: Composite, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
-    network = randomized(FAMILIES[family][0]()).double()
-    images = torch.rand(2, 3, 32, 32, dtype=torch.float64) * 4 - 2
+    build, size = FAMILIES[family]
+    network = randomized(build()).double()
+    images = torch.rand(2, 3, size, size, dtype=torch.float64) * 4 - 2
     knowing = LRP(network, composite).attribute(images, torch.abs)
 
     def asking(*arguments: object) -> list[plan.Planned]:

@@ -23,7 +23,7 @@ def images_of(n: int = 3, size: int = 32) -> Tensor:
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-6), (torch.float32, 1e-3)])
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("family", ["densenet", "shufflenet", "efficientnet", "convnext", "vit"])
+@pytest.mark.parametrize("family", ["densenet", "efficientnet", "vit"])
 def test_every_composite_balances(family: str, name: str, dtype: torch.dtype, tolerance: float) -> None:
     torch.manual_seed(0)
     build, size = {**FAMILIES, **TRANSFORMERS}[family]

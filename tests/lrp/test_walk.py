@@ -11,7 +11,7 @@ from whycluster.lrp.receipts import Ledger
 
 LOW, HIGH = -2.0, 2.0
 # With residual sums, gates, parts, layer norms, lone batch norms and attention between them.
-SOME = ("resnet, bottleneck", "densenet", "shufflenet", "efficientnet", "convnext", "mobilenet_v3", "vit")
+SOME = ("densenet", "shufflenet", "efficientnet", "convnext", "vit")
 SIZE = {**FAMILIES, **TRANSFORMERS}
 
 
