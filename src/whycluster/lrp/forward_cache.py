@@ -69,11 +69,9 @@ class ForwardCache:
             attribution = self._walk(self._outputs, entering, self._ledger, retain_graph)
             if retain_graph is False:
                 self._outputs = []
-            # R / inf is 0: a receipt may balance over an infinity.
-            if not (
-                attribution.receipt.is_plausible(self._short) and all(one.isfinite().all() for one in self._tensors)
-            ):
-                self._find_fault(entering, attribution.receipt)
+            balanced = attribution.receipt.is_plausible(self._short)
+            if not (balanced and all(one.isfinite() for one in self._ledger.sums)):
+                self._find_fault(entering, attribution.receipt, balanced)
             return attribution
 
     @property
@@ -115,7 +113,7 @@ class ForwardCache:
         )
         return Attribution(output, pixels, receipt)
 
-    def _find_fault(self, entering: Sequence[Tensor], receipt: Receipt) -> None:
+    def _find_fault(self, entering: Sequence[Tensor], receipt: Receipt, balanced: bool) -> None:
         """Goes both ways again, looking at every value.
 
         Raises:
@@ -139,6 +137,8 @@ class ForwardCache:
             raise ValueError("the relevance given for the output holds values that are not finite.")
         again = self._walk(outputs, entering, ledger, retain_graph=False)
         _check_finite(again.relevance, "the relevance that arrives at the images")
+        if balanced:  # finite values may have an infinite sum
+            return
         most = {name: float(kept.total.abs().nan_to_num(torch.inf).max()) for name, kept in receipt.layers.items()}
         worst = max(most, key=most.__getitem__, default="no layer")
         raise ValueError(

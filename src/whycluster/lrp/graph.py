@@ -159,10 +159,12 @@ def _graph(network: nn.Module, program: ExportedProgram) -> Graph:
             written = set(signature.buffers_to_mutate)
             returned = [one for one in node.args[0] if not isinstance(one, fx.Node) or one.name not in written]
     outputs = [one for one in returned if isinstance(one, fx.Node) and isinstance(one.meta.get("val"), Tensor)]
-    if len(images) != 1 or len(outputs) != len(returned):
+    kind = program.call_spec.out_spec.type
+    if len(images) != 1 or len(outputs) != len(returned) or kind not in (None, tuple, list):
         raise ValueError(
             f"{type(network).__name__} should take one tensor of images and return a tensor or a tuple of tensors; "
-            f"it takes {len(images)} tensors and returns {len(returned)} values, of which {len(outputs)} are tensors."
+            f"it takes {len(images)} tensors and returns {len(returned)} values"
+            f"{f' in a {kind.__name__}' if kind else ''}, of which {len(outputs)} are tensors."
         )
     nodes = _leading_to(graph, outputs)
     return Graph(nodes, images[0], outputs, _names(nodes, network), _batches(nodes, images[0]), sources)

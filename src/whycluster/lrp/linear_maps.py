@@ -156,7 +156,10 @@ class MatrixProduct(LinearMap):
 
     def transpose(self, y: Tensor, xs: Sequence[Tensor], weight: Tensor | None) -> Sequence[Tensor]:
         assert weight is not None  # for the type checker
-        back = torch.matmul(weight.mT, y) if self.left else torch.matmul(y, weight.mT)
+        if weight.ndim == 1:  # a vector: the product has no row, or no column, for it
+            back = weight[:, None] * y[..., None, :] if self.left else y[..., None] * weight
+        else:
+            back = torch.matmul(weight.mT, y) if self.left else torch.matmul(y, weight.mT)
         return (back.sum_to_size(xs[0].shape),)
 
 

@@ -173,8 +173,8 @@ def _unwrapped(network: nn.Module) -> nn.Module:
     """What is within the wrapping of torch.compile, or of data-parallel training."""
     if isinstance(network, nn.parallel.DataParallel | nn.parallel.DistributedDataParallel):
         return _unwrapped(network.module)
-    inner: nn.Module = getattr(network, "_orig_mod", network)
-    return inner
+    compiled = getattr(network, "_orig_mod", None)
+    return network if compiled is None else _unwrapped(compiled)
 
 
 def _copied(images: Tensor) -> Tensor:

@@ -199,8 +199,8 @@ def _same(call: Call) -> Step:
     return PassStep(call.carriers[:1], call.facts[call.carriers[0]], rectifier=True)
 
 
-def _clamp(call: Call) -> Step:
-    low, high = call.argument(1, "min"), call.argument(2, "max")
+def _clamp(call: Call, least: float | None = None, most: float | None = None) -> Step:
+    low, high = call.argument(1, "min", least), call.argument(2, "max", most)
     low_is_zero = isinstance(low, int | float) and low == 0
     nonnegative = isinstance(low, int | float) and low >= 0
     return PassStep(call.carriers[:1], Facts(nonnegative, 1 if low is None or high is None else 2), low_is_zero)
@@ -248,7 +248,7 @@ ROWS: tuple[tuple[Build, str], ...] = (
     (_average, "avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d mean sum"),
     (_average, "_adaptive_avg_pool2d _adaptive_avg_pool3d cumsum upsample_nearest1d upsample_nearest2d"),
     (_average, "upsample_nearest3d upsample_linear1d upsample_bilinear2d upsample_trilinear3d upsample_bicubic2d"),
-    (_average, "_upsample_bilinear2d_aa _upsample_bicubic2d_aa"),
+    (_average, "_upsample_bilinear2d_aa _upsample_bicubic2d_aa col2im"),
     (partial(_sum, signs=(1, 1)), "add"),
     (partial(_sum, signs=(1, -1)), "sub"),
     (partial(_sum, signs=(-1, 1)), "rsub"),
@@ -257,12 +257,13 @@ ROWS: tuple[tuple[Build, str], ...] = (
     (partial(_pass, rectifier=True), "relu"),
     (partial(_pass, rectifier=True, gate=2), "relu6"),
     (partial(_pass, nonnegative=True, gate=2), "sigmoid hardsigmoid"),
-    (partial(_pass, gate=2), "tanh erf hardtanh sin cos"),
+    (partial(_pass, gate=2), "tanh erf sin cos"),
     (partial(_pass, nonnegative=True, gate=1), "softplus exp square sqrt abs"),
-    (partial(_pass, gate=1), "gelu silu hardswish mish elu selu celu leaky_relu prelu rrelu softsign log_sigmoid"),
+    (partial(_pass, gate=1), "gelu silu hardswish mish elu selu celu leaky_relu prelu rrelu log_sigmoid"),
     (partial(_pass, gate=1), "threshold hardshrink softshrink expm1 log log1p log2 pow sign_ log_softmax _log_softmax"),
     (_pass, "neg"),
     (_clamp, "clamp clip"),
+    (partial(_clamp, least=-1, most=1), "hardtanh"),
     (_clamp_min, "clamp_min"),
     (partial(_pass, gate=1), "clamp_max"),
     (_same, "clone alias detach contiguous dropout alpha_dropout feature_dropout feature_alpha_dropout to _to_copy"),
@@ -271,7 +272,7 @@ ROWS: tuple[tuple[Build, str], ...] = (
     (_move, "expand expand_as repeat repeat_interleave tile slice select narrow split split_with_sizes chunk unbind"),
     (_move, "tensor_split unsafe_split unsafe_chunk cat concat concatenate stack flip roll rot90 pixel_shuffle"),
     (_move, "pixel_unshuffle channel_shuffle native_channel_shuffle unfold im2col index index_select gather"),
-    (_move, "slice_scatter select_scatter masked_fill where maximum minimum max min amax amin topk sort diagonal"),
+    (_move, "copy slice_scatter select_scatter masked_fill where maximum minimum max min amax amin topk sort diagonal"),
     (_move, "max_pool1d max_pool2d max_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d"),
     (_move, "max_pool2d_with_indices max_pool3d_with_indices reflection_pad1d reflection_pad2d reflection_pad3d"),
     (_move, "replication_pad1d replication_pad2d replication_pad3d as_strided swapaxes swapdims mT broadcast_to"),

@@ -43,11 +43,13 @@ class Ledger:
         n: how many images there are.
         retain: whether other targets of the same images follow.
         layers: name of a layer `->` what it absorbed, in the order of the walk.
+        sums: of the output of each linear map; R / inf is 0, so that a receipt may balance over an infinity.
         unsigned: the largest relevance on the way, summed without signs, `(N,)`, where it was looked at.
     """
 
     n: int
     retain: bool = False
+    sums: list[Tensor] = field(default_factory=list)
     unsigned: list[Tensor] = field(default_factory=list)
     layers: dict[str, Absorbed] = field(default_factory=dict)
 

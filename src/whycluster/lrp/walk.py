@@ -67,6 +67,7 @@ class LinearRelevance(Function):
         if site.one.with_relu:
             z.relu_()
         z = z.to(site.dtype)
+        site.ledger.sums.append(z.sum())
         ctx.layer, ctx.site, ctx.memo = layer, site, {}
         ctx.save_for_backward(*xs, z)
         return z
@@ -77,7 +78,7 @@ class LinearRelevance(Function):
         site: Site = ctx.site
         one, ledger = site.one, site.ledger
         assert one.rule is not None  # every linear map has one
-        memo = ctx.memo if ledger.retain else None
+        memo = ctx.memo if ledger.retain or ctx.memo else None
         if z.ndim == 4 and z.is_contiguous(memory_format=torch.channels_last):  # convolutions are the faster for it
             relevance = relevance.contiguous(memory_format=torch.channels_last)
         passage = Passage(ctx.layer, one.rule, xs, z, site.batch, ledger.n, one.nonnegative, one.rectified, memo)
@@ -224,7 +225,9 @@ def _operands(one: Planned, look_up: Callable[[fx.Node], Any], dtype: torch.dtyp
     """What a step mixes: the nodes, and their values; the summands of a sum are shaped as it is."""
     if isinstance(one.step, LinearStep) and issubclass(one.step.kind, Add):
         summands = list(one.node.args[:2])
-        values = [torch.as_tensor(fx.map_arg(summand, look_up)) for summand in summands]
+        found = [fx.map_arg(summand, look_up) for summand in summands]
+        # A number takes the precision of what it is added to.
+        values = [one if isinstance(one, Tensor) else torch.as_tensor(one, dtype=dtype) for one in found]
         device = next(value.device for value in values if value.ndim)
         shape = torch.broadcast_shapes(*(value.shape for value in values))  # type: ignore[no-untyped-call]
         return summands, [value.to(device, dtype).expand(shape) for value in values]
