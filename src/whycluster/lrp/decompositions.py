@@ -76,6 +76,11 @@ def addcmul(x: Tensor, first: Tensor, second: Tensor, *, value: float = 1) -> Te
     return x + first * second * value
 
 
+def copied(target: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:
+    """What stands in a tensor after another was copied into it."""
+    return source.to(target.dtype).expand(target.shape)
+
+
 def glu(x: Tensor, dim: int = -1) -> Tensor:
     """A gated linear unit: the first half times the sigmoid of the second (Dauphin et al., arXiv 1612.08083)."""
     values, gate = x.chunk(2, dim)
@@ -112,6 +117,7 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
         aten.rms_norm.default: rms_norm,
         aten.glu.default: glu,
         aten.addcmul.default: addcmul,
+        aten.copy.default: copied,
         aten.conv1d.padding: convolution_same,
         aten.conv2d.padding: convolution_same,
         aten.conv3d.padding: convolution_same,

@@ -272,7 +272,7 @@ ROWS: tuple[tuple[Build, str], ...] = (
     (_move, "expand expand_as repeat repeat_interleave tile slice select narrow split split_with_sizes chunk unbind"),
     (_move, "tensor_split unsafe_split unsafe_chunk cat concat concatenate stack flip roll rot90 pixel_shuffle"),
     (_move, "pixel_unshuffle channel_shuffle native_channel_shuffle unfold im2col index index_select gather"),
-    (_move, "copy slice_scatter select_scatter masked_fill where maximum minimum max min amax amin topk sort diagonal"),
+    (_move, "slice_scatter select_scatter masked_fill where maximum minimum max min amax amin topk sort diagonal"),
     (_move, "max_pool1d max_pool2d max_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d"),
     (_move, "max_pool2d_with_indices max_pool3d_with_indices reflection_pad1d reflection_pad2d reflection_pad3d"),
     (_move, "replication_pad1d replication_pad2d replication_pad3d as_strided swapaxes swapdims mT broadcast_to"),
