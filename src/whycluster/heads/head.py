@@ -95,6 +95,9 @@ class Head(nn.Module, ABC):
             head.register_buffer(name, buffers.get(name))
         return head
 
+    def extra_repr(self) -> str:
+        return f"{self.n_features}, n_clusters={self.n_clusters}"
+
     @property
     def n_features(self) -> int:
         """`D`."""
