@@ -168,7 +168,8 @@ def test_a_network_without_short_cuts(family: str, composite: Composite, monkeyp
     knowing = LRP(network, composite).attribute(images, torch.abs)
 
     def asking(*arguments: object) -> list[plan.Planned]:
-        return [replace(one, nonnegative=False, rectified=False, with_relu=False) for one in plan.plan(*arguments)]
+        off = {"nonnegative": False, "rectified": False, "with_relu": False, "done_before": False}
+        return [replace(one, **off) for one in plan.plan(*arguments)]
 
     monkeypatch.setattr(lrp, "plan", asking)
     monkeypatch.setattr(fused, "FUSED", {})

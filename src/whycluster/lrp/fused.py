@@ -5,15 +5,15 @@ Tensors at the outputs of a layer are as large as its activations, and sweeps th
 hence in place, over tensors that belong to the function alone.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from whycluster.lrp.linear_maps import Add, Modify
+from whycluster.lrp.linear_maps import Add, Convolution, LinearMap, Modify
 from whycluster.lrp.receipts import Absorbed
 from whycluster.lrp.redistribution import Passage, Relevance, redistribute
-from whycluster.lrp.rules import AlphaBeta, Epsilon, Gamma, Norm, Ratio, Rule, ZPlus, negative, positive
+from whycluster.lrp.rules import AlphaBeta, Epsilon, Gamma, Norm, Ratio, Rule, ZBox, ZPlus, negative, positive
 
 # Bytes of a block that the C library's allocator reuses; larger ones it fetches from the system page by page, which
 # takes as long as several sweeps over them.
@@ -60,7 +60,10 @@ def epsilon(passage: Passage, relevance: Tensor) -> Relevance:
             denominator.masked_fill_(nobody, torch.inf)
         quotient = torch.div(relevance, denominator, out=denominator)
         signed = quotient * z.sign() if stabilizer else quotient
-    absorbed = _kept(passage, quotient, layer.bias, signed, zero)
+    absorbed = _kept(passage, [(quotient, layer.bias)], signed, zero)
+    *others, last = passage.xs
+    if isinstance(layer, Add):  # each summand gets its part of the one quotient, the last one in its place
+        return [*(quotient * x for x in others), quotient.mul_(last)], absorbed
     passed = layer.transpose(quotient, passage.xs, layer.weight)
     return [back * x for back, x in zip(passed, passage.xs, strict=True)], absorbed
 
@@ -98,57 +101,93 @@ def _one_sign(passage: Passage, relevance: Tensor, modify: Modify, sign: int) ->
         denominator.masked_fill_(nobody, torch.inf)
     quotient = torch.div(relevance, denominator, out=denominator)
     back = layer.transpose(quotient, passage.xs, weight)[0]
-    absorbed = _kept(passage, quotient, bias, quotient, zero)
+    absorbed = _kept(passage, [(quotient, bias)], quotient, zero)
     return back, absorbed if sign > 0 else absorbed._replace(stabilizer=-absorbed.stabilizer)
 
 
 def gamma(passage: Passage, relevance: Tensor) -> Relevance:
-    """By `(x w)⁺ = (|x w| + x w) / 2`, one sum serves outputs of both signs: with `A = |w|·|x| + |b|` and `s` the sign
-    of `z`, the total is `(1 + γ/2) z + s γ/2 A`, and what an input adds to it `(1 + γ/2) x w + s γ/2 |x| |w|`.
+    """By `(x w)⁺ = (|x w| + x w) / 2`, one sum serves outputs of both signs: with `A = γ/2 (|x|·|w| + |b|)` the total is
+    `sign(z) ((1 + γ/2) |z| + A)`, and what an input adds to it `(1 + γ/2) x w + sign(z) γ/2 |x| |w|`.
     """
-    rule, layer = passage.rule, passage.layer
+    rule, layer, z = passage.rule, passage.layer, passage.z
     assert isinstance(rule, Gamma)
     if len(passage.xs) > 1 or layer.weight is None:
         return redistribute(passage, relevance)
-    if passage.rectified and passage.nonnegative:
-        return _gamma_of_positive(passage, relevance)
-    x, z, more = passage.xs[0], passage.z, 1 + rule.gamma / 2
-    size = x if passage.nonnegative else x.abs()
-    weight, bias = layer.modified(rule.half), None if layer.bias is None else rule.half(layer.bias)
-    total = _memo(passage, "half", lambda: layer.apply([size], weight, bias).to(relevance.dtype))
-    denominator = total + rule.stabilizer if passage.memo is not None else total.add_(rule.stabilizer)
-    denominator.copysign_(z).add_(z, alpha=more)
-    zero = None
-    if _has_zeros(z):
-        zero = passage.per_image(relevance * (z == 0))
-        denominator.masked_fill_(z == 0, torch.inf)
-    quotient = relevance / denominator
-    signed = torch.div(relevance, denominator.abs_(), out=denominator)
-    absorbed = _kept(passage, signed, bias, signed, zero)
-    if layer.bias is not None:
-        absorbed = absorbed._replace(bias=absorbed.bias + passage.kept_by(quotient, more * layer.bias))
-    back = layer.transpose(quotient, passage.xs, layer.weight)[0].mul_(more)
-    other = layer.transpose(signed, passage.xs, weight)[0]
-    return [back.add_(other).mul_(x) if passage.nonnegative else back.mul_(x).addcmul_(other, size)], absorbed
+    if passage.nonnegative:
+        return _gamma_of_nonnegative(passage, relevance)
+    x, more = passage.xs[0], 1 + rule.gamma / 2
+    size = x.abs()
+    total = _memo(passage, "half", lambda: _stabilised(passage, [size], rule.half).add_(z.abs(), alpha=more))
+    signed, zero = _signed_quotient(passage, relevance, total)
+    quotient = signed * z.sign()
+    back = layer.transpose(quotient, passage.xs, layer.weight)[0].mul_(more).mul_(x)
+    back.addcmul_(layer.transpose(signed, passage.xs, layer.modified(rule.half))[0], size)
+    return [back], _kept(passage, [(signed, _bias(layer, rule.half)), (quotient, _bias(layer, more))], signed, zero)
 
 
-def _gamma_of_positive(passage: Passage, relevance: Tensor) -> Relevance:
-    """Behind a ReLU and before one, inputs and outputs with relevance are positive: one sum is left."""
-    rule, layer = passage.rule, passage.layer
+def _gamma_of_nonnegative(passage: Passage, relevance: Tensor) -> Relevance:
+    """Behind a ReLU two sums are left, `ρ = x·(w + γ w⁺)` for positive outputs and `σ = x·(w + γ w⁻)` for negative ones,
+    and `ρ + σ = (2 + γ) z`: the size of the total is `(2 + γ) z⁺ - σ`, and what an input adds to it
+    `(2 + γ) x w [z > 0] - x (w + γ w⁻)`. Between two ReLUs, where only positive outputs have relevance, it is `ρ`.
+    """
+    rule, layer, z, x = passage.rule, passage.layer, passage.z, passage.xs[0]
     assert isinstance(rule, Gamma)
-    weight, least = layer.modified(rule.rising), rule.stabilizer or torch.finfo(passage.z.dtype).tiny
-    bias = None if layer.bias is None else rule.rising(layer.bias)
+    if passage.rectified:
+        least = rule.stabilizer or torch.finfo(z.dtype).tiny
+        total = _memo(passage, "rising", lambda: _stabilised(passage, [x], rule.rising).clamp_(min=least))
+        quotient = torch.div(relevance, total, out=total if passage.memo is None else None)
+        back = layer.transpose(quotient, [x], layer.modified(rule.rising))[0]
+        return [back.mul_(x)], _kept(passage, [(quotient, _bias(layer, rule.rising))], quotient, None)
+    both, modify = 2 + rule.gamma, rule.minus_sinking
+    total = _memo(passage, "sinking", lambda: _stabilised(passage, [x], modify).add_(z.clamp(min=0), alpha=both))
+    signed, zero = _signed_quotient(passage, relevance, total)
+    of_positive = torch.ops.aten.threshold_backward(signed, z, 0)  # zero where z is not positive
+    back = layer.transpose(signed, [x], layer.modified(modify))[0]
+    back.add_(layer.transpose(of_positive, [x], layer.weight)[0], alpha=both)
+    kept = _kept(passage, [(signed, _bias(layer, modify)), (of_positive, _bias(layer, both))], signed, zero)
+    return [back.mul_(x)], kept
 
-    def stabilised() -> Tensor:
-        # With the stabilizer in the bias, it costs no sweep of its own.
-        with_bias = None if bias is None else bias + rule.stabilizer
-        total = layer.apply(passage.xs, weight, with_bias).to(relevance.dtype)
-        return (total.add_(rule.stabilizer) if bias is None else total).clamp_(min=least)
 
-    denominator = _memo(passage, "rising", stabilised)
-    quotient = torch.div(relevance, denominator, out=denominator if passage.memo is None else None)
-    back = layer.transpose(quotient, passage.xs, weight)[0]
-    return [back.mul_(passage.xs[0])], _kept(passage, quotient, bias, quotient, None)
+def box(passage: Passage, relevance: Tensor) -> Relevance:
+    """The sum of two products is one product, of inputs and weights that stand side by side."""
+    layer, rule, x = passage.layer, passage.rule, passage.xs[0]
+    if not isinstance(layer, Convolution) or layer.transposed or layer.groups > 1:
+        return redistribute(passage, relevance)
+    products = rule.contributions[0].products
+    inputs = torch.cat([product.input(x) for product in products], 1)
+    weights = torch.cat([product.weight(layer.weight) for product in products if layer.weight is not None], 1)
+    total = _memo(passage, "box", lambda: layer.apply([inputs], weights).to(relevance.dtype))
+    nobody, added = total == 0, torch.copysign(total.new_tensor(rule.stabilizer), total)
+    quotient = relevance / (total + added).masked_fill_(nobody, torch.inf)
+    back = layer.transpose(quotient, [inputs], weights)[0].mul_(inputs)
+    kept = _kept(passage, [], quotient * total.sign(), passage.per_image(relevance * nobody))
+    return [back.unflatten(1, (len(products), -1)).sum(1)], kept
+
+
+def _bias(layer: LinearMap, modify: Modify | float) -> Tensor | None:
+    """The bias as a rule modifies it, or times a number."""
+    if layer.bias is None:
+        return None
+    return modify(layer.bias) if callable(modify) else modify * layer.bias
+
+
+def _stabilised(passage: Passage, xs: Sequence[Tensor], modify: Modify) -> Tensor:
+    """The sum with modified weights and bias, and the stabilizer, which costs no sweep of its own in the bias."""
+    layer, stabilizer = passage.layer, passage.rule.stabilizer
+    bias = None if layer.bias is None else modify(layer.bias) + stabilizer
+    total = layer.apply(xs, layer.modified(modify), bias).to(passage.z.dtype)
+    return total.add_(stabilizer) if bias is None else total
+
+
+def _signed_quotient(passage: Passage, relevance: Tensor, size: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Relevance by the size of the total, and what is kept where `z` is zero, whose relevance nobody takes."""
+    zero = None
+    if _has_zeros(passage.z):
+        nobody = passage.z == 0
+        zero = passage.per_image(relevance * nobody)
+        relevance = relevance.masked_fill(nobody, 0)
+        size = size.masked_fill(nobody, 1)
+    return torch.div(relevance, size, out=size if passage.memo is None else None), zero
 
 
 def _has_zeros(values: Tensor) -> bool:
@@ -165,18 +204,23 @@ def _memo(passage: Passage, name: str, compute: Callable[[], Tensor]) -> Tensor:
     return found
 
 
-def _kept(passage: Passage, quotient: Tensor, bias: Tensor | None, signed: Tensor, zero: Tensor | None) -> Absorbed:
-    """What bias, stabiliser and zero totals keep.
+def _kept(
+    passage: Passage, terms: Sequence[tuple[Tensor, Tensor | None]], signed: Tensor, zero: Tensor | None
+) -> Absorbed:
+    """What biases, stabilizer and zero totals keep.
 
     Args:
-        quotient: relevance by total.
-        bias: that is part of the total.
-        signed: the quotient times the sign that the stabiliser was added with.
+        terms: relevance by total, and the part of the bias that stands in such totals.
+        signed: relevance by total, times the sign that the stabilizer was added with.
         zero: kept where totals are zero.
     """
-    summed = passage.over_places(quotient, bias)
-    by_bias = summed.new_zeros(passage.n) if bias is None else passage.per_image(summed * bias)
-    by_stabilizer = passage.per_image(summed if signed is quotient else signed) * passage.rule.stabilizer
+    by_bias, summed = signed.new_zeros(passage.n), signed
+    for quotient, bias in terms:
+        if bias is not None:
+            places = passage.over_places(quotient, bias)
+            by_bias = by_bias + passage.per_image(places * bias)
+            summed = places if quotient is signed else summed
+    by_stabilizer = passage.per_image(summed) * passage.rule.stabilizer
     return Absorbed(by_bias, by_stabilizer, torch.zeros_like(by_stabilizer) if zero is None else zero)
 
 
@@ -187,4 +231,5 @@ FUSED: dict[type[Rule], Callable[[Passage, Tensor], Relevance]] = {
     AlphaBeta: alpha_beta,
     ZPlus: alpha_beta,
     Gamma: gamma,
+    ZBox: box,
 }

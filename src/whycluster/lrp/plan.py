@@ -38,7 +38,8 @@ class Planned:
         rule: of a linear map.
         nonnegative: whether what it mixes is known to have no negative entry.
         rectified: whether relevance of the output is known to be zero where the output is not positive.
-        with_relu: whether the linear map also computes the ReLU after it, which then has nothing left to do.
+        with_relu: whether the linear map also computes the ReLU after it.
+        done_before: whether this is such a ReLU, whose input is its output.
         norm: the name of the batch norm that is folded into it.
     """
 
@@ -49,6 +50,7 @@ class Planned:
     nonnegative: bool = False
     rectified: bool = False
     with_relu: bool = False
+    done_before: bool = False
     norm: str | None = None
 
     @property
@@ -90,7 +92,16 @@ def plan(graph: Graph, composite: Composite, attention: Attention) -> list[Plann
             one = replace(one, rule=rule, nonnegative=nonnegative)
         planned[node] = one
     _rectify(graph, planned, users)
-    return list(planned.values())
+    return _needed(graph, planned)
+
+
+def _needed(graph: Graph, planned: dict[fx.Node, Planned]) -> list[Planned]:
+    """Without layers that now stand at the place of a norm, and what else no step reads any more."""
+    read = set(graph.outputs)
+    for one in reversed(planned.values()):
+        if one.node in read:
+            read.update(one.reads)
+    return [one for one in planned.values() if one.node in read]
 
 
 def _facts(steps: dict[fx.Node, Step], node: fx.Node) -> Facts:
@@ -192,6 +203,8 @@ def _rectify(graph: Graph, planned: dict[fx.Node, Planned], users: dict[fx.Node,
         # A pooling may hand on its own input, over which nothing must be written.
         fuses = isinstance(one.step, LinearStep) and one.step.kind is not AveragePool
         planned[node] = replace(one, rectified=rectified[node], with_relu=relu and fuses)
+        if alone is not None and planned[node].with_relu:
+            planned[alone.node] = replace(alone, done_before=True)
 
 
 def _rectifies(reader: Planned, facts: Facts, rectified: bool) -> bool:

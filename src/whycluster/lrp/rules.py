@@ -172,7 +172,10 @@ class Gamma(Rule):
         def half(weight: Tensor) -> Tensor:
             return weight.abs() * (gamma / 2)
 
-        self.rising, self.half = rising, half  # those of the fused form
+        def minus_sinking(weight: Tensor) -> Tensor:
+            return -sinking(weight)
+
+        self.rising, self.minus_sinking, self.half = rising, minus_sinking, half  # those of the fused forms
         super().__init__(
             [
                 Contribution([Product(positive, rising), Product(negative, sinking)], rising, outputs="positive"),

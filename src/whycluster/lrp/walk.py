@@ -196,6 +196,8 @@ class Program:
             value = self.constants[source] if source in self.constants else values[source]
             return value.detach() if isinstance(value, Tensor) and source not in step.carriers else value
 
+        if one.done_before:
+            return look_up(step.carriers[0])
         if isinstance(step, ConstantStep):
             with torch.no_grad():
                 return one.compute(look_up)
