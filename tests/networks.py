@@ -37,8 +37,11 @@ def randomized(network: nn.Module) -> nn.Module:
                 nn.init.uniform_(module.running_var, 0.5, 2)
         if isinstance(getattr(module, "bias", None), Tensor):
             nn.init.normal_(module.bias, 0, 0.1)
-        if isinstance(getattr(module, "layer_scale", None), Tensor):
-            nn.init.uniform_(module.layer_scale, 0.1, 0.5)
+    for parameter in network.parameters():
+        if parameter.ndim > 1 and not parameter.any():  # heads and tokens that training starts from zero
+            nn.init.normal_(parameter, 0, 0.05)
+        elif parameter.numel() > 1 and 0 < parameter.min() == parameter.max() < 0.01:  # the scales of branches
+            nn.init.uniform_(parameter, 0.1, 0.5)
     return network
 
 

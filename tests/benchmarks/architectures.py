@@ -17,7 +17,7 @@ import warnings
 
 import torch
 from measure import seconds
-from networks import network_of
+from networks import network_of, randomized
 from torch import Tensor, nn
 from torchvision import models
 from torchvision.models import list_models
@@ -73,7 +73,7 @@ def built(name: str) -> tuple[nn.Module, int]:
     torch.manual_seed(0)
     size = {"img_size": 224} if "dinov2" in name else {}
     network: nn.Module = timm.create_model(name.removeprefix("timm/"), pretrained=False, **size)
-    return network, size.get("img_size", network.pretrained_cfg["input_size"][-1])
+    return randomized(network), size.get("img_size", network.pretrained_cfg["input_size"][-1])
 
 
 def calibrated(network: nn.Module, side: int) -> nn.Module:

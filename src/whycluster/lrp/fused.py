@@ -6,11 +6,12 @@ hence in place, over tensors that belong to the function alone.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from whycluster.lrp.linear_maps import Add, Convolution, LinearMap, Modify
+from whycluster.lrp.linear_maps import Add, Convolution, LinearMap, Modify, TokenLinear
 from whycluster.lrp.receipts import Absorbed
 from whycluster.lrp.redistribution import Passage, Relevance, redistribute
 from whycluster.lrp.rules import AlphaBeta, Epsilon, Gamma, Norm, Ratio, Rule, ZBox, ZPlus, negative, positive
@@ -23,6 +24,9 @@ CHEAP = 32 * 2**20
 def redistribute_fast(passage: Passage, relevance: Tensor) -> Relevance:
     """What `redistribute` computes: by the shorter sums, and some images after the others where that is faster."""
     fused = FUSED.get(type(passage.rule), redistribute)
+    busy = _busy(passage, relevance)
+    if busy is not None:
+        return _pass_busy(passage, relevance, busy)
     parts = [fused(part, relevance[some]) for some, part in _parts(passage)]
     if len(parts) == 1:
         return parts[0]
@@ -44,6 +48,40 @@ def _parts(passage: Passage) -> Iterator[tuple[slice, Passage]]:
         yield slice(start, start + size), passage.of(slice(start, start + size))
 
 
+def _busy(passage: Passage, relevance: Tensor) -> list[slice] | None:
+    """Outside of which a layer on tokens gets no relevance: where attention is constant none comes to queries and keys,
+    and from a class token none to what the last block makes of the others. `None`: it gets some everywhere.
+    """
+    axis, dims = passage.batch.axis, range(relevance.ndim)
+    if not isinstance(passage.layer, TokenLinear) or passage.memo is not None or not relevance.numel():
+        return None
+    one = relevance.narrow(axis, 0, 1) if passage.batch.inner == 1 else relevance
+    for some in (one, relevance):  # mostly one image, or one token of each, is enough to see that it gets some everywhere
+        arrives = [_not_zero(some, [at for at in dims if at != dim]) for dim in dims if dim != axis]
+        if all(bool(places.all()) for places in arrives):
+            return None
+    found = [places.nonzero()[:, 0].tolist() or [0] for places in arrives]
+    busy = [slice(places[0], places[-1] + 1) for places in found]
+    return [*busy[:axis], slice(None), *busy[axis:]]
+
+
+def _not_zero(values: Tensor, dims: Sequence[int]) -> Tensor:
+    """Where some value along `dims` is not zero; quicker than `any`, and true of NaN."""
+    return (values.amax(dims) != 0) | (values.amin(dims) != 0)
+
+
+def _pass_busy(passage: Passage, relevance: Tensor, busy: list[slice]) -> Relevance:
+    """What `redistribute_fast` computes, where only some tokens or outputs of a layer get relevance."""
+    layer, rows, (x,) = passage.layer, (*busy[:-1],), passage.xs
+    assert layer.weight is not None  # for the type checker
+    smaller = TokenLinear(layer.weight[busy[-1]], None if layer.bias is None else layer.bias[busy[-1]])
+    part = replace(passage, layer=smaller, xs=[x[rows]], z=passage.z[(*busy,)])
+    (passed,), absorbed = FUSED.get(type(passage.rule), redistribute)(part, relevance[(*busy,)])
+    whole = torch.zeros_like(x, dtype=passed.dtype)
+    whole[rows] = passed
+    return [whole], absorbed
+
+
 def epsilon(passage: Passage, relevance: Tensor) -> Relevance:
     """The total is the output itself, which is there already."""
     layer, z, stabilizer = passage.layer, passage.z, passage.rule.stabilizer
@@ -53,14 +91,15 @@ def epsilon(passage: Passage, relevance: Tensor) -> Relevance:
         denominator.clamp_(min=stabilizer or torch.finfo(z.dtype).tiny)
         quotient = signed = torch.div(relevance, denominator, out=denominator)
     else:
-        denominator = z + torch.copysign(z.new_tensor(stabilizer), z)
+        sign = z.sign()
+        denominator = torch.add(z, sign, alpha=stabilizer)
         if _has_zeros(z):
             nobody = z == 0
             zero = passage.per_image(relevance * nobody)
             denominator.masked_fill_(nobody, torch.inf)
         quotient = torch.div(relevance, denominator, out=denominator)
-        signed = quotient * z.sign() if stabilizer else quotient
-    absorbed = _kept(passage, [(quotient, layer.bias)], signed, zero)
+        signed = sign.mul_(quotient) if stabilizer else quotient
+    absorbed = _kept(passage, [(quotient, layer.bias)], signed, stabilizer, zero)
     *others, last = passage.xs
     if isinstance(layer, Add):  # each summand gets its part of the one quotient, the last one in its place
         return [*(quotient * x for x in others), quotient.mul_(last)], absorbed
@@ -101,13 +140,13 @@ def _one_sign(passage: Passage, relevance: Tensor, modify: Modify, sign: int) ->
         denominator.masked_fill_(nobody, torch.inf)
     quotient = torch.div(relevance, denominator, out=denominator)
     back = layer.transpose(quotient, passage.xs, weight)[0]
-    absorbed = _kept(passage, [(quotient, bias)], quotient, zero)
+    absorbed = _kept(passage, [(quotient, bias)], quotient, passage.rule.stabilizer, zero)
     return back, absorbed if sign > 0 else absorbed._replace(stabilizer=-absorbed.stabilizer)
 
 
 def gamma(passage: Passage, relevance: Tensor) -> Relevance:
-    """By `(x w)⁺ = (|x w| + x w) / 2`, one sum serves outputs of both signs: with `A = γ/2 (|x|·|w| + |b|)` the total is
-    `sign(z) ((1 + γ/2) |z| + A)`, and what an input adds to it `(1 + γ/2) x w + sign(z) γ/2 |x| |w|`.
+    """By `(x w)⁺ = (|x w| + x w) / 2`, one sum serves outputs of both signs: with `c = γ / (2 + γ)`, the share of an input
+    is `(sign(z) x w + c |x w|) / (|z| + c Σ |x w|)`.
     """
     rule, layer, z = passage.rule, passage.layer, passage.z
     assert isinstance(rule, Gamma)
@@ -115,37 +154,39 @@ def gamma(passage: Passage, relevance: Tensor) -> Relevance:
         return redistribute(passage, relevance)
     if passage.nonnegative:
         return _gamma_of_nonnegative(passage, relevance)
-    x, more = passage.xs[0], 1 + rule.gamma / 2
-    size = x.abs()
-    total = _memo(passage, "half", lambda: _stabilised(passage, [size], rule.half).add_(z.abs(), alpha=more))
+    x, stabilizer = passage.xs[0], rule.stabilizer / (1 + rule.gamma / 2)
+    size, sign = x.abs(), z.sign()
+    total = _memo(passage, "total", lambda: _total(passage, size, rule.small, stabilizer).addcmul_(z, sign))
     signed, zero = _signed_quotient(passage, relevance, total)
-    quotient = signed * z.sign()
-    back = layer.transpose(quotient, passage.xs, layer.weight)[0].mul_(more).mul_(x)
-    back.addcmul_(layer.transpose(signed, passage.xs, layer.modified(rule.half))[0], size)
-    return [back], _kept(passage, [(signed, _bias(layer, rule.half)), (quotient, _bias(layer, more))], signed, zero)
+    quotient = sign.mul_(signed)
+    back = layer.transpose(quotient, passage.xs, layer.weight)[0].mul_(x)
+    back.addcmul_(layer.transpose(signed, passage.xs, layer.modified(rule.small))[0], size)
+    terms = [(signed, _bias(layer, rule.small)), (quotient, layer.bias)]
+    return [back], _kept(passage, terms, signed, stabilizer, zero)
 
 
 def _gamma_of_nonnegative(passage: Passage, relevance: Tensor) -> Relevance:
     """Behind a ReLU two sums are left, `ρ = x·(w + γ w⁺)` for positive outputs and `σ = x·(w + γ w⁻)` for negative ones,
-    and `ρ + σ = (2 + γ) z`: the size of the total is `(2 + γ) z⁺ - σ`, and what an input adds to it
-    `(2 + γ) x w [z > 0] - x (w + γ w⁻)`. Between two ReLUs, where only positive outputs have relevance, it is `ρ`.
+    with `ρ + σ = (2 + γ) z`. So with `v = -(w + γ w⁻) / (2 + γ)`, the share of an input is `x (w [z > 0] + v)` of
+    `z⁺ + x·v`. Between two ReLUs, where only positive outputs have relevance, it is `x (w + γ w⁺)` of `ρ`.
     """
     rule, layer, z, x = passage.rule, passage.layer, passage.z, passage.xs[0]
     assert isinstance(rule, Gamma)
     if passage.rectified:
-        least = rule.stabilizer or torch.finfo(z.dtype).tiny
-        total = _memo(passage, "rising", lambda: _stabilised(passage, [x], rule.rising).clamp_(min=least))
+        stabilizer = rule.stabilizer
+        least = stabilizer or torch.finfo(z.dtype).tiny
+        total = _memo(passage, "total", lambda: _total(passage, x, rule.rising, stabilizer).clamp_(min=least))
         quotient = torch.div(relevance, total, out=total if passage.memo is None else None)
         back = layer.transpose(quotient, [x], layer.modified(rule.rising))[0]
-        return [back.mul_(x)], _kept(passage, [(quotient, _bias(layer, rule.rising))], quotient, None)
-    both, modify = 2 + rule.gamma, rule.minus_sinking
-    total = _memo(passage, "sinking", lambda: _stabilised(passage, [x], modify).add_(z.clamp(min=0), alpha=both))
+        return [back.mul_(x)], _kept(passage, [(quotient, _bias(layer, rule.rising))], quotient, stabilizer)
+    stabilizer = rule.stabilizer / (2 + rule.gamma)
+    total = _memo(passage, "total", lambda: _total(passage, x, rule.opposed, stabilizer).add_(z.clamp(min=0)))
     signed, zero = _signed_quotient(passage, relevance, total)
     of_positive = torch.ops.aten.threshold_backward(signed, z, 0)  # zero where z is not positive
-    back = layer.transpose(signed, [x], layer.modified(modify))[0]
-    back.add_(layer.transpose(of_positive, [x], layer.weight)[0], alpha=both)
-    kept = _kept(passage, [(signed, _bias(layer, modify)), (of_positive, _bias(layer, both))], signed, zero)
-    return [back.mul_(x)], kept
+    back = layer.transpose(signed, [x], layer.modified(rule.opposed))[0]
+    back.add_(layer.transpose(of_positive, [x], layer.weight)[0]).mul_(x)
+    terms = [(signed, _bias(layer, rule.opposed)), (of_positive, layer.bias)]
+    return [back], _kept(passage, terms, signed, stabilizer, zero)
 
 
 def box(passage: Passage, relevance: Tensor) -> Relevance:
@@ -160,34 +201,32 @@ def box(passage: Passage, relevance: Tensor) -> Relevance:
     nobody, added = total == 0, torch.copysign(total.new_tensor(rule.stabilizer), total)
     quotient = relevance / (total + added).masked_fill_(nobody, torch.inf)
     back = layer.transpose(quotient, [inputs], weights)[0].mul_(inputs)
-    kept = _kept(passage, [], quotient * total.sign(), passage.per_image(relevance * nobody))
+    zero = passage.per_image(relevance * nobody)
+    kept = _kept(passage, [], quotient * total.sign(), rule.stabilizer, zero)
     return [back.unflatten(1, (len(products), -1)).sum(1)], kept
 
 
-def _bias(layer: LinearMap, modify: Modify | float) -> Tensor | None:
-    """The bias as a rule modifies it, or times a number."""
-    if layer.bias is None:
-        return None
-    return modify(layer.bias) if callable(modify) else modify * layer.bias
+def _bias(layer: LinearMap, modify: Modify) -> Tensor | None:
+    """The bias as a rule modifies it."""
+    return None if layer.bias is None else modify(layer.bias)
 
 
-def _stabilised(passage: Passage, xs: Sequence[Tensor], modify: Modify) -> Tensor:
+def _total(passage: Passage, x: Tensor, modify: Modify, stabilizer: float) -> Tensor:
     """The sum with modified weights and bias, and the stabilizer, which costs no sweep of its own in the bias."""
-    layer, stabilizer = passage.layer, passage.rule.stabilizer
-    bias = None if layer.bias is None else modify(layer.bias) + stabilizer
-    total = layer.apply(xs, layer.modified(modify), bias).to(passage.z.dtype)
+    bias = _bias(passage.layer, modify)
+    weight = passage.layer.modified(modify)
+    total = passage.layer.apply([x], weight, None if bias is None else bias + stabilizer).to(passage.z.dtype)
     return total.add_(stabilizer) if bias is None else total
 
 
-def _signed_quotient(passage: Passage, relevance: Tensor, size: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Relevance by the size of the total, and what is kept where `z` is zero, whose relevance nobody takes."""
+def _signed_quotient(passage: Passage, relevance: Tensor, total: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Relevance by the size of the total; and what is kept where `z` is zero, whose relevance nobody takes."""
     zero = None
     if _has_zeros(passage.z):
         nobody = passage.z == 0
         zero = passage.per_image(relevance * nobody)
-        relevance = relevance.masked_fill(nobody, 0)
-        size = size.masked_fill(nobody, 1)
-    return torch.div(relevance, size, out=size if passage.memo is None else None), zero
+        total = total.masked_fill(nobody, torch.inf)
+    return torch.div(relevance, total, out=total if passage.memo is None else None), zero
 
 
 def _has_zeros(values: Tensor) -> bool:
@@ -205,13 +244,18 @@ def _memo(passage: Passage, name: str, compute: Callable[[], Tensor]) -> Tensor:
 
 
 def _kept(
-    passage: Passage, terms: Sequence[tuple[Tensor, Tensor | None]], signed: Tensor, zero: Tensor | None
+    passage: Passage,
+    terms: Sequence[tuple[Tensor, Tensor | None]],
+    signed: Tensor,
+    stabilizer: float,
+    zero: Tensor | None = None,
 ) -> Absorbed:
     """What biases, stabilizer and zero totals keep.
 
     Args:
         terms: relevance by total, and the part of the bias that stands in such totals.
         signed: relevance by total, times the sign that the stabilizer was added with.
+        stabilizer: in these totals.
         zero: kept where totals are zero.
     """
     by_bias, summed = signed.new_zeros(passage.n), signed
@@ -220,7 +264,7 @@ def _kept(
             places = passage.over_places(quotient, bias)
             by_bias = by_bias + passage.per_image(places * bias)
             summed = places if quotient is signed else summed
-    by_stabilizer = passage.per_image(summed) * passage.rule.stabilizer
+    by_stabilizer = passage.per_image(summed) * stabilizer
     return Absorbed(by_bias, by_stabilizer, torch.zeros_like(by_stabilizer) if zero is None else zero)
 
 

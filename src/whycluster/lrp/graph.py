@@ -220,12 +220,11 @@ def _names(nodes: Sequence[fx.Node], network: nn.Module) -> dict[fx.Node, str]:
 
 def _batches(nodes: Sequence[fx.Node], images: fx.Node) -> dict[fx.Node, Batch]:
     """Where the images are in the value of each node: its size has the batch size as a factor there."""
-    symbol = images.meta["val"].shape[0].node.expr
     batches = {images: Batch(0)}
     for node in nodes:
         value = node.meta.get("val")
         shape = list(value.shape) if isinstance(value, Tensor) else []
-        factors = [_factor(size, symbol) for size in shape]
+        factors = [_factor(size, images) for size in shape]
         axis = next((at for at, factor in enumerate(factors) if factor), None)
         if axis is None:
             continue
@@ -239,8 +238,14 @@ def _batches(nodes: Sequence[fx.Node], images: fx.Node) -> dict[fx.Node, Batch]:
     return batches
 
 
-def _factor(size: Any, symbol: Any) -> int:
+def rows_per_image(node: fx.Node, images: fx.Node) -> int:
+    """How many entries of the first dimension belong to each image; 0 if the images are elsewhere."""
+    return _factor(node.meta["val"].shape[0], images)
+
+
+def _factor(size: Any, images: fx.Node) -> int:
     """How many times the batch size a size is; 0 if it does not depend on it."""
+    symbol = images.meta["val"].shape[0].node.expr
     if not isinstance(size, torch.SymInt) or symbol not in size.node.expr.free_symbols:
         return 0
     return int(size.node.expr.subs(symbol, 1))

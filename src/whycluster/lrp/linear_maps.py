@@ -121,20 +121,22 @@ def _as_products_are(y: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor |
 
 
 class Linear(LinearMap):
-    """A fully connected layer on inputs `(N, in)`; `weight` is `(out, in)`."""
+    """A fully connected layer on inputs `(…, in)`; `weight` is `(out, in)`."""
 
     weighted = True
 
     def apply(self, xs: Sequence[Tensor], weight: Tensor | None, bias: Tensor | None = None) -> Tensor:
-        return F.linear(xs[0], weight, bias)  # type: ignore[arg-type]  # a Linear is made with weights
+        assert weight is not None  # for the type checker
+        rows = xs[0].flatten(0, -2)  # one product: of strided tokens, torch would make one for each image
+        return F.linear(rows, weight, bias).view(*xs[0].shape[:-1], len(weight))
 
     def transpose(self, y: Tensor, xs: Sequence[Tensor], weight: Tensor | None) -> Sequence[Tensor]:
         assert weight is not None  # for the type checker
-        return (y @ weight,)
+        return ((y.flatten(0, -2) @ weight).view(*y.shape[:-1], weight.shape[1]),)
 
 
 class TokenLinear(Linear):
-    """A fully connected layer on each token or place, inputs `(…, in)` of three dimensions and more."""
+    """A fully connected layer on each token or place: several rows of its inputs `(…, in)` belong to one image."""
 
 
 class MatrixProduct(LinearMap):
@@ -199,8 +201,8 @@ class LayerNorm(LinearMap):
 
     def transpose(self, y: Tensor, xs: Sequence[Tensor], weight: Tensor | None) -> Sequence[Tensor]:
         last = tuple(range(-len(self.shape), 0))
-        variance = xs[0].to(y.dtype).var(last, correction=0, keepdim=True)
-        scaled = (y if weight is None else y * weight) * (variance + self.eps).rsqrt()
+        _, _, scale = torch.native_layer_norm(xs[0].to(y.dtype), self.shape, None, None, self.eps)
+        scaled = (y if weight is None else y * weight) * scale
         return (scaled.sub_(scaled.mean(last, keepdim=True)),)
 
 

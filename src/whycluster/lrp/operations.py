@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from whycluster.lrp.graph import function_of
+from whycluster.lrp.graph import function_of, rows_per_image
 from whycluster.lrp.linear_maps import (
     Add,
     AveragePool,
@@ -75,7 +75,8 @@ def _fully_connected(call: Call, x: Any, weight: Any, bias: Any, turned: bool = 
     """A linear layer; `turned`: with weights `(in, out)`."""
     if call.carries(weight) or call.carries(bias):
         raise UnknownOperationError("LRP knows linear layers whose weights do not depend on the image")
-    kind = TokenLinear if x.meta["val"].ndim > 2 else Linear
+    tokens = x.meta["val"].ndim > 2 or rows_per_image(x, call.images) > 1
+    kind = TokenLinear if tokens else Linear
 
     def make(value: Values) -> LinearMap:
         return kind(value(weight).mT if turned else value(weight), value(bias))

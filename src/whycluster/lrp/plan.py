@@ -113,7 +113,7 @@ def _steps(graph: Graph, attention: Attention) -> dict[fx.Node, Step]:
     facts = {graph.images: Facts()}
     steps: dict[fx.Node, Step] = {}
     for node in graph.nodes:
-        call = Call(node, facts, attention)
+        call = Call(node, graph.images, facts, attention)
         if not call.carriers:
             steps[node] = ConstantStep()
             continue

@@ -169,13 +169,13 @@ class Gamma(Rule):
         def sinking(weight: Tensor) -> Tensor:
             return weight + gamma * weight.clamp(max=0)
 
-        def half(weight: Tensor) -> Tensor:
-            return weight.abs() * (gamma / 2)
+        def small(weight: Tensor) -> Tensor:
+            return weight.abs() * (gamma / (2 + gamma))
 
-        def minus_sinking(weight: Tensor) -> Tensor:
-            return -sinking(weight)
+        def opposed(weight: Tensor) -> Tensor:
+            return sinking(weight) / -(2 + gamma)
 
-        self.rising, self.minus_sinking, self.half = rising, minus_sinking, half  # those of the fused forms
+        self.rising, self.small, self.opposed = rising, small, opposed  # those of the fused forms
         super().__init__(
             [
                 Contribution([Product(positive, rising), Product(negative, sinking)], rising, outputs="positive"),

@@ -116,11 +116,13 @@ class Call:
 
     Attributes:
         node: of the graph.
+        images: the node that stands for the images.
         facts: of the nodes that relevance may come from, by node; others are constants.
         attention: `cp` or `attn`.
     """
 
     node: fx.Node
+    images: fx.Node
     facts: dict[fx.Node, Facts]
     attention: Attention = "cp"
 
