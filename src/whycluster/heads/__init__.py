@@ -2,12 +2,14 @@
 
 from whycluster.heads.beta import Beta, heuristic_beta
 from whycluster.heads.bisecting_kmeans import NeuralizedBisectingKMeans, Split
-from whycluster.heads.head import Head, HeadAttribution, Rule
+from whycluster.heads.head import Head, HeadAttribution, RuleName
 from whycluster.heads.kernel_kmeans import NeuralizedKernelKMeans
 from whycluster.heads.kmeans import NeuralizedKMeans
 from whycluster.heads.layers import ClusterLayer, Midpoint, Zero
 from whycluster.heads.linear import NeuralizedLinear
 from whycluster.heads.neuralize import neuralize
+
+Rule = RuleName  # its former name
 
 __all__ = [
     "Beta",
@@ -20,6 +22,7 @@ __all__ = [
     "NeuralizedKernelKMeans",
     "NeuralizedLinear",
     "Rule",
+    "RuleName",
     "Split",
     "Zero",
     "heuristic_beta",
