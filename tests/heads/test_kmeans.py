@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from whycluster.heads import HeadAttribution, NeuralizedKMeans, neuralize
-from whycluster.heads.points import distance_layer
+from whycluster.heads.kmeans import distance_layer
 from whycluster.heads.pooling import SMALLEST_DENOMINATOR
 
 INF = float("inf")

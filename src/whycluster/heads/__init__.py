@@ -2,14 +2,13 @@
 
 from whycluster.heads.beta import Beta, heuristic_beta
 from whycluster.heads.bisecting_kmeans import NeuralizedBisectingKMeans, Split
-from whycluster.heads.head import Head, HeadAttribution, RuleName
+from whycluster.heads.head import Head, HeadAttribution
+from whycluster.heads.head import RuleName as Rule
 from whycluster.heads.kernel_kmeans import NeuralizedKernelKMeans
 from whycluster.heads.kmeans import NeuralizedKMeans
 from whycluster.heads.layers import ClusterLayer, Midpoint, Zero
 from whycluster.heads.linear import NeuralizedLinear
 from whycluster.heads.neuralize import neuralize
-
-Rule = RuleName  # its former name
 
 __all__ = [
     "Beta",
@@ -22,7 +21,6 @@ __all__ = [
     "NeuralizedKernelKMeans",
     "NeuralizedLinear",
     "Rule",
-    "RuleName",
     "Split",
     "Zero",
     "heuristic_beta",

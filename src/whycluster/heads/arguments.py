@@ -1,4 +1,4 @@
-"""Features and clusters as users hand them to a head."""
+"""Features, points and clusters as users hand them to a head."""
 
 from typing import Any
 
@@ -9,11 +9,7 @@ from torch import Tensor
 
 
 def as_tensor(values: Any, name: str = "features") -> Tensor:
-    """A tensor from what people hold their data in: tensors, arrays, frames, sparse matrices, lists.
-
-    Raises:
-        ValueError: if it does not hold numbers.
-    """
+    """A tensor from tensors, arrays, frames, sparse matrices or lists; `ValueError` if they do not hold numbers."""
     if isinstance(values, Tensor):
         return values
     array = np.asarray(values.toarray() if sparse.issparse(values) else values)
@@ -23,16 +19,11 @@ def as_tensor(values: Any, name: str = "features") -> Tensor:
 
 
 def as_features(values: Any, like: Tensor) -> Tensor:
-    """Features `(N, D)`, on the device and in the precision of the centre `(D,)` of a head.
-
-    Raises:
-        ValueError: if they have another shape, or are not finite numbers.
-    """
+    """Features `(N, D)`, placed as a head's centre `(D,)`; `ValueError` for another shape, or if they are not finite."""
     features = as_tensor(values)
-    if features.ndim != 2 or features.shape[1] != len(like):
-        raise ValueError(
-            f"features of shape {tuple(features.shape)} do not fit this model, which takes (N, {len(like)})."
-        )
+    shape = tuple(features.shape)
+    if len(shape) != 2 or shape[1] != len(like):
+        raise ValueError(f"features of shape {shape} do not fit this model, which takes (N, {len(like)}).")
     features = features.to(like)
     if not features.isfinite().all():
         row = int((~features.isfinite()).any(1).nonzero()[0])
@@ -40,12 +31,19 @@ def as_features(values: Any, like: Tensor) -> Tensor:
     return features
 
 
-def as_clusters(name: str, value: Any, n_rows: int, n_clusters: int) -> Tensor:
-    """One cluster, or one for each row, as `(N,)`.
+def checked_points(name: str, points: Tensor) -> Tensor:
+    """A copy of points `(M, D)` in floating point; `ValueError` for another shape, or if they are not finite."""
+    if points.ndim != 2 or not points.shape[1]:
+        raise ValueError(f"{name} of shape {tuple(points.shape)} should have the shape (K, D).")
+    if not points.is_floating_point():
+        points = points.double()
+    if not points.isfinite().all():
+        raise ValueError(f"the {name} contain NaN or infinity.")
+    return points.detach().clone()
 
-    Raises:
-        ValueError: if there is another number of them, or no such clusters.
-    """
+
+def as_clusters(name: str, value: Any, n_rows: int, n_clusters: int) -> Tensor:
+    """One cluster, or one for each row, as `(N,)`; `ValueError` for another number of them, or no such cluster."""
     clusters = as_tensor(value, name)
     if clusters.dtype == torch.bool or not torch.can_cast(clusters.dtype, torch.int64):
         raise ValueError(f"{name}={value!r:.60} should be a cluster number, or one for each row.")

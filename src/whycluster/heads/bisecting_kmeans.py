@@ -1,10 +1,4 @@
-"""Bisecting k-means as a neural network, with exactly its decision.
-
-A row goes down a tree; at each split it goes to the side whose centre is nearer. So cluster `c` is chosen if and only
-if all splits on its path decide for it: with `h_s = |x - other side|² - |x - side of c|²`, `f_c = min_s h_s`. The
-competitor `k` leaves the path of `c` at one split, whose `h_s` is its `h_k`. That is k-means' network with other
-weights, one for each of the `S = K - 1` splits.
-"""
+"""Bisecting k-means as a neural network, with exactly its decision."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -12,18 +6,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from whycluster.heads.arguments import checked_points
 from whycluster.heads.head import Forward, Head, LayerRelevance
-from whycluster.heads.points import checked_points, middle, projected_duals
+from whycluster.heads.kmeans import middle, projected_duals
 from whycluster.heads.pooling import quotients
 
 
 class Split(NamedTuple):
-    """A node of the tree.
-
-    Attributes:
-        left: clusters on the one side.
-        right: clusters on the other side.
-    """
+    """A node of the tree: the clusters on its two sides."""
 
     left: list[int]
     right: list[int]
@@ -32,13 +22,16 @@ class Split(NamedTuple):
 class NeuralizedBisectingKMeans(Head):
     """The neuralized bisecting k-means of a given tree.
 
-    The probability of a cluster is, as everywhere, that of its logit; in a tree they do not add up to 1.
+    A row goes down the tree, at each of its `S = K - 1` splits to the side whose centre is nearer. So cluster `c` is
+    chosen if and only if all splits on its path decide for it: with `h_s = |x - other side|² - |x - side of c|²`,
+    `f_c = min_s h_s`. Competitor `k` leaves the path of `c` at one split, whose `h_s` is its `h_k`. Probabilities of
+    clusters are, as everywhere, those of their logits; in a tree they do not add up to 1.
 
     Args:
         splits: parents first, `K - 1` of them.
         left: centres of their left sides, `(K - 1, D)`.
         right: centres of their right sides, `(K - 1, D)`.
-        beta: stiffness of the soft assignment and of the pooling over competitors, `>= 0`.
+        beta: as in `Head`.
         projection: as in `NeuralizedKMeans`.
 
     Raises:
@@ -60,14 +53,11 @@ class NeuralizedBisectingKMeans(Head):
         self, splits: list[Split], left: Tensor, right: Tensor, beta: float = 1.0, projection: Tensor | None = None
     ) -> None:
         left, right = checked_points("centres", left), checked_points("centres", right)
-        n_clusters = len(splits) + 1
         if left.shape != right.shape or len(left) != len(splits):
-            raise ValueError(
-                f"centres of shapes {tuple(left.shape)} and {tuple(right.shape)} should be one for each side of "
-                f"{len(splits)} splits."
-            )
-        super().__init__(n_clusters, middle(torch.cat([left, right])), beta)
-        split_of, side_of = torch.zeros(2, n_clusters, n_clusters, dtype=torch.long)
+            shapes = f"{tuple(left.shape)} and {tuple(right.shape)}"
+            raise ValueError(f"centres of shapes {shapes} should be one for each side of {len(splits)} splits.")
+        super().__init__(len(splits) + 1, middle(torch.cat([left, right])), beta)
+        split_of, side_of = torch.zeros(2, self.n_clusters, self.n_clusters, dtype=torch.long)
         for number, (ones, others) in enumerate(splits):
             for one in ones:
                 split_of[one, others], side_of[one, others] = number, -1
@@ -94,7 +84,7 @@ class NeuralizedBisectingKMeans(Head):
         return self.weight, -(self.weight * (self.midpoint - self.centre)).sum(1)
 
     def _paths(self, scores: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """`h_s` of the splits on the path of each cluster, `(N, depth)`, and how many competitors have it, `(depth,)`."""
+        """For each cluster, `h_s` of the splits on its path `(N, P)`, and how many competitors leave there `(P,)`."""
         for leaving in self._leaving():
             path = leaving.nonzero()[:, 0]
             yield scores[:, path] * leaving[path].sign(), leaving[path].abs()

@@ -23,17 +23,11 @@ KINDS: dict[str, type["Head"]] = {}
 
 
 class HeadAttribution(NamedTuple):
-    """Relevance at the features and what became of the rest; `explained = relevance.sum(1) + absorbed`.
+    """Relevance at the features and what became of the rest; `explained = relevance.sum(1) + absorbed`."""
 
-    Attributes:
-        relevance: `(N, D)`.
-        explained: the discriminant that was explained, `(N,)`.
-        absorbed: what biases kept of it, `(N,)`.
-    """
-
-    relevance: Tensor
-    explained: Tensor
-    absorbed: Tensor
+    relevance: Tensor  # (N, D)
+    explained: Tensor  # the discriminant that was explained, (N,)
+    absorbed: Tensor  # what biases kept of it, (N,)
 
 
 class Forward(NamedTuple):
@@ -112,9 +106,7 @@ class Head(nn.Module, ABC):
     @property
     def width(self) -> int:
         """How many numbers are computed of each row; for how many rows at once fit into memory."""
-        return self.n_clusters
-
-    # What distinguishes one clustering from another.
+        return max(self.n_clusters, len(self._layer()[1]))
 
     @abstractmethod
     def _layer(self) -> tuple[Tensor, Tensor]:
@@ -141,8 +133,6 @@ class Head(nn.Module, ABC):
         s = self._cluster_scores(scores)
         return s.gather(1, chosen[:, None]) - s
 
-    # What users ask.
-
     def forward(self, x: Tensor) -> Tensor:
         """Discriminants `(N, K)` of features `(N, D)`; the largest is the clustering's own decision."""
         if torch.compiler.is_exporting():  # one operation of a graph (see `layers`)
@@ -153,13 +143,10 @@ class Head(nn.Module, ABC):
         return self._discriminants(self._scores(as_features(x, self.centre)))
 
     def logit(self, x: Tensor, stiffness: float | None = None) -> Tensor:
-        """Soft discriminants `-log Σ_{k != c} exp(-β h_k)`, `(N, K)`; over `β`, they approach the discriminants.
+        """Soft discriminants `-log Σ_{k != c} exp(-β h_k)`, `(N, K)`, of features `(N, D)`.
 
-        Their relevance is that of the discriminant at the same `β`, times logit over discriminant.
-
-        Args:
-            x: `(N, D)`.
-            stiffness: `β`; `None`: that of the head.
+        The stiffness `β` is that of the head unless given, and finite. Over `β`, logits approach the discriminants; the
+        relevance of a logit is that of the discriminant at the same `β`, times logit over discriminant.
 
         Raises:
             ValueError: if `β` is infinite.
@@ -217,8 +204,6 @@ class Head(nn.Module, ABC):
         alone = (Pooled(explained, weights * one) for one in torch.eye(self.n_clusters).to(weights))
         return torch.stack([self._pass_backward(forward._replace(pooled=p), rule).relevance for p in alone], dim=1)
 
-    # How it is answered.
-
     def _scores(self, x: Tensor) -> Tensor:
         weight, bias = self._layer()
         return torch.addmm(bias, x - self.centre, weight.T)
@@ -247,18 +232,16 @@ class Head(nn.Module, ABC):
         """The clusters to explain, `(N,)`."""
         if target is not None and not isinstance(target, str):
             return as_clusters("target", target, len(scores), self.n_clusters).to(scores.device)
-        named = dict(zip(TARGETS, best_two(self._discriminants(scores)), strict=True))
-        target = "assigned" if target is None else target
-        if target not in named:
+        if target is not None and target not in TARGETS:
             raise ValueError(f"target={target!r} is unknown; choose a cluster, {' or '.join(TARGETS)}.")
-        return named[target]
+        return best_two(self._discriminants(scores))[TARGETS.index(target or TARGETS[0])]
 
     def _excluded(self, chosen: Tensor, against: Any) -> Tensor:
         """The clusters that do not compete with the chosen ones, `(N, K)`."""
         clusters = torch.arange(self.n_clusters, device=chosen.device)
         if against is None:
             return clusters == chosen[:, None]
-        competitor = as_clusters("against", against, len(chosen), self.n_clusters).to(chosen.device)
+        competitor = as_clusters("against", against, len(chosen), self.n_clusters).to(chosen)
         if (competitor == chosen).any():
             raise ValueError("a cluster cannot be explained against itself; choose another `against`.")
         return clusters != competitor[:, None]

@@ -1,32 +1,31 @@
-"""Kernel k-means as a neural network of four layers, with exactly its decision.
-
-Formulas: Kauffmann et al., arXiv 1906.07633, section III. With supports `u_i` of the target `C_c` and `u_j` of its
-competitors `C_k`: `h_ij = w_ij·x + b_ij`, `w_ij = 2 (u_i - u_j)`, `b_ij = |u_j|² - |u_i|²`; a soft maximum over `i`, a
-soft minimum over `j`, and the minimum over `k`. As `h_ij = |x - u_j|² - |x - u_i|²`, both soft pools come apart into
-soft distances, one for each cluster, and their weights are `a_i = softmax(-gamma |x - u_i|²)` within a cluster.
-
-No tensor here has more than `N·M`, `N·D` or `M·D` entries, or `BLOCK`; or what one row needs, where that is more.
-"""
+"""Kernel k-means as a neural network of four layers, with exactly its decision."""
 
 import torch
 from torch import Tensor
 
 from whycluster.clustering.soft_distances import soft_distances
+from whycluster.heads.arguments import checked_points
 from whycluster.heads.head import Forward, Head, LayerRelevance
-from whycluster.heads.points import checked_points, crossed, distance_layer, middle, projected_duals
+from whycluster.heads.kmeans import crossed, distance_layer, middle, projected_duals
 from whycluster.heads.pooling import SMALLEST_DENOMINATOR
 
 BLOCK = 2**18  # pairs of supports whose borders are looked at together: as many as stay in a cache
 
 
 class NeuralizedKernelKMeans(Head):
-    """The neuralized kernel k-means (Gaussian) of given supports.
+    """The neuralized kernel k-means (Gaussian) of given supports: Kauffmann et al., arXiv 1906.07633, section III.
+
+    With supports `u_i` of the target and `u_j` of competitor `k`, `h_ij = |x - u_j|² - |x - u_i|²`; a soft maximum over
+    `i`, a soft minimum over `j`, and the minimum over `k`. Both soft pools come apart into soft distances, one for each
+    cluster, and their weights are `a_i = softmax(-gamma |x - u_i|²)` within a cluster.
+
+    No tensor has more than `N·M`, `N·D` or `M·D` entries, or `BLOCK`; or what one row needs, where that is more.
 
     Args:
         supports: `(M, D)`, finite.
         labels: their clusters, `(M,)`, from 0 to `K - 1`, each at least once.
         gamma: of the kernel `exp(-gamma |x - u|²)`, positive.
-        beta: stiffness of the soft assignment and of the pooling over competitors, `>= 0`.
+        beta: as in `Head`.
         projection: as in `NeuralizedKMeans`.
 
     Raises:
@@ -49,9 +48,8 @@ class NeuralizedKernelKMeans(Head):
     ) -> None:
         supports = checked_points("supports", supports)
         if labels.shape != supports.shape[:1]:
-            raise ValueError(
-                f"labels of shape {tuple(labels.shape)} should be one for each of {len(supports)} supports."
-            )
+            shape = tuple(labels.shape)
+            raise ValueError(f"labels of shape {shape} should be one for each of {len(supports)} supports.")
         if not len(labels) or labels.min() < 0 or (torch.bincount(labels) == 0).any():
             raise ValueError("labels should run from 0 to K - 1, and each cluster should have supports.")
         if not 0 < gamma < torch.inf:
@@ -72,10 +70,6 @@ class NeuralizedKernelKMeans(Head):
     def sizes(self) -> list[int]:
         """Supports of each cluster."""
         return torch.bincount(self.labels, minlength=self.n_clusters).tolist()
-
-    @property
-    def width(self) -> int:
-        return len(self.near)
 
     def _layer(self) -> tuple[Tensor, Tensor]:
         return distance_layer(self.near, self.duals)

@@ -1,29 +1,56 @@
 """k-means as a neural network: discriminants with exactly its decision, and their relevance at the features.
 
-Formulas: Kauffmann et al., arXiv 1906.07633, section III. With centroids `mu`, target `c` and competitors `k != c`,
-`h_k = w_k·x + b_k`, `w_k = 2 (mu_c - mu_k)`, `b_k = |mu_k|² - |mu_c|²`, and `f_c = min_k h_k`.
-
-No tensor here has more than `N·K`, `N·D` or `K·D` entries: the weights `w_k` of all pairs are never built.
+As `|x - u|² = |x|² - 2 u·x + |u|²`, scores `s_u = w_u·x + b_u` with `w_u = 2 u`, `b_u = -|u|²` are negative squared
+distances up to `|x|²`, which cancels in `h = s_i - s_j`. Behind a projection `A` of the features `|x - u|²` stands for
+`(x - u)·G (x - u)`, `G = AᵀA`; then `w_u = 2 G u`, `b_u = -u·G u`. The `G u` are the duals; `None` where `G = 1`.
 """
 
-import torch
 from torch import Tensor
 
+from whycluster.heads.arguments import checked_points
 from whycluster.heads.head import Forward, Head, LayerRelevance
-from whycluster.heads.points import checked_points, crossed, distance_layer, middle, projected_duals
 from whycluster.heads.pooling import quotients, score_coefficients
+
+
+def middle(points: Tensor) -> Tensor:
+    """Where most of the points `(M, D)` are, `(D,)`: unlike the mean, one that is far away does not move it."""
+    return points.median(0).values if len(points) else points.sum(0)
+
+
+def projected_duals(points: Tensor, projection: Tensor | None) -> Tensor | None:
+    """`AᵀA u` of points `(M, D)`, for a projection that scales features, `(D,)`, or mixes them, `(D', D)`."""
+    if projection is None:
+        return None
+    a = projection.to(points)
+    return points * a.square() if a.ndim == 1 else points @ a.T @ a
+
+
+def distance_layer(points: Tensor, duals: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Weights `w_u` `(M, D)` and biases `b_u` `(M,)` of negative squared distances to points `(M, D)`."""
+    duals = points if duals is None else duals
+    return 2 * duals, -(points * duals).sum(1)
+
+
+def crossed(q: Tensor, own: Tensor, points: Tensor, duals: Tensor) -> Tensor:
+    """`Σ_ij q_ij ((G u_i) ∘ u_j - (G u_j) ∘ u_i)`, `(N, D)`; zero where `G` is diagonal.
+
+    It is what `Σ_ij q_ij w_ij ∘ m_ij = Σ_ij q_ij (G (u_i - u_j)) ∘ (u_i + u_j)` has besides terms of one point alone.
+    Takes `q` `(N, I, M)`, the numbers of the points `u_i`, `(I,)` or `(N, I)`, and all points and duals, `(M, D)`.
+    """
+    return ((q @ points) * duals[own] - (q @ duals) * points[own]).sum(1)
 
 
 class NeuralizedKMeans(Head):
     """The neuralized k-means of given centroids.
 
-    Two equal centroids are at no distance from each other: `h_k` between them is 0 for every row, and so are the
-    discriminants and the relevance of both, which tie.
+    `h_k = s_c - s_k = |x - mu_k|² - |x - mu_c|²` and `f_c = min_{k != c} h_k` (Kauffmann et al., arXiv 1906.07633,
+    section III). No tensor has more than `N·K`, `N·D` or `K·D` entries, as weights of pairs are never built. Two equal
+    centroids are at no distance from each other: `h_k` between them is 0 for every row, and so are the discriminants
+    and the relevance of both, which tie.
 
     Args:
         centroids: `(K, D)`, finite, `K >= 2`.
-        beta: stiffness of the soft assignment and of the pooling over competitors, `>= 0`; by the paper's heuristic
-            `1 / E[f_c]` over the training data.
+        beta: as in `Head`; by the paper's heuristic `1 / E[f_c]` over the training data.
         projection: `A`, where distances are those of `A x`: `(D,)` for a scaling of each feature, or `(D', D)`. The
             centroids are in the space of `x` all the same.
 
@@ -31,6 +58,7 @@ class NeuralizedKMeans(Head):
         ValueError: for centroids of another shape, fewer than two, or not finite; for a negative `beta`.
 
     Example:
+        >>> import torch
         >>> head = NeuralizedKMeans(torch.tensor([[0., 0.], [4., 0.], [0., 6.]]))
         >>> head(torch.tensor([[1., 1.]])).round().int()
         tensor([[  8,  -8, -24]], dtype=torch.int32)
@@ -44,10 +72,8 @@ class NeuralizedKMeans(Head):
     def __init__(self, centroids: Tensor, beta: float = 1.0, projection: Tensor | None = None) -> None:
         centroids = checked_points("centroids", centroids)
         if len(centroids) < 2:
-            raise ValueError(
-                f"centroids of shape {tuple(centroids.shape)}: a head needs (K, D) with K >= 2, "
-                "as one cluster alone has no competitor."
-            )
+            shape = tuple(centroids.shape)
+            raise ValueError(f"centroids of shape {shape} should have K >= 2, as one cluster alone has no competitor.")
         super().__init__(len(centroids), middle(centroids), beta)
         self.register_buffer("centroids", centroids)
         self.register_buffer("duals", projected_duals(centroids - self.centre, projection))
@@ -59,7 +85,7 @@ class NeuralizedKMeans(Head):
         q = quotients(forward.pooled, forward.h)
         coefficients = score_coefficients(q, forward.chosen)
         mu, duals = self.centroids - self.centre, self.duals
-        if duals is None:
-            return LayerRelevance(coefficients, coefficients @ mu.square())
-        offset = coefficients @ (mu * duals) + crossed(q[:, None], forward.chosen[:, None], mu, duals)
+        offset = coefficients @ (mu * (mu if duals is None else duals))
+        if duals is not None:
+            offset += crossed(q[:, None], forward.chosen[:, None], mu, duals)
         return LayerRelevance(coefficients, offset)

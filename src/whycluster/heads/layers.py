@@ -73,16 +73,15 @@ def redistribute_head(passage: Passage, relevance: Tensor) -> Relevance:
     rows, clusters = relevance.nonzero(as_tuple=True)
     passed = torch.zeros_like(x)
     absorbed = Absorbed.nothing(relevance, passage.n)
-    if len(rows):
-        head = layer.head.attribute(x[rows], clusters, rule=rule.name, beta=rule.beta)
-        entered = relevance[rows, clusters]
-        # Clusters that tie differ by rounding only, for which no feature is the reason.
-        rounding = 8 * torch.finfo(passage.z.dtype).eps * passage.z.abs().amax(1)[rows]
-        tie = head.explained.abs() <= rounding
-        factor = torch.where(tie, 0, entered / head.explained)
-        passed.index_add_(0, rows, (head.relevance * factor[:, None]).to(x))
-        absorbed.bias.index_add_(0, rows, (head.absorbed * factor).to(relevance))
-        absorbed.zero.index_add_(0, rows, torch.where(tie, entered, 0).to(relevance))
+    head = layer.head.attribute(x[rows], clusters, rule=rule.name, beta=rule.beta)
+    entered = relevance[rows, clusters]
+    # Clusters that tie differ by rounding only, for which no feature is the reason.
+    rounding = 8 * torch.finfo(passage.z.dtype).eps * passage.z.abs().amax(1)[rows]
+    tie = head.explained.abs() <= rounding
+    factor = torch.where(tie, 0, entered / head.explained)
+    passed.index_add_(0, rows, (head.relevance * factor[:, None]).to(x))
+    absorbed.bias.index_add_(0, rows, (head.absorbed * factor).to(relevance))
+    absorbed.zero.index_add_(0, rows, torch.where(tie, entered, 0).to(relevance))
     return [passed], absorbed
 
 

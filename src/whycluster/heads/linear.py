@@ -1,25 +1,22 @@
-"""Linear scores as a neural network: `argmax_k w_k·x + b_k`, with exactly its decision.
+"""Linear scores as a neural network: `argmax_k w_k·x + b_k`, with exactly its decision."""
 
-Formulas: Kauffmann et al., arXiv 1906.07633, section III, for any linear clustering or classifier (a power diagram):
-`h_k = s_c - s_k = w_ck·x + b_ck` with `w_ck = w_c - w_k`, `b_ck = b_c - b_k`, and `f_c = min_k h_k`. The differences
-`w_ck` are never built.
-"""
-
-import torch
 from torch import Tensor
 
+from whycluster.heads.arguments import checked_points
 from whycluster.heads.head import Forward, Head, LayerRelevance
-from whycluster.heads.points import checked_points
 from whycluster.heads.pooling import quotients, score_coefficients
 
 
 class NeuralizedLinear(Head):
-    """The neuralized `argmax` of linear scores.
+    """The neuralized `argmax` of linear scores, of any linear clustering or classifier (a power diagram).
+
+    `h_k = s_c - s_k = w_ck·x + b_ck`, `w_ck = w_c - w_k`, `b_ck = b_c - b_k`, and `f_c = min_{k != c} h_k` (Kauffmann
+    et al., arXiv 1906.07633, section III). The differences `w_ck` are never built.
 
     Args:
         weight: `(K, D)`, finite, `K >= 2`.
         bias: `(K,)`; `None`: zeros.
-        beta: stiffness of the soft assignment and of the pooling over competitors, `>= 0`.
+        beta: as in `Head`.
         centre: `(D,)`, for the midpoint rule, which counts from the point of each border that is nearest to it; `None`:
             the origin. The mean of the data is a good one.
 
@@ -27,6 +24,7 @@ class NeuralizedLinear(Head):
         ValueError: for weights of another shape, fewer than two, or not finite; for a negative `beta`.
 
     Example:
+        >>> import torch
         >>> head = NeuralizedLinear(torch.tensor([[1., 0.], [0., 1.]]), torch.tensor([0., 1.]))
         >>> head(torch.tensor([[3., 1.]]))
         tensor([[ 1., -1.]])

@@ -96,7 +96,8 @@ def _rewritten(model: Any) -> tuple[Head, Tensor, Tensor]:
 def _linear(weight: Tensor, bias: Tensor | None) -> tuple[Head, Tensor, Tensor]:
     """The head of linear scores; without training data no points are known to be typical."""
     if weight.ndim == 2 and len(weight) == 1:  # one score against zero
-        weight, bias = (None if one is None else torch.cat([torch.zeros_like(one), one]) for one in (weight, bias))
+        weight = torch.cat([torch.zeros_like(weight), weight])
+        bias = None if bias is None else torch.cat([torch.zeros_like(bias), bias])
     return NeuralizedLinear(weight, bias), weight[:0], torch.ones(0)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import reduce
+from itertools import starmap
 from typing import Any
 
 import numpy as np
@@ -17,23 +18,14 @@ from whycluster.heads.arguments import as_tensor
 
 
 class Folded:
-    """A model taken apart: the clustering or classifier at its end, and the affine map `A x + a` before it.
-
-    Args:
-        model: a fitted clustering or classifier, or a pipeline of affine steps that ends in one.
+    """A fitted model, or pipeline that ends in one, taken apart: the model and the affine map `A x + a` before it.
 
     Attributes:
-        estimator: what stands at the end.
+        estimator: the clustering or classifier at the end.
         projection: `A`, `(D,)` for a scaling, or `(D', D)`; `None` if there are no steps.
 
     Raises:
         ValueError: for a step that is not affine.
-
-    Example:
-        >>> from sklearn.pipeline import make_pipeline
-        >>> x = np.array([[0.0, 8.0], [2.0, 4.0]])
-        >>> Folded(make_pipeline(StandardScaler(), PCA(1)).fit(x)[:1]).estimator
-        StandardScaler()
     """
 
     def __init__(self, model: Any) -> None:
@@ -41,16 +33,11 @@ class Folded:
         if not steps:
             raise ValueError("this pipeline is empty; let it end in a k-means.")
         *before, (_, self.estimator) = steps
-        parts = [_linear_part(name, step) for name, step in before]
         self._steps = [step for _, step in before]
-        self.projection = torch.as_tensor(reduce(_after, parts)) if parts else None
+        self.projection = torch.as_tensor(reduce(_after, starmap(_linear_part, before))) if before else None
 
     def back(self, points: np.ndarray) -> Tensor:
-        """Points in original columns that the map takes to these.
-
-        Raises:
-            ValueError: if there are none.
-        """
+        """Points in original columns that the map takes to these; `ValueError` if there are none."""
         if self.projection is None:
             return as_tensor(points)
         original = points.astype(np.float64)  # offsets may be large
@@ -87,8 +74,8 @@ def _named_steps(model: Any, name: str = "") -> list[tuple[str, Any]]:
 
 
 def _linear_part(name: str, step: Any) -> np.ndarray:
-    for kind, linear_part in LINEAR_PARTS.items():
-        if isinstance(step, kind) and not getattr(step, "clip", False):
+    for kinds, linear_part in LINEAR_PARTS.items():
+        if isinstance(step, kinds) and not getattr(step, "clip", False):
             check_is_fitted(step)
             return np.asarray(linear_part(step))
     raise ValueError(
@@ -99,13 +86,12 @@ def _linear_part(name: str, step: Any) -> np.ndarray:
 
 def _after(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """The projection that is one after the other."""
-    if first.ndim == 2 and second.ndim == 2:
+    if first.ndim == second.ndim == 2:
         return np.asarray(second @ first)
     return np.asarray(second[:, None] * first if first.ndim == 2 else second * first)
 
 
-def _scale(step: Any) -> np.ndarray:
-    """Of scalers that divide."""
+def _divisors(step: Any) -> np.ndarray:
     return np.ones(step.n_features_in_) if step.scale_ is None else np.asarray(1 / step.scale_)
 
 
@@ -116,13 +102,9 @@ def _components(step: Any) -> np.ndarray:
     return np.asarray(step.components_ / np.maximum(spread, np.finfo(spread.dtype).eps)[:, None])
 
 
-LINEAR_PARTS: dict[type, Callable[[Any], np.ndarray]] = {
-    StandardScaler: _scale,
-    RobustScaler: _scale,
-    MaxAbsScaler: _scale,
-    MinMaxScaler: lambda step: step.scale_,
-    PCA: _components,
-    IncrementalPCA: _components,
-    TruncatedSVD: _components,
-    SelectorMixin: lambda step: np.eye(step.n_features_in_)[step.get_support()],
+LINEAR_PARTS: dict[tuple[type, ...], Callable[[Any], np.ndarray]] = {
+    (StandardScaler, RobustScaler, MaxAbsScaler): _divisors,
+    (MinMaxScaler,): lambda step: step.scale_,
+    (PCA, IncrementalPCA, TruncatedSVD): _components,
+    (SelectorMixin,): lambda step: np.eye(step.n_features_in_)[step.get_support()],
 }

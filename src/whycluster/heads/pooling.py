@@ -16,15 +16,10 @@ SMALLEST_DENOMINATOR = 1e-2
 
 
 class Pooled(NamedTuple):
-    """A minimum over competitors and what becomes of its relevance.
+    """A minimum over competitors, and how its relevance is shared among them."""
 
-    Attributes:
-        explained: `f_c`, the smallest `h_k`, `(N, 1)`.
-        weights: how much each competitor counts, `p_k`, `(N, K)`; of sum 1.
-    """
-
-    explained: Tensor
-    weights: Tensor
+    explained: Tensor  # f_c, the smallest h_k, (N, 1)
+    weights: Tensor  # how much each competitor counts, p_k, (N, K); of sum 1
 
 
 def discriminants(scores: Tensor) -> Tensor:
@@ -35,9 +30,9 @@ def discriminants(scores: Tensor) -> Tensor:
         tensor([[ 3., -3., -8.]])
     """
     top = scores.topk(2, dim=1)
-    best, second = top.values.split(1, dim=1)
-    strongest_other = best.expand_as(scores).scatter(1, top.indices[:, :1], second)
-    return scores - strongest_other
+    best, second = top.values[:, :1], top.values[:, 1:]
+    strongest_other: Tensor = best.expand_as(scores).scatter(1, top.indices[:, :1], second)
+    return strongest_other.neg_().add_(scores)
 
 
 def best_two(discriminants: Tensor) -> tuple[Tensor, Tensor]:
@@ -47,16 +42,14 @@ def best_two(discriminants: Tensor) -> tuple[Tensor, Tensor]:
         >>> best_two(torch.tensor([[-8.0, 3.0, -3.0]]))
         (tensor([1]), tensor([2]))
     """
-    cluster = discriminants.argmax(1)  # `topk` would take any of equal ones
-    return cluster, discriminants.scatter(1, cluster[:, None], -torch.inf).argmax(1)
+    cluster = discriminants.max(1).indices  # `topk` would take any of equal ones
+    return cluster, discriminants.scatter(1, cluster[:, None], -torch.inf).max(1).indices
 
 
 def logits(scores: Tensor, stiffness: float) -> Tensor:
     """Soft discriminants `log(P_c / (1 - P_c)) = -log Σ_{k != c} exp(-β h_k)` with `P = softmax(β s)`, `(N, K)`.
 
-    Args:
-        scores: `(N, K)`.
-        stiffness: `β >= 0`, finite; divided by it, the logits approach the discriminants as it grows.
+    Divided by `β`, which is `>= 0` and finite, they approach the discriminants as it grows.
 
     Example:
         >>> logits(torch.tensor([[-1., -4., -9.]]), 100.0) / 100
@@ -86,21 +79,15 @@ def take_most(h: Tensor, beta: float) -> Pooled:
         exponents.masked_fill_(h == torch.inf, -torch.inf)  # where 0 · ∞ stands
     p = exponents.softmax(dim=1)
     floor = SMALLEST_DENOMINATOR * f.abs()
-    near = h.abs() < floor
-    if near.any():
-        p = torch.where(near, p * (h / floor).square(), p)
+    size = h.abs()
+    if (size.amin(1, keepdim=True) < floor).any():
+        p = torch.where(size < floor, p * (h / floor).square(), p)
         p = p / p.sum(1, keepdim=True)
     return Pooled(f, p)
 
 
 def quotients(pooled: Pooled, h: Tensor) -> Tensor:
-    """`q_k = R_k / h_k = f_c p_k / h_k`, what a linear layer multiplies its weights with, `(N, K)`.
-
-    Example:
-        >>> h = torch.tensor([[2.0, 4.0, torch.inf]])
-        >>> quotients(take_most(h, 0.0), h)
-        tensor([[0.5000, 0.2500, 0.0000]])
-    """
+    """`q_k = R_k / h_k = f_c p_k / h_k`, what a linear layer multiplies its weights with, `(N, K)`."""
     f, p = pooled
     ratio = f / h
     ratio.masked_fill_(h == 0, 0).masked_fill_(f == h, 1)  # 0 / 0, of duplicated centroids, is 1
@@ -108,14 +95,5 @@ def quotients(pooled: Pooled, h: Tensor) -> Tensor:
 
 
 def score_coefficients(q: Tensor, chosen: Tensor) -> Tensor:
-    """The coefficient of each score in `Σ_k q_k h_k = Σ_k q_k (s_c - s_k)`, `(N, K)`.
-
-    Args:
-        q: `(N, K)`; 0 for the chosen cluster.
-        chosen: `c`, `(N,)`.
-
-    Example:
-        >>> score_coefficients(torch.tensor([[0.0, 0.5, 0.2]]), torch.tensor([0]))
-        tensor([[ 0.7000, -0.5000, -0.2000]])
-    """
+    """The coefficients of the scores in `Σ_k q_k h_k = Σ_k q_k (s_c - s_k)`, `(N, K)`; `c` is chosen, `(N,)`."""
     return (-q).scatter_(1, chosen[:, None], q.sum(1, keepdim=True))
