@@ -19,7 +19,7 @@ def as_tensor(values: Any, name: str = "features") -> Tensor:
 
 
 def as_features(values: Any, like: Tensor) -> Tensor:
-    """Features `(N, D)`, placed as a head's centre `(D,)`; `ValueError` for another shape, or if they are not finite."""
+    """Features `(N, D)`, placed as a head's centre `(D,)`; `ValueError` for another shape, NaN or infinity."""
     features = as_tensor(values)
     shape = tuple(features.shape)
     if len(shape) != 2 or shape[1] != len(like):

@@ -113,10 +113,9 @@ class NeuralizedKernelKMeans(Head):
         floor = (SMALLEST_DENOMINATOR * explained.abs()).clamp(min=precision.tiny)
         size.clamp_(min=floor[..., None])
         q = (h / size).div_(size).mul_(shares[:, own, None])  # a_i (h / max(|h|, floor))² / h
-        q[:, :, own] = 0
         counting = h.mul_(q).sum(1).mul_(shares)  # (n, M)
         counted = torch.zeros_like(weights).index_add_(1, self.labels, counting)  # (n, K), mostly 1
-        relevance = explained * weights  # (n, K)
+        relevance = explained * weights  # (n, K); 0 for the target, so that its own pairs get nothing
         by_count = (relevance / counted).masked_fill_(counted == 0, 0)
         q.mul_((shares * by_count[:, self.labels])[:, None])
         return q, torch.where(counted == 0, relevance, 0).sum(1)
