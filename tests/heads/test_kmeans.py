@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from whycluster.heads import HeadAttribution, NeuralizedKMeans, neuralize
-from whycluster.heads.kmeans import scores
+from whycluster.heads.kmeans import distance_layer
 from whycluster.heads.pooling import SMALLEST_DENOMINATOR
 
 INF = float("inf")
@@ -43,9 +43,10 @@ def test_discriminants_are_their_definition(n_clusters: int, x: Tensor, mu: Tens
     torch.testing.assert_close(head(x), by_definition(x, mu[:n_clusters]), rtol=1e-10, atol=1e-10)
 
 
-def test_scores_are_distances_up_to_what_a_row_shares(x: Tensor, mu: Tensor) -> None:
-    expected = torch.cdist(x, mu).square() - x.square().sum(1, keepdim=True)
-    torch.testing.assert_close(scores(x, mu), expected, rtol=1e-10, atol=1e-10)
+def test_scores_are_negative_distances_up_to_what_a_row_shares(x: Tensor, mu: Tensor) -> None:
+    weight, bias = distance_layer(mu, None)
+    expected = x.square().sum(1, keepdim=True) - torch.cdist(x, mu).square()
+    torch.testing.assert_close(x @ weight.T + bias, expected, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("load", [load_iris, load_wine, load_digits])

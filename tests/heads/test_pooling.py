@@ -14,14 +14,14 @@ def distances(n: int = 30, k: int = 6) -> Tensor:
 
 
 def test_discriminants_of_equal_distances() -> None:
-    assert discriminants(torch.tensor([[2.0, 2.0, 5.0], [1.0, 2.0, 2.0]])).tolist() == [[0, 0, -3], [1, -1, -1]]
+    assert discriminants(-torch.tensor([[2.0, 2.0, 5.0], [1.0, 2.0, 2.0]])).tolist() == [[0, 0, -3], [1, -1, -1]]
 
 
-def test_discriminants_leave_the_distances_as_they_are() -> None:
-    d = distances()
-    before = d.clone()
-    discriminants(d)
-    assert torch.equal(d, before)
+def test_discriminants_leave_the_scores_as_they_are() -> None:
+    scores = -distances()
+    before = scores.clone()
+    discriminants(scores)
+    assert torch.equal(scores, before)
 
 
 def test_take_most() -> None:
@@ -59,19 +59,19 @@ def test_logits_are_soft_minima_of_the_same_h(stiffness: float) -> None:
     for c in range(6):
         h = torch.stack([d[:, k] - d[:, c] for k in range(6) if k != c], 1)
         expected = -torch.logsumexp(-stiffness * h, 1)
-        torch.testing.assert_close(logits(d, stiffness)[:, c], expected, rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(logits(-d, stiffness)[:, c], expected, rtol=1e-10, atol=1e-10)
 
 
 def test_logits_are_those_of_the_probability() -> None:
     d = distances()
-    torch.testing.assert_close(logits(d, 0.4).sigmoid(), (-0.4 * d).softmax(1))
+    torch.testing.assert_close(logits(-d, 0.4).sigmoid(), (-0.4 * d).softmax(1))
     far = torch.tensor([[0.0, 900.0, 900.0]], dtype=torch.float64)  # where 1 - P is not even a subnormal number
-    torch.testing.assert_close(logits(far, 1.0)[0, 0], torch.tensor(900 - math.log(2), dtype=torch.float64))
+    torch.testing.assert_close(logits(-far, 1.0)[0, 0], torch.tensor(900 - math.log(2), dtype=torch.float64))
 
 
 def test_logits_approach_the_discriminants() -> None:
     d = distances()
-    errors = [float((logits(d, s) / s - discriminants(d)).abs().max()) for s in (1.0, 10.0, 100.0, 1e6)]
+    errors = [float((logits(-d, s) / s - discriminants(-d)).abs().max()) for s in (1.0, 10.0, 100.0, 1e6)]
     assert errors == sorted(errors, reverse=True)
     assert errors[0] > 0.1
     assert errors[-1] < 1e-5

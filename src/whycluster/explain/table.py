@@ -9,7 +9,8 @@ from scipy import sparse
 from torch import Tensor
 
 from whycluster.heads import Beta, Head, Rule, neuralize
-from whycluster.heads.head import NAMED, as_rows
+from whycluster.heads.arguments import as_tensor
+from whycluster.heads.head import TARGETS
 from whycluster.heads.pipelines import fitted_names
 from whycluster.heads.pooling import best_two
 
@@ -85,7 +86,7 @@ def explain_table(
         for at, cluster in enumerate(asked):
             with torch.no_grad():
                 named = cluster is None or isinstance(cluster, str)
-                chosen = best_two(head(x))[NAMED.index(cluster or NAMED[0])] if named else cluster[some]
+                chosen = best_two(head(x))[TARGETS.index(cluster or TARGETS[0])] if named else cluster[some]
                 part = head.relevance(x, chosen, rivals, rule, beta)
             explained[some, at], relevance[some, at] = chosen.cpu().numpy(), part.cpu().numpy()
     index = _index(pd, labels.repeat(len(asked)), explained.flatten())
@@ -172,8 +173,8 @@ def _block(data: Any, some: slice) -> Tensor:
     if isinstance(data, Tensor):
         return data[some]
     if hasattr(data, "iloc"):
-        return as_rows(data.iloc[some].to_numpy(np.float64, copy=True, na_value=np.nan))
-    return as_rows(data[some] if sparse.issparse(data) else np.array(data[some]))  # a copy, as it may be read-only
+        return as_tensor(data.iloc[some].to_numpy(np.float64, copy=True, na_value=np.nan))
+    return as_tensor(data[some] if sparse.issparse(data) else np.array(data[some]))  # a copy, as it may be read-only
 
 
 def _slices(n_rows: int, head: Head) -> Iterator[slice]:
@@ -202,8 +203,10 @@ def _said(label: Any) -> str:
 
 def _asked(target: Any, n_rows: int) -> Any:
     """A target in words, or as a cluster for each row."""
-    if isinstance(target, str) and target not in NAMED:
-        raise ValueError(f"target={target!r} should be a cluster number, one for each row, {', '.join(NAMED)} or all.")
+    if isinstance(target, str) and target not in TARGETS:
+        raise ValueError(
+            f"target={target!r} should be a cluster number, one for each row, {', '.join(TARGETS)} or all."
+        )
     return target if isinstance(target, str) else _per_row("target", target, n_rows)
 
 

@@ -14,15 +14,11 @@ def given_beta(beta: Any, name: str = "beta") -> float | None:
     Raises:
         ValueError: unless it is `auto`, `None`, or a number `>= 0`.
     """
-    if beta is None or (isinstance(beta, str) and beta == "auto"):
-        return None
-    return checked_beta(beta, name)
+    return None if beta is None or (isinstance(beta, str) and beta == "auto") else checked_beta(beta, name)
 
 
 def checked_beta(beta: Any, name: str = "beta") -> float:
-    """Raises:
-    ValueError: unless it is a number `>= 0`.
-    """
+    """A number `>= 0`, possibly infinite; `ValueError` for anything else."""
     try:
         number = float("nan" if isinstance(beta, str) else beta)
     except (TypeError, ValueError):

@@ -1,51 +1,51 @@
-"""What all neuralized clusterings share: questions, the pooling over competitors, and the way back to the features."""
+"""What all neuralized clusterings share: what users ask, the pooling over competitors, and the linear layer.
+
+Forward, features `x` pass a linear layer, whose units are centroids, supports or splits; their scores give the scores
+`s_k` of the clusters and the margins `h_k = s_c - s_k`, and the smallest margin is the discriminant `f_c`. Backward,
+the relevance `R_k` of each competitor passes the linear layer: `R_i = Σ_k R_k / h_k · w_ik (x_i - m_ik)`.
+"""
 
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, Self
 
-import numpy as np
 import torch
-from scipy import sparse
 from torch import Tensor, nn
 
+from whycluster.heads.arguments import as_clusters, as_features
 from whycluster.heads.beta import Beta, checked_beta, given_beta
 from whycluster.heads.pooling import Pooled, best_two, discriminants, logits, take_most
 
-Rule = Literal["midpoint", "zero"]
-NAMED = ("assigned", "runner_up")  # targets
-
-
+RuleName = Literal["midpoint", "zero"]
+TARGETS = ("assigned", "runner_up")  # clusters that a target can name
 KINDS: dict[str, type["Head"]] = {}
 
 
 class HeadAttribution(NamedTuple):
-    """Relevance at the features and what became of the rest; `explained = relevance.sum(1) + absorbed`.
+    """Relevance at the features and what became of the rest; `explained = relevance.sum(1) + absorbed`."""
 
-    Attributes:
-        relevance: `(N, D)`.
-        explained: the discriminant that was explained, `(N,)`.
-        absorbed: what biases kept of it, `(N,)`.
-    """
-
-    relevance: Tensor
-    explained: Tensor
-    absorbed: Tensor
+    relevance: Tensor  # (N, D)
+    explained: Tensor  # the discriminant that was explained, (N,)
+    absorbed: Tensor  # what biases kept of it, (N,)
 
 
-class Passed(NamedTuple):
-    """What a linear layer hands back of `R_k`: the sums over competitors that both rules are made of.
+class Forward(NamedTuple):
+    """A forward pass, for the way back."""
 
-    Attributes:
-        direction: `Σ_k R_k / h_k · w_k`, `(N, D)`.
-        offset: `Σ_k R_k / h_k · w_k ∘ m_k`, with the origin at the head's centre, `(N, D)`.
-        lost: relevance of competitors that no unit stands for, `(N,)`.
-    """
+    x: Tensor  # features, (N, D)
+    scores: Tensor  # of the units of the linear layer, (N, S)
+    chosen: Tensor  # the cluster to explain, (N,)
+    h: Tensor  # h_k of its competitors, (N, K); infinite for clusters that are excluded
+    pooled: Pooled  # the minimum of h_k
 
-    direction: Tensor
-    offset: Tensor
-    lost: Tensor | float = 0.0
+
+class LayerRelevance(NamedTuple):
+    """Relevance at the linear layer: the sums over competitors that both of its rules are made of."""
+
+    coefficients: Tensor  # of the weights of the units in Σ_k R_k / h_k · w_k, (N, S)
+    offset: Tensor  # Σ_k R_k / h_k · w_k ∘ m_k with the origin at the centre, (N, D)
+    lost: Tensor | float = 0.0  # relevance of competitors that no unit stands for, (N,)
 
 
 class Head(nn.Module, ABC):
@@ -75,25 +75,25 @@ class Head(nn.Module, ABC):
         self.register_buffer("centre", centre)
         self.register_buffer("beta", torch.tensor(checked_beta(beta), dtype=torch.float64))
 
+    def __init_subclass__(cls) -> None:
+        KINDS[cls.__name__] = cls
+
+    @staticmethod
+    def of(kind: str, n_clusters: int, buffers: dict[str, Tensor]) -> "Head":
+        """The head of the class named `kind` that has these buffers; those that are not there are `None`."""
+        head = KINDS[kind].__new__(KINDS[kind])
+        nn.Module.__init__(head)
+        head.n_clusters = n_clusters
+        for name in (*KINDS[kind].__annotations__, *buffers):
+            head.register_buffer(name, buffers.get(name))
+        return head
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         scalars = {name: value for name, value in self._buffers.items() if value is not None and value.ndim == 0}
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch does not annotate it
         for name, value in scalars.items():  # in half precision a small beta would become zero
             self._buffers[name] = value.to(self.centre.device)
         return self
-
-    def __init_subclass__(cls) -> None:
-        KINDS[cls.__name__] = cls
-
-    @staticmethod
-    def of(kind: str, n_clusters: int, buffers: dict[str, Tensor]) -> "Head":
-        """The head of a kind that has these buffers."""
-        head = KINDS[kind].__new__(KINDS[kind])
-        nn.Module.__init__(head)
-        head.n_clusters = n_clusters
-        for name in (*KINDS[kind].__annotations__, *buffers):  # those that are not there are None
-            head.register_buffer(name, buffers.get(name))
-        return head
 
     def extra_repr(self) -> str:
         return f"{self.n_features}, n_clusters={self.n_clusters}"
@@ -106,95 +106,75 @@ class Head(nn.Module, ABC):
     @property
     def width(self) -> int:
         """How many numbers are computed of each row; for how many rows at once fit into memory."""
-        return self.n_clusters
-
-    # Each clustering says what it computes of features once (its evidence), and what follows from it.
+        return max(self.n_clusters, len(self._layer()[1]))
 
     @abstractmethod
-    def _evidence(self, x: Tensor) -> Tensor:
-        """What all discriminants are made of, from centred features `(N, D)`."""
+    def _layer(self) -> tuple[Tensor, Tensor]:
+        """Weights `(S, D)` and biases `(S,)` of the linear layer, with the origin at the centre."""
 
-    def _distances(self, evidence: Tensor) -> Tensor:
-        """What margins are differences of, `h_k = d_k - d_c`, `(N, K)`; the smallest decides."""
-        return evidence
+    @abstractmethod
+    def _propagate(self, forward: Forward) -> LayerRelevance:
+        """Relevance of the competitors, back to the units of the linear layer."""
 
-    def _discriminants(self, evidence: Tensor) -> Tensor:
+    def _cluster_scores(self, scores: Tensor) -> Tensor:
+        """Scores of the clusters `(N, K)`, the largest of which decides, from those of the units `(N, S)`."""
+        return scores
+
+    def _discriminants(self, scores: Tensor) -> Tensor:
         """`f_c` for every cluster, `(N, K)`."""
-        return discriminants(self._distances(evidence))
+        return discriminants(self._cluster_scores(scores))
 
-    def _logits(self, evidence: Tensor, stiffness: float) -> Tensor:
-        """`-log Σ_{k != c} exp(-s h_k)` for every cluster, `(N, K)`."""
-        return logits(self._distances(evidence), stiffness)
+    def _logits(self, scores: Tensor, stiffness: float) -> Tensor:
+        """`-log Σ_{k != c} exp(-β h_k)` for every cluster, `(N, K)`."""
+        return logits(self._cluster_scores(scores), stiffness)
 
-    def _margins(self, evidence: Tensor, chosen: Tensor) -> Tensor:
-        """`h_k` of every competitor, `(N, K)`; of the chosen clusters `(N,)` themselves anything."""
-        d = self._distances(evidence)
-        return d - d.gather(1, chosen[:, None])
-
-    @abstractmethod
-    def _pass(self, evidence: Tensor, chosen: Tensor, pooled: Pooled, h: Tensor) -> Passed:
-        """Relevance through the linear layer, and through what lies between it and the competitors."""
-
-    # What users ask.
+    def _margins(self, scores: Tensor, chosen: Tensor) -> Tensor:
+        """`h_k` of every competitor, `(N, K)`; any number for the chosen clusters `(N,)` themselves."""
+        s = self._cluster_scores(scores)
+        return s.gather(1, chosen[:, None]) - s
 
     def forward(self, x: Tensor) -> Tensor:
         """Discriminants `(N, K)` of features `(N, D)`; the largest is the clustering's own decision."""
         if torch.compiler.is_exporting():  # one operation of a graph (see `layers`)
             tensors = {name: value for name, value in self._buffers.items() if value is not None}
-            numbers = type(self).__name__, " ".join(tensors), self.n_clusters
-            found: Tensor = torch.ops.whycluster.discriminants(
-                x.to(self.centre.dtype), list(tensors.values()), *numbers
-            )
+            head = list(tensors.values()), type(self).__name__, " ".join(tensors), self.n_clusters
+            found: Tensor = torch.ops.whycluster.discriminants(x.to(self.centre.dtype), *head)
             return found
-        return self._discriminants(self._evidence(self._checked(x) - self.centre))
+        return self._discriminants(self._scores(as_features(x, self.centre)))
 
     def logit(self, x: Tensor, stiffness: float | None = None) -> Tensor:
-        """Soft discriminants `-log Σ_{k != c} exp(-s h_k)`, `(N, K)`; over `s`, they approach the discriminants.
+        """Soft discriminants `-log Σ_{k != c} exp(-β h_k)`, `(N, K)`, of features `(N, D)`.
 
-        Their relevance is that of the discriminant at `beta = s`, times logit over discriminant.
-
-        Args:
-            x: `(N, D)`.
-            stiffness: `s`; `None`: the head's `beta`.
+        The stiffness `β` is that of the head unless given, and finite. Over `β`, logits approach the discriminants; the
+        relevance of a logit is that of the discriminant at the same `β`, times logit over discriminant.
 
         Raises:
-            ValueError: if `s` is infinite.
+            ValueError: if `β` is infinite.
         """
         s = self._stiffness(stiffness)
         if s == math.inf:
             raise ValueError("with an infinite stiffness each logit is infinite; give a finite one, or use forward.")
-        return self._logits(self._evidence(self._checked(x) - self.centre), s)
+        return self._logits(self._scores(as_features(x, self.centre)), s)
 
     def probability(self, x: Tensor, stiffness: float | None = None) -> Tensor:
         """Soft assignment `P_c`, with `logit = log(P_c / (1 - P_c))`, `(N, K)`; parameters as in `logit`."""
         s = self._stiffness(stiffness)
         if s == math.inf:
-            return torch.nn.functional.one_hot(self(x).argmax(1), self.n_clusters).to(self.centre.dtype)
+            return nn.functional.one_hot(self(x).argmax(1), self.n_clusters).to(self.centre.dtype)
         return self.logit(x, s).sigmoid()
 
     def competition(self, x: Tensor, target: Any = None, beta: Beta = None) -> Tensor:
         """How much each competitor counts, `p_k`, `(N, K)`; parameters as in `attribute`."""
-        _, evidence, chosen = self._opened(x, target)
-        return self._pooled(evidence, chosen, None, beta)[0].weights
+        return self._pass_forward(x, target, None, beta).pooled.weights
 
     def relevance(
-        self,
-        x: Tensor,
-        target: Tensor | int | str | None = None,
-        against: Tensor | int | None = None,
-        rule: Rule = "midpoint",
-        beta: Beta = None,
+        self, x: Tensor, target: Any = None, against: Any = None, rule: RuleName = "midpoint", beta: Beta = None
     ) -> Tensor:
         """Relevance `(N, D)` of the features for a discriminant; parameters as in `attribute`."""
         return self.attribute(x, target, against, rule, beta).relevance
 
     def attribute(
-        self,
-        x: Tensor,
-        target: Tensor | int | str | None = None,
-        against: Tensor | int | None = None,
-        rule: Rule = "midpoint",
-        beta: Beta = None,
+        self, x: Tensor, target: Any = None, against: Any = None, rule: RuleName = "midpoint", beta: Beta = None
     ) -> HeadAttribution:
         """Explains a discriminant of each row by its features.
 
@@ -210,120 +190,62 @@ class Head(nn.Module, ABC):
             ValueError: for an unknown rule, a cluster that does not exist, a target against itself, or features that
                 do not fit or are not finite.
         """
-        check_rule(rule)
-        x, evidence, chosen = self._opened(x, target)
-        pooled, h = self._pooled(evidence, chosen, against, beta)
-        passed = self._pass(evidence, chosen, pooled, h)
-        relevance, by_bias = self._by_rule(x, passed, rule)
-        return HeadAttribution(relevance, pooled.explained[:, 0], by_bias + passed.lost)
+        return self._pass_backward(self._pass_forward(x, target, against, beta), rule)
 
     def relevance_by_competitor(
-        self,
-        x: Tensor,
-        target: Tensor | int | str | None = None,
-        rule: Rule = "midpoint",
-        beta: Beta = None,
+        self, x: Tensor, target: Any = None, rule: RuleName = "midpoint", beta: Beta = None
     ) -> Tensor:
         """What each competitor adds to the relevance, `(N, K, D)`; the sum over `K` is `relevance(x, target)`.
 
         That of competitor `k` is `p_k f_c / h_k` times the relevance against it alone. Parameters as in `attribute`.
         """
-        check_rule(rule)
-        x, evidence, chosen = self._opened(x, target)
-        pooled, h = self._pooled(evidence, chosen, None, beta)
-        return self._pass_apart(x, evidence, chosen, pooled, h, rule)
+        forward = self._pass_forward(x, target, None, beta)
+        explained, weights = forward.pooled
+        alone = (Pooled(explained, weights * one) for one in torch.eye(self.n_clusters).to(weights))
+        return torch.stack([self._pass_backward(forward._replace(pooled=p), rule).relevance for p in alone], dim=1)
 
-    def _pass_apart(self, x: Tensor, evidence: Tensor, chosen: Tensor, pooled: Pooled, h: Tensor, rule: Rule) -> Tensor:
-        """Relevance of the features from each competitor, `(N, K, D)`: one pass each, unless a head knows better."""
-        clusters = torch.arange(self.n_clusters, device=x.device)
-        alone = (Pooled(pooled.explained, pooled.weights * (clusters == k)) for k in clusters)
-        return torch.stack([self._by_rule(x, self._pass(evidence, chosen, one, h), rule)[0] for one in alone], dim=1)
+    def _scores(self, x: Tensor) -> Tensor:
+        weight, bias = self._layer()
+        return torch.addmm(bias, x - self.centre, weight.T)
 
-    def _by_rule(self, x: Tensor, passed: Passed, rule: Rule) -> tuple[Tensor, Tensor]:
-        """`Σ_k R_k / h_k · w_k ∘ (x - m_k)` with the midpoints or with zero for `m_k`, and what biases keep `(N,)`."""
-        direction, offset, _ = passed
+    def _pass_forward(self, x: Any, target: Any, against: Any, beta: Beta) -> Forward:
+        x = as_features(x, self.centre)
+        scores = self._scores(x)
+        chosen = self._chosen(scores, target)
+        h = self._margins(scores, chosen).masked_fill_(self._excluded(chosen, against), math.inf)
+        return Forward(x, scores, chosen, h, take_most(h, self._stiffness(beta)))
+
+    def _pass_backward(self, forward: Forward, rule: RuleName) -> HeadAttribution:
+        """`R_i = Σ_k R_k / h_k · w_ik (x_i - m_ik)`, with midpoints or with zero for `m_k`."""
+        coefficients, offset, absorbed = self._propagate(forward)
+        direction, explained = coefficients @ self._layer()[0], forward.pooled.explained[:, 0]
         if rule == "midpoint":
-            return (x - self.centre).mul_(direction).sub_(offset), x.new_zeros(len(x))
-        return x * direction, -(offset + direction * self.centre).sum(1)
+            relevance = (forward.x - self.centre) * direction - offset
+        elif rule == "zero":
+            relevance = forward.x * direction
+            absorbed = absorbed - (offset + direction * self.centre).sum(1)
+        else:
+            raise ValueError(f"rule={rule!r} is unknown; choose 'midpoint' or 'zero'.")
+        return HeadAttribution(relevance, explained, torch.zeros_like(explained) + absorbed)
 
-    def _opened(self, x: Any, target: Any) -> tuple[Tensor, Tensor, Tensor]:
-        """Features that are fit for use, the evidence in them, and the clusters to explain `(N,)`."""
-        x = self._checked(x)
-        evidence = self._evidence(x - self.centre)
-        if target is None or isinstance(target, str):
-            clusters = dict(zip(NAMED, best_two(self._discriminants(evidence)), strict=True))
-            if target is not None and target not in clusters:
-                raise ValueError(f"target={target!r} is unknown; choose a cluster, {' or '.join(NAMED)}.")
-            return x, evidence, clusters[target or "assigned"]
-        return x, evidence, self._clusters("target", target, x)
+    def _chosen(self, scores: Tensor, target: Any) -> Tensor:
+        """The clusters to explain, `(N,)`."""
+        if target is not None and not isinstance(target, str):
+            return as_clusters("target", target, len(scores), self.n_clusters).to(scores.device)
+        if target is not None and target not in TARGETS:
+            raise ValueError(f"target={target!r} is unknown; choose a cluster, {' or '.join(TARGETS)}.")
+        return best_two(self._discriminants(scores))[TARGETS.index(target or TARGETS[0])]
 
-    def _pooled(self, evidence: Tensor, chosen: Tensor, against: Any, beta: Beta) -> tuple[Pooled, Tensor]:
-        """The minimum over all who compete, and their `h_k`, infinite for those who do not."""
-        h = self._margins(evidence, chosen).masked_fill_(self._silent(chosen, against), torch.inf)
-        return take_most(h, self._stiffness(beta)), h
-
-    def _silent(self, chosen: Tensor, against: Any) -> Tensor:
-        """The clusters `(N, K)` that do not compete with the chosen ones."""
+    def _excluded(self, chosen: Tensor, against: Any) -> Tensor:
+        """The clusters that do not compete with the chosen ones, `(N, K)`."""
         clusters = torch.arange(self.n_clusters, device=chosen.device)
         if against is None:
             return clusters == chosen[:, None]
-        competitor = self._clusters("against", against, chosen)
-        if bool((competitor == chosen).any()):
+        competitor = as_clusters("against", against, len(chosen), self.n_clusters).to(chosen)
+        if (competitor == chosen).any():
             raise ValueError("a cluster cannot be explained against itself; choose another `against`.")
         return clusters != competitor[:, None]
-
-    def _clusters(self, name: str, value: Any, rows: Tensor) -> Tensor:
-        """One cluster or `(N,)` as `(N,)`, each of them existing."""
-        clusters = torch.as_tensor(np.array(value) if isinstance(value, list | tuple | str) else value)
-        if clusters.is_floating_point() or clusters.is_complex() or clusters.dtype == torch.bool:
-            raise ValueError(f"{name}={value!r:.60} should be a cluster number, or one for each row.")
-        clusters = clusters.to(rows.device, torch.int64)
-        if clusters.ndim > 1 or clusters.numel() not in (1, len(rows)):
-            raise ValueError(
-                f"{name} of shape {tuple(clusters.shape)} should be one cluster, or one for each of {len(rows)} rows."
-            )
-        wrong = clusters[(clusters < 0) | (clusters >= self.n_clusters)]
-        if wrong.numel():
-            raise ValueError(
-                f"{name}={int(wrong.flatten()[0])} is no cluster of this model; "
-                f"it has clusters 0 to {self.n_clusters - 1}."
-            )
-        return clusters.expand(len(rows))
 
     def _stiffness(self, beta: Beta) -> float:
         given = given_beta(beta)
         return float(self.beta) if given is None else given
-
-    def _checked(self, x: Any) -> Tensor:
-        rows = as_rows(x)
-        if rows.ndim != 2 or rows.shape[1] != self.n_features:
-            raise ValueError(
-                f"features of shape {tuple(rows.shape)} do not fit this model, which takes (N, {self.n_features})."
-            )
-        rows = rows.to(self.centre.device, self.centre.dtype)
-        if not rows.isfinite().all():
-            row = int((~rows.isfinite()).any(1).nonzero()[0])
-            raise ValueError(f"the features of row {row} contain NaN or infinity.")
-        return rows
-
-
-def as_rows(x: Any) -> Tensor:
-    """A tensor of numbers from what people hold their data in: tensors, arrays, frames, sparse matrices.
-
-    Raises:
-        ValueError: if it does not hold numbers.
-    """
-    if isinstance(x, Tensor):
-        return x
-    array = np.asarray(x.toarray() if sparse.issparse(x) else x)
-    if array.dtype.kind not in "fiub":
-        raise ValueError(f"features of type {array.dtype} should be numbers.")
-    return torch.as_tensor(np.require(array, requirements=["C", "W"]))  # frames are not writable, flips run backwards
-
-
-def check_rule(rule: str) -> None:
-    """Raises:
-    ValueError: for an unknown rule.
-    """
-    if rule not in ("midpoint", "zero"):
-        raise ValueError(f"rule={rule!r} is unknown; choose 'midpoint' or 'zero'.")

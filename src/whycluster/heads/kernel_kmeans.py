@@ -1,33 +1,31 @@
-"""Kernel k-means as a neural network of four layers, with exactly its decision.
-
-Formulas: Kauffmann et al., arXiv 1906.07633, section III. With supports `u_i` of the target `C_c` and `u_j` of its
-competitors `C_k`: `h_ij = w_ij·x + b_ij`, `w_ij = 2 (u_i - u_j)`, `b_ij = |u_j|² - |u_i|²`; a soft maximum over `i`, a
-soft minimum over `j`, and the minimum over `k`. As `h_ij = |x - u_j|² - |x - u_i|²`, both soft pools come apart into
-soft distances, one for each cluster, and their weights are `a_i = softmax(-gamma |x - u_i|²)` within a cluster.
-
-No tensor here has more than `N·M`, `N·D` or `M·D` entries, or `BLOCK`; or what one row needs, where that is more.
-"""
+"""Kernel k-means as a neural network of four layers, with exactly its decision."""
 
 import torch
 from torch import Tensor
 
 from whycluster.clustering.soft_distances import soft_distances
-from whycluster.heads.head import Head, Passed
-from whycluster.heads.kmeans import scores
-from whycluster.heads.points import checked_points, duals, middle
-from whycluster.heads.pooling import SMALLEST_DENOMINATOR, Pooled
+from whycluster.heads.arguments import checked_points
+from whycluster.heads.head import Forward, Head, LayerRelevance
+from whycluster.heads.kmeans import crossed, distance_layer, middle, projected_duals
+from whycluster.heads.pooling import SMALLEST_DENOMINATOR
 
 BLOCK = 2**18  # pairs of supports whose borders are looked at together: as many as stay in a cache
 
 
 class NeuralizedKernelKMeans(Head):
-    """The neuralized kernel k-means (Gaussian) of given supports.
+    """The neuralized kernel k-means (Gaussian) of given supports: Kauffmann et al., arXiv 1906.07633, section III.
+
+    With supports `u_i` of the target and `u_j` of competitor `k`, `h_ij = |x - u_j|² - |x - u_i|²`; a soft maximum over
+    `i`, a soft minimum over `j`, and the minimum over `k`. Both soft pools come apart into soft distances, one for each
+    cluster, and their weights are `a_i = softmax(-gamma |x - u_i|²)` within a cluster.
+
+    No tensor has more than `N·M`, `N·D` or `M·D` entries, or `BLOCK`; or what one row needs, where that is more.
 
     Args:
         supports: `(M, D)`, finite.
         labels: their clusters, `(M,)`, from 0 to `K - 1`, each at least once.
         gamma: of the kernel `exp(-gamma |x - u|²)`, positive.
-        beta: stiffness of the soft assignment and of the pooling over competitors, `>= 0`.
+        beta: as in `Head`.
         projection: as in `NeuralizedKMeans`.
 
     Raises:
@@ -50,9 +48,8 @@ class NeuralizedKernelKMeans(Head):
     ) -> None:
         supports = checked_points("supports", supports)
         if labels.shape != supports.shape[:1]:
-            raise ValueError(
-                f"labels of shape {tuple(labels.shape)} should be one for each of {len(supports)} supports."
-            )
+            shape = tuple(labels.shape)
+            raise ValueError(f"labels of shape {shape} should be one for each of {len(supports)} supports.")
         if not len(labels) or labels.min() < 0 or (torch.bincount(labels) == 0).any():
             raise ValueError("labels should run from 0 to K - 1, and each cluster should have supports.")
         if not 0 < gamma < torch.inf:
@@ -62,8 +59,7 @@ class NeuralizedKernelKMeans(Head):
         self.register_buffer("gamma", torch.tensor(float(gamma), dtype=torch.float64))
         self.register_buffer("near", (supports - self.centre)[order])  # supports, with the origin at the centre
         self.register_buffer("labels", labels[order].long())
-        mapped = None if projection is None else duals(self.near, projection)
-        self.register_buffer("duals", mapped)
+        self.register_buffer("duals", projected_duals(self.near, projection))
 
     @property
     def supports(self) -> Tensor:
@@ -75,63 +71,51 @@ class NeuralizedKernelKMeans(Head):
         """Supports of each cluster."""
         return torch.bincount(self.labels, minlength=self.n_clusters).tolist()
 
-    @property
-    def width(self) -> int:
-        return len(self.near)
+    def _layer(self) -> tuple[Tensor, Tensor]:
+        return distance_layer(self.near, self.duals)
 
-    def _evidence(self, x: Tensor) -> Tensor:
-        """Squared distances to the supports, up to a constant for each row, `(N, M)`."""
-        return scores(x, self.near, self.duals)
+    def _cluster_scores(self, scores: Tensor) -> Tensor:
+        return -soft_distances(-scores, self.sizes, float(self.gamma))
 
-    def _distances(self, evidence: Tensor) -> Tensor:
-        return soft_distances(evidence, self.sizes, float(self.gamma))
-
-    def _pass(self, evidence: Tensor, chosen: Tensor, pooled: Pooled, h: Tensor) -> Passed:
-        parts, gamma = torch.split(evidence, self.sizes, dim=1), float(self.gamma)
-        weights = torch.cat([(-gamma * part).softmax(1) for part in parts], 1)  # (N, M), of sum 1 in each cluster
-        relevance = pooled.explained * pooled.weights  # (N, K)
-        coefficients = torch.zeros_like(evidence)  # (N, M), of the supports in Σ_ij R_ij / h_ij · w_ij
-        crossed = evidence.new_zeros(len(evidence), self.n_features)
-        lost = evidence.new_zeros(len(evidence))
-        for cluster in torch.unique(chosen).tolist():
-            own = (self.labels == cluster).nonzero()[:, 0]
-            rows = (chosen == cluster).nonzero()[:, 0]
+    def _propagate(self, forward: Forward) -> LayerRelevance:
+        coefficients = torch.zeros_like(forward.scores)  # (N, M)
+        offset, lost = torch.zeros_like(forward.x), forward.x.new_zeros(len(forward.x))
+        parts = torch.split(float(self.gamma) * forward.scores, self.sizes, dim=1)
+        shares = torch.cat([part.softmax(1) for part in parts], dim=1)  # (N, M), of sum 1 in each cluster
+        for cluster in torch.unique(forward.chosen).tolist():
+            own = (self.labels == cluster).nonzero()[:, 0]  # (I,)
+            rows = (forward.chosen == cluster).nonzero()[:, 0]
             for some in torch.split(rows, max(1, BLOCK // (len(own) * max(self.near.shape)))):
-                inverse, shares, lost[some] = self._pairs(
-                    own, evidence[some], weights[some], relevance[some], pooled.explained[some]
-                )
-                part = -shares * inverse.sum(1)
-                part[:, own] = (inverse @ shares[..., None])[..., 0]
-                coefficients[some] = part
+                explained, weights = (part[some] for part in forward.pooled)
+                q, lost[some] = self._pair_quotients(own, forward.scores[some], shares[some], explained, weights)
+                coefficients[some] = -q.sum(1)
+                coefficients[some[:, None], own] = q.sum(2)
                 if self.duals is not None:
-                    crossed[some] = self._crossed(own, inverse * shares[:, None])
-        by = self.near if self.duals is None else self.duals
-        return Passed(2 * (coefficients @ by), coefficients @ (self.near * by) + crossed, lost)
+                    offset[some] = crossed(q, own, self.near, self.duals)
+        squares = self.near * (self.near if self.duals is None else self.duals)
+        return LayerRelevance(coefficients, offset + coefficients @ squares, lost)
 
-    def _pairs(
-        self, own: Tensor, distances: Tensor, weights: Tensor, relevance: Tensor, explained: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Relevance `(n, K)` of rows with one target at the pairs of its supports `own` (I of them) and all others.
+    def _pair_quotients(
+        self, own: Tensor, scores: Tensor, shares: Tensor, explained: Tensor, weights: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """`q_ij = R_ij / h_ij` of rows with one target, for its supports `i` in `own` and all supports `j` of others.
+
+        `R_ij` is the part `a_i a_j` of `R_k`. A pair at whose border a row lies counts the less, the nearer: by
+        `(h_ij / floor)²` where that is below 1, as competitors do in `take_most`.
 
         Returns:
-            The factors of `R_ij / h_ij`, `(n, I, M)` and `(n, M)`, and what no pair could take, `(n,)`.
+            `q_ij`, `(n, I, M)`, and the relevance of competitors all of whose pairs count for nothing, `(n,)`.
         """
-        h = distances[:, None, :] - distances[:, own, None]  # (n, I, M)
+        h = scores[:, own, None] - scores[:, None, :]
         size, precision = h.abs(), torch.finfo(h.dtype)
-        noise = 8 * precision.eps * distances.abs().amax(1)  # rounding; all there is between equal supports
+        noise = 8 * precision.eps * scores.abs().amax(1)  # rounding; all there is between equal supports
         h.masked_fill_(size <= noise[:, None, None], 0)
-        # A pair at whose border a row lies counts the less, the nearer: by (h / floor)², if that is below 1.
-        floor = (SMALLEST_DENOMINATOR * explained.abs()).clamp(min=precision.tiny)[..., None]
-        size.clamp_(min=floor)
-        inverse = (h / size).div_(size).mul_(weights[:, own, None])
-        inverse[:, :, own] = 0
-        counting = h.mul_(inverse).sum(1).mul_(weights)  # (n, M)
-        counted = torch.zeros_like(relevance).index_add_(1, self.labels, counting)  # (n, K), mostly 1
-        shares = (relevance / counted).masked_fill_(counted == 0, 0)
-        return inverse, weights * shares[:, self.labels], torch.where(counted == 0, relevance, 0).sum(1)
-
-    def _crossed(self, own: Tensor, q: Tensor) -> Tensor:
-        """`Σ_ij q_ij ((G u_i)∘u_j - (G u_j)∘u_i)`, which cancels where G is diagonal; `q` is `(n, I, M)`."""
-        u, g = self.near, self.duals
-        assert g is not None  # as there is a projection
-        return torch.einsum("nij,jd,id->nd", q, u, g[own]) - torch.einsum("nij,jd,id->nd", q, g, u[own])
+        floor = (SMALLEST_DENOMINATOR * explained.abs()).clamp(min=precision.tiny)
+        size.clamp_(min=floor[..., None])
+        q = (h / size).div_(size).mul_(shares[:, own, None])  # a_i (h / max(|h|, floor))² / h
+        counting = h.mul_(q).sum(1).mul_(shares)  # (n, M)
+        counted = torch.zeros_like(weights).index_add_(1, self.labels, counting)  # (n, K), mostly 1
+        relevance = explained * weights  # (n, K); 0 for the target, so that its own pairs get nothing
+        by_count = (relevance / counted).masked_fill_(counted == 0, 0)
+        q.mul_((shares * by_count[:, self.labels])[:, None])
+        return q, torch.where(counted == 0, relevance, 0).sum(1)

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from whycluster.heads.beta import Beta
-from whycluster.heads.head import Head
-from whycluster.heads.head import Rule as Name
+from whycluster.heads.head import Head, RuleName
 from whycluster.lrp.linear_maps import LinearMap
 from whycluster.lrp.operations import REGISTERED
 from whycluster.lrp.receipts import Absorbed
@@ -28,7 +27,7 @@ class HeadRule(Rule):
         beta: stiffness of that pooling; `None` or `auto`: the head's own.
     """
 
-    name: ClassVar[Name]
+    name: ClassVar[RuleName]
 
     def __init__(self, beta: Beta = None) -> None:
         super().__init__([], 0.0)
@@ -63,8 +62,7 @@ class ClusterLayer(LinearMap):
         self.head = head
 
     def forward(self, xs: Sequence[Tensor]) -> Tensor:
-        z: Tensor = self.head(xs[0])
-        return z
+        return self.head.forward(xs[0])
 
 
 def redistribute_head(passage: Passage, relevance: Tensor) -> Relevance:
@@ -75,25 +73,22 @@ def redistribute_head(passage: Passage, relevance: Tensor) -> Relevance:
     rows, clusters = relevance.nonzero(as_tuple=True)
     passed = torch.zeros_like(x)
     absorbed = Absorbed.nothing(relevance, passage.n)
-    if len(rows):
-        head = layer.head.attribute(x[rows], clusters, rule=rule.name, beta=rule.beta)
-        entered = relevance[rows, clusters]
-        # Clusters that tie differ by rounding only, for which no feature is the reason.
-        rounding = 8 * torch.finfo(passage.z.dtype).eps * passage.z.abs().amax(1)[rows]
-        tie = head.explained.abs() <= rounding
-        factor = torch.where(tie, 0, entered / head.explained)
-        passed.index_add_(0, rows, (head.relevance * factor[:, None]).to(x))
-        absorbed.bias.index_add_(0, rows, (head.absorbed * factor).to(relevance))
-        absorbed.zero.index_add_(0, rows, torch.where(tie, entered, 0).to(relevance))
+    head = layer.head.attribute(x[rows], clusters, rule=rule.name, beta=rule.beta)
+    entered = relevance[rows, clusters]
+    # Clusters that tie differ by rounding only, for which no feature is the reason.
+    rounding = 8 * torch.finfo(passage.z.dtype).eps * passage.z.abs().amax(1)[rows]
+    tie = head.explained.abs() <= rounding
+    factor = torch.where(tie, 0, entered / head.explained)
+    passed.index_add_(0, rows, (head.relevance * factor[:, None]).to(x))
+    absorbed.bias.index_add_(0, rows, (head.absorbed * factor).to(relevance))
+    absorbed.zero.index_add_(0, rows, torch.where(tie, entered, 0).to(relevance))
     return [passed], absorbed
 
 
 @torch.library.custom_op("whycluster::discriminants", mutates_args=())
 def discriminants(x: Tensor, buffers: Sequence[Tensor], kind: str, names: str, n_clusters: int) -> Tensor:
     """Discriminants `(N, K)` of features `(N, D)`, by the head that these buffers are of."""
-    head = Head.of(kind, n_clusters, dict(zip(names.split(), buffers, strict=True)))
-    found: Tensor = head(x)
-    return found
+    return Head.of(kind, n_clusters, dict(zip(names.split(), buffers, strict=True))).forward(x)
 
 
 @discriminants.register_fake

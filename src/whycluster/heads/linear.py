@@ -1,25 +1,22 @@
-"""Linear scores as a neural network: `argmax_k w_k·x + b_k`, with exactly its decision.
+"""Linear scores as a neural network: `argmax_k w_k·x + b_k`, with exactly its decision."""
 
-Formulas: Kauffmann et al., arXiv 1906.07633, section III, for any linear clustering or classifier (a power diagram):
-`h_k = s_c - s_k = w_ck·x + b_ck` with `w_ck = w_c - w_k`, `b_ck = b_c - b_k`, and `f_c = min_k h_k`. The differences
-`w_ck` are never built.
-"""
-
-import torch
 from torch import Tensor
 
-from whycluster.heads.head import Head, Passed
-from whycluster.heads.points import checked_points
-from whycluster.heads.pooling import Pooled, quotients
+from whycluster.heads.arguments import checked_points
+from whycluster.heads.head import Forward, Head, LayerRelevance
+from whycluster.heads.pooling import quotients, score_coefficients
 
 
 class NeuralizedLinear(Head):
-    """The neuralized `argmax` of linear scores.
+    """The neuralized `argmax` of linear scores, of any linear clustering or classifier (a power diagram).
+
+    `h_k = s_c - s_k = w_ck·x + b_ck`, `w_ck = w_c - w_k`, `b_ck = b_c - b_k`, and `f_c = min_{k != c} h_k` (Kauffmann
+    et al., arXiv 1906.07633, section III). The differences `w_ck` are never built.
 
     Args:
         weight: `(K, D)`, finite, `K >= 2`.
         bias: `(K,)`; `None`: zeros.
-        beta: stiffness of the soft assignment and of the pooling over competitors, `>= 0`.
+        beta: as in `Head`.
         centre: `(D,)`, for the midpoint rule, which counts from the point of each border that is nearest to it; `None`:
             the origin. The mean of the data is a good one.
 
@@ -27,6 +24,7 @@ class NeuralizedLinear(Head):
         ValueError: for weights of another shape, fewer than two, or not finite; for a negative `beta`.
 
     Example:
+        >>> import torch
         >>> head = NeuralizedLinear(torch.tensor([[1., 0.], [0., 1.]]), torch.tensor([0., 1.]))
         >>> head(torch.tensor([[3., 1.]]))
         tensor([[ 1., -1.]])
@@ -46,20 +44,14 @@ class NeuralizedLinear(Head):
         self.register_buffer("weight", weight)
         self.register_buffer("bias", bias)
 
-    def _evidence(self, x: Tensor) -> Tensor:
-        """Scores without their sign, `(N, K)`; `x` has its origin at the centre."""
-        return -torch.addmm(self._bias_at_centre(), x, self.weight.T)
+    def _layer(self) -> tuple[Tensor, Tensor]:
+        return self.weight, self.bias + self.weight @ self.centre
 
-    def _bias_at_centre(self) -> Tensor:
-        return self.bias + self.weight @ self.centre
-
-    def _pass(self, evidence: Tensor, chosen: Tensor, pooled: Pooled, h: Tensor) -> Passed:
-        w, b, q = self.weight, self._bias_at_centre(), quotients(pooled, h)
-        own = w[chosen]  # (N, D)
-        direction = q.sum(1, keepdim=True) * own - q @ w
+    def _propagate(self, forward: Forward) -> LayerRelevance:
+        (w, b), chosen, q = self._layer(), forward.chosen, quotients(forward.pooled, forward.h)
         # The nearest point of a border is m_ck = -b_ck / |w_ck|² · w_ck, so that w_ck ∘ m_ck has (w_c - w_k)².
-        squares = w.square().sum(1)
-        lengths = squares[chosen, None] + squares - 2 * own @ w.T
-        g = (q * (b[chosen, None] - b) / lengths).masked_fill_((q == 0) | (lengths <= 0), 0)
+        own, squares = w[chosen], w.square().sum(1)
+        lengths = squares[chosen, None] + squares - 2 * own @ w.T  # |w_ck|², (N, K)
+        g = (q * (b[chosen, None] - b) / lengths).masked_fill((q == 0) | (lengths <= 0), 0)
         offset = 2 * own * (g @ w) - g.sum(1, keepdim=True) * own.square() - g @ w.square()
-        return Passed(direction, offset)
+        return LayerRelevance(score_coefficients(q, chosen), offset)

@@ -10,9 +10,10 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from whycluster.clustering.kernel_kmeans import KernelKMeans
+from whycluster.heads.arguments import as_tensor
 from whycluster.heads.beta import Beta, given_beta, heuristic_beta
 from whycluster.heads.bisecting_kmeans import NeuralizedBisectingKMeans, Split
-from whycluster.heads.head import Head, as_rows
+from whycluster.heads.head import Head
 from whycluster.heads.kernel_kmeans import NeuralizedKernelKMeans
 from whycluster.heads.kmeans import NeuralizedKMeans
 from whycluster.heads.linear import NeuralizedLinear
@@ -46,36 +47,37 @@ def neuralize(model: Any, X: Any = None, *, beta: Beta = "auto") -> Head:  # noq
         tensor([[8., 8.]], dtype=torch.float64)
     """
     given = given_beta(beta)
-    head, typical, counts = _rewritten(model, 1.0 if given is None else given)
+    head, typical, counts = _rewritten(model)
     head.feature_names_in_ = fitted_names(model)
-    if given is None:
-        if X is not None:
-            value = heuristic_beta(head, torch.split(as_rows(X), BATCH))
-        else:
-            total = float((head(typical).amax(1) * counts).sum())
-            value = float(counts.sum()) / total if total > 0 else 1.0
-        head.beta.fill_(value)
+    if given is None and X is not None:
+        given = heuristic_beta(head, torch.split(as_tensor(X), BATCH))
+    elif given is None:
+        total = float((head(typical).amax(1) * counts).sum())
+        given = float(counts.sum()) / total if total > 0 else 1.0
+    head.beta.fill_(given)
     return head
 
 
-def _rewritten(model: Any, beta: float) -> tuple[Head, Tensor, Tensor]:
+def _rewritten(model: Any) -> tuple[Head, Tensor, Tensor]:
     """A head, some points typical of the training data `(T, D)`, and how many rows each of them stands for `(T,)`."""
     if isinstance(model, tuple):
         weight, bias = model
-        return _linear(as_rows(weight), None if bias is None else as_rows(bias), beta)
+        return _linear(as_tensor(weight), None if bias is None else as_tensor(bias))
     if isinstance(model, Tensor | np.ndarray):
-        head = NeuralizedKMeans(as_rows(model), beta)
-        return head, head.centroids, torch.ones(len(head.centroids))
+        head = NeuralizedKMeans(as_tensor(model))
+        return head, head.centroids, torch.ones(head.n_clusters)
     folded = Folded(model)
     estimator, projection = folded.estimator, folded.projection
     if hasattr(estimator, "fit"):
         check_is_fitted(estimator)
     if isinstance(estimator, KernelKMeans):
         supports, labels = folded.back(estimator.supports_), torch.as_tensor(estimator.support_labels_)
-        kernel = NeuralizedKernelKMeans(supports, labels, estimator.gamma_, beta, projection)
+        kernel = NeuralizedKernelKMeans(supports, labels, estimator.gamma_, projection=projection)
         return kernel, kernel.supports, torch.ones(len(supports))
     if hasattr(estimator, "coef_") and is_classifier(estimator):
-        return _classifier(folded, beta)
+        weight = as_tensor(np.atleast_2d(estimator.coef_)).double()
+        bias = as_tensor(np.broadcast_to(estimator.intercept_, len(weight))).double()
+        return _linear(*folded.scores_back(weight, bias))
     if not hasattr(estimator, "cluster_centers_"):
         raise ValueError(
             f"cannot neuralize a {type(estimator).__name__}; give a fitted KMeans, BisectingKMeans, KernelKMeans or "
@@ -86,42 +88,29 @@ def _rewritten(model: Any, beta: float) -> tuple[Head, Tensor, Tensor]:
     counts = torch.bincount(torch.as_tensor(assigned).long(), minlength=len(means))
     if isinstance(estimator, BisectingKMeans):
         splits, centres = _tree(estimator)
-        left, right = folded.back(centres.reshape(-1, centres.shape[-1])).view(2, len(splits), -1)
-        return NeuralizedBisectingKMeans(splits, left, right, beta, projection), means, counts
-    return NeuralizedKMeans(means, beta, projection), means, counts
+        left, right = folded.back(centres).view(len(splits), 2, -1).unbind(1)
+        return NeuralizedBisectingKMeans(splits, left, right, projection=projection), means, counts
+    return NeuralizedKMeans(means, projection=projection), means, counts
 
 
-def _linear(weight: Tensor, bias: Tensor | None, beta: float) -> tuple[Head, Tensor, Tensor]:
+def _linear(weight: Tensor, bias: Tensor | None) -> tuple[Head, Tensor, Tensor]:
     """The head of linear scores; without training data no points are known to be typical."""
-    if bias is None:
-        bias = weight.new_zeros(len(weight))
     if weight.ndim == 2 and len(weight) == 1:  # one score against zero
-        weight, bias = (torch.cat([torch.zeros_like(one), one]) for one in (weight, bias))
-    head = NeuralizedLinear(weight, bias, beta)
-    return head, head.weight[:0], torch.ones(0)
-
-
-def _classifier(folded: Folded, beta: float) -> tuple[Head, Tensor, Tensor]:
-    """A fitted linear classifier of scikit-learn, behind the affine steps of its pipeline."""
-    model = folded.estimator
-    weight = as_rows(np.atleast_2d(model.coef_)).double()
-    bias = as_rows(np.broadcast_to(model.intercept_, len(weight))).double() + weight @ folded.offset(weight.shape[1])
-    a = folded.projection
-    return _linear(weight if a is None else weight * a if a.ndim == 1 else weight @ a.double(), bias, beta)
+        weight = torch.cat([torch.zeros_like(weight), weight])
+        bias = None if bias is None else torch.cat([torch.zeros_like(bias), bias])
+    return NeuralizedLinear(weight, bias), weight[:0], torch.ones(0)
 
 
 def _tree(model: BisectingKMeans) -> tuple[list[Split], np.ndarray]:
-    """The splits of a tree, parents first, and the centres of their left and right sides, `(2, K - 1, D)`."""
-    splits, left, right = [], [], []
-    mean = getattr(model, "_X_mean", 0)
+    """The splits of a tree, parents first, and the centres of the left and right side of each, `(2 (K - 1), D)`."""
+    splits, centres = [], []
     waiting = [model._bisecting_tree]
     for node in waiting:  # grows
         if node.left is not None:
             sides = [node.left, node.right]
             splits.append(Split(*([leaf.label for leaf in side.iter_leaves()] for side in sides)))
-            left.append(node.left.center + mean)
-            right.append(node.right.center + mean)
+            centres += [side.center + getattr(model, "_X_mean", 0) for side in sides]
             waiting += sides
     if not splits:
         raise ValueError("n_clusters=1 should be >= 2, as one cluster alone has no competitor.")
-    return splits, np.stack([left, right])
+    return splits, np.stack(centres)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import reduce
+from itertools import starmap
 from typing import Any
 
 import numpy as np
@@ -13,76 +14,68 @@ from sklearn.preprocessing import MaxAbsScaler, MinMaxScaler, RobustScaler, Stan
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from whycluster.heads.head import as_rows
+from whycluster.heads.arguments import as_tensor
 
 
 class Folded:
-    """A model taken apart: the clustering at its end, and the affine map before it.
-
-    Args:
-        model: a fitted clustering, or a pipeline of affine steps that ends in one.
+    """A fitted model, or pipeline that ends in one, taken apart: the model and the affine map `A x + a` before it.
 
     Attributes:
-        estimator: the clustering.
-        projection: `A`, the linear part of the map, `(D,)` or `(D', D)`; `None` if there is none.
+        estimator: the clustering or classifier at the end.
+        projection: `A`, `(D,)` for a scaling, or `(D', D)`; `None` if there are no steps.
 
     Raises:
         ValueError: for a step that is not affine.
     """
 
     def __init__(self, model: Any) -> None:
-        *self._steps, (_, self.estimator) = _flat(model) if isinstance(model, Pipeline) else [("", model)]
-        parts = [_linear_part(name, step) for name, step in self._steps]
-        self.projection = torch.as_tensor(reduce(_after, parts)) if parts else None
+        steps = _named_steps(model) if isinstance(model, Pipeline) else [("", model)]
+        if not steps:
+            raise ValueError("this pipeline is empty; let it end in a k-means.")
+        *before, (_, self.estimator) = steps
+        self._steps = [step for _, step in before]
+        self.projection = torch.as_tensor(reduce(_after, starmap(_linear_part, before))) if before else None
 
     def back(self, points: np.ndarray) -> Tensor:
-        """Points in original columns that the map takes to these.
-
-        Raises:
-            ValueError: if there are none.
-        """
-        original = points.astype(np.float64) if self._steps else points  # offsets may be large
-        for _, step in reversed(self._steps):
+        """Points in original columns that the map takes to these; `ValueError` if there are none."""
+        if self.projection is None:
+            return as_tensor(points)
+        original = points.astype(np.float64)  # offsets may be large
+        for step in reversed(self._steps):
             original = step.inverse_transform(original)
-        rows = as_rows(original)
-        if self.projection is not None:
-            a, moved, wanted = self.projection, (rows - rows[0]).double(), torch.as_tensor(points - points[0]).double()
-            again = moved * a if a.ndim == 1 else moved @ a.double().T
-            if not torch.allclose(again, wanted, rtol=1e-4, atol=1e-4 * float(wanted.abs().max())):
-                raise ValueError("the steps of this pipeline cannot be undone; transform the data with them first.")
+        rows, a = as_tensor(original), self.projection
+        moved, wanted = (rows - rows[0]).double(), torch.as_tensor(points - points[0]).double()
+        again = moved * a if a.ndim == 1 else moved @ a.double().T
+        if not torch.allclose(again, wanted, rtol=1e-4, atol=1e-4 * float(wanted.abs().max())):
+            raise ValueError("the steps of this pipeline cannot be undone; transform the data with them first.")
         return rows
 
-    def offset(self, n_features: int) -> Tensor:
-        """Where the map takes the origin of the original columns, `(D',)`; without steps, `n_features` zeros."""
-        values = np.zeros((1, self._steps[0][1].n_features_in_ if self._steps else n_features))
-        for _, step in self._steps:
-            values = step.transform(values)
-        return as_rows(values)[0].double()
+    def scores_back(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """Weights `(K, D)` and biases `(K,)` in original columns of linear scores that follow the map."""
+        if self.projection is None:
+            return weight, bias
+        origin, a = np.zeros((1, self._steps[0].n_features_in_)), self.projection.double()
+        for step in self._steps:
+            origin = step.transform(origin)
+        return weight * a if a.ndim == 1 else weight @ a, bias + weight @ as_tensor(origin)[0].double()
 
 
 def fitted_names(model: Any) -> Any:
     """Names of the columns that a model or pipeline was fitted with, `None` if they had none."""
-    while isinstance(model, Pipeline):
-        model = next((step for _, step in model.steps if step is not None and not isinstance(step, str)), None)
-    return getattr(model, "feature_names_in_", None)
+    steps = _named_steps(model)
+    return getattr(steps[0][1], "feature_names_in_", None) if steps else None
 
 
-def _flat(pipeline: Pipeline) -> list[tuple[str, Any]]:
-    """Steps, also of pipelines within, without those that pass everything."""
-    steps = []
-    for name, step in pipeline.steps:
-        if isinstance(step, Pipeline):
-            steps += _flat(step)
-        elif step is not None and step != "passthrough":
-            steps.append((name, step))
-    if not steps:
-        raise ValueError("this pipeline is empty; let it end in a k-means.")
-    return steps
+def _named_steps(model: Any, name: str = "") -> list[tuple[str, Any]]:
+    """Steps of a pipeline and of pipelines within it, without those that pass everything; a model is one step."""
+    if isinstance(model, Pipeline):
+        return [one for name, step in model.steps for one in _named_steps(step, name)]
+    return [] if model is None or (isinstance(model, str) and model == "passthrough") else [(name, model)]
 
 
 def _linear_part(name: str, step: Any) -> np.ndarray:
-    for kind, linear_part in LINEAR_PARTS.items():
-        if isinstance(step, kind) and not getattr(step, "clip", False):
+    for kinds, linear_part in LINEAR_PARTS.items():
+        if isinstance(step, kinds) and not getattr(step, "clip", False):
             check_is_fitted(step)
             return np.asarray(linear_part(step))
     raise ValueError(
@@ -93,13 +86,12 @@ def _linear_part(name: str, step: Any) -> np.ndarray:
 
 def _after(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """The projection that is one after the other."""
-    if first.ndim == 2 and second.ndim == 2:
+    if first.ndim == second.ndim == 2:
         return np.asarray(second @ first)
     return np.asarray(second[:, None] * first if first.ndim == 2 else second * first)
 
 
-def _scale(step: Any) -> np.ndarray:
-    """Of scalers that divide."""
+def _divisors(step: Any) -> np.ndarray:
     return np.ones(step.n_features_in_) if step.scale_ is None else np.asarray(1 / step.scale_)
 
 
@@ -110,13 +102,9 @@ def _components(step: Any) -> np.ndarray:
     return np.asarray(step.components_ / np.maximum(spread, np.finfo(spread.dtype).eps)[:, None])
 
 
-LINEAR_PARTS: dict[type, Callable[[Any], np.ndarray]] = {
-    StandardScaler: _scale,
-    RobustScaler: _scale,
-    MaxAbsScaler: _scale,
-    MinMaxScaler: lambda step: step.scale_,
-    PCA: _components,
-    IncrementalPCA: _components,
-    TruncatedSVD: _components,
-    SelectorMixin: lambda step: np.eye(step.n_features_in_)[step.get_support()],
+LINEAR_PARTS: dict[tuple[type, ...], Callable[[Any], np.ndarray]] = {
+    (StandardScaler, RobustScaler, MaxAbsScaler): _divisors,
+    (MinMaxScaler,): lambda step: step.scale_,
+    (PCA, IncrementalPCA, TruncatedSVD): _components,
+    (SelectorMixin,): lambda step: np.eye(step.n_features_in_)[step.get_support()],
 }

@@ -1,6 +1,7 @@
-"""Pooling over competitors: hard and soft minima of `h_k`, and who gets how much of their relevance.
+"""Pooling over competitors: hard and soft minima of `h_k = s_c - s_k`, and which competitor gets how much relevance.
 
-Formulas: Kauffmann et al., arXiv 1906.07633, section III. `N` rows, `K` clusters, `c` the cluster that is explained.
+Formulas: Kauffmann et al., arXiv 1906.07633, section III. `N` rows, `K >= 2` clusters with scores `s`, of which the
+largest decides (a negative squared distance, for example), and `c` the cluster that is explained.
 """
 
 from typing import NamedTuple
@@ -15,34 +16,23 @@ SMALLEST_DENOMINATOR = 1e-2
 
 
 class Pooled(NamedTuple):
-    """A minimum over competitors and what becomes of its relevance.
+    """A minimum over competitors, and how its relevance is shared among them."""
 
-    Attributes:
-        explained: `f_c`, the smallest `h_k`, `(N, 1)`.
-        weights: how much each competitor counts, `p_k`, `(N, K)`; of sum 1.
-    """
-
-    explained: Tensor
-    weights: Tensor
+    explained: Tensor  # f_c, the smallest h_k, (N, 1)
+    weights: Tensor  # how much each competitor counts, p_k, (N, K); of sum 1
 
 
-def discriminants(distances: Tensor) -> Tensor:
-    """How much nearer each cluster is than its nearest competitor.
-
-    Args:
-        distances: squared distances `(N, K)`, up to a constant for each row; `K >= 2`.
-
-    Returns:
-        `f_c = min_{k != c} d_k - d_c`, `(N, K)`; `argmax f = argmin d`.
+def discriminants(scores: Tensor) -> Tensor:
+    """`f_c = s_c - max_{k != c} s_k` of scores `(N, K)`, `(N, K)`; `argmax f = argmax s`.
 
     Example:
-        >>> discriminants(torch.tensor([[1., 4., 9.]]))
+        >>> discriminants(torch.tensor([[-1., -4., -9.]]))
         tensor([[ 3., -3., -8.]])
     """
-    nearest = distances.topk(2, dim=1, largest=False)
-    best, second = nearest.values[:, :1], nearest.values[:, 1:]
-    others: Tensor = best.expand_as(distances).scatter(1, nearest.indices[:, :1], second)
-    return others.sub_(distances)
+    top = scores.topk(2, dim=1)
+    best, second = top.values[:, :1], top.values[:, 1:]
+    strongest_other: Tensor = best.expand_as(scores).scatter(1, top.indices[:, :1], second)
+    return strongest_other.neg_().add_(scores)
 
 
 def best_two(discriminants: Tensor) -> tuple[Tensor, Tensor]:
@@ -52,25 +42,20 @@ def best_two(discriminants: Tensor) -> tuple[Tensor, Tensor]:
         >>> best_two(torch.tensor([[-8.0, 3.0, -3.0]]))
         (tensor([1]), tensor([2]))
     """
-    cluster = discriminants.argmax(1)  # `topk` would take any of equal ones
-    return cluster, discriminants.scatter(1, cluster[:, None], -torch.inf).argmax(1)
+    cluster = discriminants.max(1).indices  # `topk` would take any of equal ones
+    return cluster, discriminants.scatter(1, cluster[:, None], -torch.inf).max(1).indices
 
 
-def logits(distances: Tensor, stiffness: float) -> Tensor:
-    """The soft discriminants, `log(P_c / (1 - P_c)) = -log Σ_{k != c} exp(-s h_k)` with `P = softmax(-s d)`.
+def logits(scores: Tensor, stiffness: float) -> Tensor:
+    """Soft discriminants `log(P_c / (1 - P_c)) = -log Σ_{k != c} exp(-β h_k)` with `P = softmax(β s)`, `(N, K)`.
 
-    Args:
-        distances: squared distances `(N, K)`, up to a constant for each row; `K >= 2`.
-        stiffness: `s >= 0`, finite; divided by it, the logits approach the discriminants as it grows.
-
-    Returns:
-        `(N, K)`.
+    Divided by `β`, which is `>= 0` and finite, they approach the discriminants as it grows.
 
     Example:
-        >>> logits(torch.tensor([[1., 4., 9.]]), 100.0) / 100
+        >>> logits(torch.tensor([[-1., -4., -9.]]), 100.0) / 100
         tensor([[ 3., -3., -8.]])
     """
-    scores = -stiffness * distances
+    scores = stiffness * scores
     top = scores.argmax(1, keepdim=True)
     # For the largest, 1 - P_c would cancel; for all others, P_c is at most a half.
     beside_top = scores.scatter(1, top, -torch.inf).logsumexp(1, keepdim=True)
@@ -80,14 +65,11 @@ def logits(distances: Tensor, stiffness: float) -> Tensor:
 
 
 def take_most(h: Tensor, beta: float) -> Pooled:
-    """Spreads the smallest `h_k` over the competitors, most to the nearest, none to those at whose border a row lies.
+    """The minimum `f = min_k h_k`, and `p = softmax(-β h)`: most for the nearest competitor, none at its very border.
 
     Args:
-        h: `(N, K)`; infinite for clusters that do not compete.
+        h: `(N, K)`; infinite for clusters that are excluded.
         beta: stiffness, from 0 (all competitors alike) to infinity (the nearest alone).
-
-    Returns:
-        `f = min_k h_k` and `p = softmax(-beta h)`.
     """
     f, nearest = h.min(dim=1, keepdim=True)
     if beta == torch.inf:
@@ -96,19 +78,22 @@ def take_most(h: Tensor, beta: float) -> Pooled:
     if beta == 0:
         exponents.masked_fill_(h == torch.inf, -torch.inf)  # where 0 · ∞ stands
     p = exponents.softmax(dim=1)
-    if (f > 0).all():
-        return Pooled(f, p)  # no border is nearer than f
     floor = SMALLEST_DENOMINATOR * f.abs()
-    near = h.abs() < floor
-    if near.any():
-        p = torch.where(near, p * (h / floor).square(), p)
+    size = h.abs()
+    if (size.amin(1, keepdim=True) < floor).any():
+        p = torch.where(size < floor, p * (h / floor).square(), p)
         p = p / p.sum(1, keepdim=True)
     return Pooled(f, p)
 
 
 def quotients(pooled: Pooled, h: Tensor) -> Tensor:
-    """`R_k / h_k = f_c p_k / h_k`, what a linear layer multiplies its weights with, `(N, K)`; `h` as in `take_most`."""
+    """`q_k = R_k / h_k = f_c p_k / h_k`, what a linear layer multiplies its weights with, `(N, K)`."""
     f, p = pooled
     ratio = f / h
     ratio.masked_fill_(h == 0, 0).masked_fill_(f == h, 1)  # 0 / 0, of duplicated centroids, is 1
     return ratio.mul_(p)
+
+
+def score_coefficients(q: Tensor, chosen: Tensor) -> Tensor:
+    """The coefficients of the scores in `Σ_k q_k h_k = Σ_k q_k (s_c - s_k)`, `(N, K)`; `c` is chosen, `(N,)`."""
+    return (-q).scatter_(1, chosen[:, None], q.sum(1, keepdim=True))
