@@ -32,6 +32,7 @@ from whycluster.lrp import (
     Norm,
     Ratio,
     Rule,
+    TokenLinear,
     WSquare,
     ZBox,
     ZPlus,
@@ -152,6 +153,52 @@ def test_images_that_are_not_in_the_first_dimension_pass_at_once(monkeypatch: py
     z = layer.forward([x]).detach()
     passage = Passage(layer, Epsilon(), [x], z, Batch(1), 3)
     same(redistribute_fast(passage, torch.ones_like(z)), redistribute(passage, torch.ones_like(z)))
+
+
+BUSY: dict[str, tuple[Batch, tuple[int, ...], tuple[object, ...], int | None]] = {
+    "the last outputs": (Batch(0), (3, 4, 6), (..., slice(6, 9)), 3),
+    "one token": (Batch(0), (3, 4, 6), (slice(None), slice(1, 2)), 9),
+    "one token first": (Batch(1), (4, 3, 6), (slice(0, 1), ..., slice(3, 5)), 2),
+    "one image": (Batch(0), (3, 4, 6), (slice(1, 2),), None),  # cannot be left out: receipts are of all
+    "places": (Batch(0), (2, 4, 5, 6), (slice(None), slice(2, 4), slice(1, 2)), 9),
+    "tokens and images in one": (Batch(0), (12, 6), (slice(3, 6), slice(2, 5)), 3),
+    "nothing": (Batch(0), (3, 4, 6), (..., slice(0)), 1),
+    "apart": (Batch(0), (3, 4, 6), (..., [1, 4]), 4),
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("busy", BUSY)
+@pytest.mark.parametrize("rule", ["Epsilon", "Gamma", "Gamma 0"])
+def test_tokens_and_outputs_without_relevance_are_left_out(
+    rule: str, busy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    batch, shape, some, n_outputs = BUSY[busy]
+    layer = TokenLinear(torch.randn(9, 6, dtype=torch.float64), torch.randn(9, dtype=torch.float64))
+    x = torch.randn(shape, dtype=torch.float64)
+    z = layer.forward([x])
+    r = torch.zeros_like(z)
+    r[some] = torch.randn_like(r[some])
+    n = 3 if busy == "tokens and images in one" else shape[batch.axis]
+    passage = Passage(layer, RULES[rule](1e-6), [x], z, batch, n)
+    products: list[int] = []
+    transpose = TokenLinear.transpose
+    monkeypatch.setattr(
+        TokenLinear, "transpose", lambda self, y, *rest: products.append(y.shape[-1]) or transpose(self, y, *rest)
+    )
+    got = redistribute_fast(passage, r)
+    assert set(products) == {n_outputs or 9}
+    same(got, redistribute(passage, r))
+    same(redistribute_fast(replace(passage, memo={}), r), redistribute(passage, r))
+
+
+def test_relevance_that_is_no_number_is_never_left_out() -> None:
+    layer = TokenLinear(torch.randn(9, 6), torch.randn(9))
+    x, r = torch.randn(2, 4, 6), torch.zeros(2, 4, 9)
+    r[1, 2, 3] = torch.nan
+    (passed,), _ = redistribute_fast(Passage(layer, Gamma(), [x], layer.forward([x]), Batch(0), 2), r)
+    assert passed[1, 2].isnan().all()
 
 
 COMPOSITES = [EpsilonGammaBox(-2, 2), EpsilonPlus(residual="norm"), EpsilonPlusFlat(), EpsilonAlpha2Beta1()]

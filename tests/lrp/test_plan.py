@@ -8,7 +8,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from whycluster.lrp import LRP, Composite, Convolution, EpsilonPlus, First, Flat, ZPlus
+from whycluster.lrp import (
+    LRP,
+    Composite,
+    Convolution,
+    Epsilon,
+    EpsilonPlus,
+    First,
+    Flat,
+    Gamma,
+    Linear,
+    TokenLinear,
+    ZPlus,
+)
 from whycluster.lrp.plan import Planned
 
 Compute = Callable[[Any, Tensor], Any]
@@ -53,6 +65,28 @@ def test_layers_are_named_and_first_until_one_with_weights() -> None:
 )
 def test_the_first_layer(compute: Compute, first: bool, planned: Callable[[Compute], list[Planned]]) -> None:
     assert isinstance(last(planned(compute)).rule, Flat if first else ZPlus)
+
+
+def test_what_a_folded_norm_stands_for_is_not_computed_beside_it() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2), nn.ReLU())
+    graph, plan = LRP(network, EpsilonPlus())._plan(IMAGES.float())
+    assert len(graph.nodes) > len(plan) == 2
+    assert [one.name for one in plan] == ["0", "2"]
+
+
+@pytest.mark.parametrize(
+    ("compute", "kind"),
+    [
+        (lambda net, x: net.linear(x.mean(3)), TokenLinear),
+        (lambda net, x: net.linear(x.mean(3).reshape(-1, 4)).reshape(x.shape[0], 3, 4), TokenLinear),
+        (lambda net, x: net.linear(x.mean((1, 2))), Linear),
+    ],
+)
+def test_linear_layers_on_tokens_are_known(compute: Compute, kind: type[Linear], written: type[nn.Module]) -> None:
+    network = written(compute, linear=nn.Linear(4, 4)).double()
+    composite = Composite([(TokenLinear, Gamma()), (Linear, Epsilon()), *EpsilonPlus().rows])
+    found = last(LRP(network, composite)._plan(IMAGES)[1], "linear")
+    assert isinstance(found.rule, Gamma if kind is TokenLinear else Epsilon)
 
 
 NONNEGATIVE: list[tuple[Compute, bool]] = [

@@ -56,7 +56,10 @@ def _busy(passage: Passage, relevance: Tensor) -> list[slice] | None:
     if not isinstance(passage.layer, TokenLinear) or passage.memo is not None or not relevance.numel():
         return None
     one = relevance.narrow(axis, 0, 1) if passage.batch.inner == 1 else relevance
-    for some in (one, relevance):  # mostly one image, or one token of each, is enough to see that it gets some everywhere
+    for some in (
+        one,
+        relevance,
+    ):  # mostly one image, or one token of each, is enough to see that it gets some everywhere
         arrives = [_not_zero(some, [at for at in dims if at != dim]) for dim in dims if dim != axis]
         if all(bool(places.all()) for places in arrives):
             return None
@@ -145,8 +148,8 @@ def _one_sign(passage: Passage, relevance: Tensor, modify: Modify, sign: int) ->
 
 
 def gamma(passage: Passage, relevance: Tensor) -> Relevance:
-    """By `(x w)⁺ = (|x w| + x w) / 2`, one sum serves outputs of both signs: with `c = γ / (2 + γ)`, the share of an input
-    is `(sign(z) x w + c |x w|) / (|z| + c Σ |x w|)`.
+    """By `(x w)⁺ = (|x w| + x w) / 2`, one sum serves outputs of both signs: with `c = γ / (2 + γ)`, the share of an
+    input is `(sign(z) x w + c |x w|) / (|z| + c Σ |x w|)`.
     """
     rule, layer, z = passage.rule, passage.layer, passage.z
     assert isinstance(rule, Gamma)
@@ -166,8 +169,8 @@ def gamma(passage: Passage, relevance: Tensor) -> Relevance:
 
 
 def _gamma_of_nonnegative(passage: Passage, relevance: Tensor) -> Relevance:
-    """Behind a ReLU two sums are left, `ρ = x·(w + γ w⁺)` for positive outputs and `σ = x·(w + γ w⁻)` for negative ones,
-    with `ρ + σ = (2 + γ) z`. So with `v = -(w + γ w⁻) / (2 + γ)`, the share of an input is `x (w [z > 0] + v)` of
+    """Behind a ReLU two sums are left, `ρ = x·(w + γ w⁺)` for positive outputs and `σ = x·(w + γ w⁻)` for negative
+    ones, with `ρ + σ = (2 + γ) z`. So with `v = -(w + γ w⁻) / (2 + γ)`, the share of an input is `x (w [z > 0] + v)` of
     `z⁺ + x·v`. Between two ReLUs, where only positive outputs have relevance, it is `x (w + γ w⁺)` of `ρ`.
     """
     rule, layer, z, x = passage.rule, passage.layer, passage.z, passage.xs[0]
