@@ -56,7 +56,10 @@ def _busy(passage: Passage, relevance: Tensor) -> list[slice] | None:
     if not isinstance(passage.layer, TokenLinear) or passage.memo is not None or not relevance.numel():
         return None
     one = relevance.narrow(axis, 0, 1) if passage.batch.inner == 1 else relevance
-    for some in (one, relevance):  # mostly one image, or one token of each, is enough to see that it gets some everywhere
+    for some in (
+        one,
+        relevance,
+    ):  # mostly one image, or one token of each, is enough to see that it gets some everywhere
         arrives = [_not_zero(some, [at for at in dims if at != dim]) for dim in dims if dim != axis]
         if all(bool(places.all()) for places in arrives):
             return None
@@ -65,7 +68,7 @@ def _busy(passage: Passage, relevance: Tensor) -> list[slice] | None:
     return [*busy[:axis], slice(None), *busy[axis:]]
 
 
-def _not_zero(values: Tensor, dims: Sequence[int]) -> Tensor:
+def _not_zero(values: Tensor, dims: list[int]) -> Tensor:
     """Where some value along `dims` is not zero; quicker than `any`, and true of NaN."""
     return (values.amax(dims) != 0) | (values.amin(dims) != 0)
 
@@ -73,7 +76,6 @@ def _not_zero(values: Tensor, dims: Sequence[int]) -> Tensor:
 def _pass_busy(passage: Passage, relevance: Tensor, busy: list[slice]) -> Relevance:
     """What `redistribute_fast` computes, where only some tokens or outputs of a layer get relevance."""
     layer, rows, (x,) = passage.layer, (*busy[:-1],), passage.xs
-    assert layer.weight is not None  # for the type checker
     smaller = TokenLinear(layer.weight[busy[-1]], None if layer.bias is None else layer.bias[busy[-1]])
     part = replace(passage, layer=smaller, xs=[x[rows]], z=passage.z[(*busy,)])
     (passed,), absorbed = FUSED.get(type(passage.rule), redistribute)(part, relevance[(*busy,)])
@@ -130,8 +132,7 @@ def alpha_beta(passage: Passage, relevance: Tensor) -> Relevance:
 
 def _one_sign(passage: Passage, relevance: Tensor, modify: Modify, sign: int) -> tuple[Tensor, Absorbed]:
     """`wᵀ (R / total)` for weights and bias of one sign, and what the contribution keeps."""
-    layer, weight = passage.layer, passage.layer.modified(modify)
-    bias = None if layer.bias is None else modify(layer.bias)
+    layer, weight, bias = passage.layer, passage.layer.modified(modify), _bias(passage.layer, modify)
     total = _memo(passage, modify.__name__, lambda: layer.apply(passage.xs, weight, bias).to(relevance.dtype))
     zero, denominator = None, total + sign * passage.rule.stabilizer
     if _has_zeros(total):
@@ -145,8 +146,8 @@ def _one_sign(passage: Passage, relevance: Tensor, modify: Modify, sign: int) ->
 
 
 def gamma(passage: Passage, relevance: Tensor) -> Relevance:
-    """By `(x w)⁺ = (|x w| + x w) / 2`, one sum serves outputs of both signs: with `c = γ / (2 + γ)`, the share of an input
-    is `(sign(z) x w + c |x w|) / (|z| + c Σ |x w|)`.
+    """By `(x w)⁺ = (|x w| + x w) / 2`, one sum serves outputs of both signs: with `c = γ / (2 + γ)`, the share of an
+    input is `(sign(z) x w + c |x w|) / (|z| + c Σ |x w|)`.
     """
     rule, layer, z = passage.rule, passage.layer, passage.z
     assert isinstance(rule, Gamma)
@@ -166,8 +167,8 @@ def gamma(passage: Passage, relevance: Tensor) -> Relevance:
 
 
 def _gamma_of_nonnegative(passage: Passage, relevance: Tensor) -> Relevance:
-    """Behind a ReLU two sums are left, `ρ = x·(w + γ w⁺)` for positive outputs and `σ = x·(w + γ w⁻)` for negative ones,
-    with `ρ + σ = (2 + γ) z`. So with `v = -(w + γ w⁻) / (2 + γ)`, the share of an input is `x (w [z > 0] + v)` of
+    """Behind a ReLU two sums are left, `ρ = x·(w + γ w⁺)` for positive outputs and `σ = x·(w + γ w⁻)` for negative
+    ones, with `ρ + σ = (2 + γ) z`. So with `v = -(w + γ w⁻) / (2 + γ)`, the share of an input is `x (w [z > 0] + v)` of
     `z⁺ + x·v`. Between two ReLUs, where only positive outputs have relevance, it is `x (w + γ w⁺)` of `ρ`.
     """
     rule, layer, z, x = passage.rule, passage.layer, passage.z, passage.xs[0]
@@ -196,14 +197,14 @@ def box(passage: Passage, relevance: Tensor) -> Relevance:
         return redistribute(passage, relevance)
     products = rule.contributions[0].products
     inputs = torch.cat([product.input(x) for product in products], 1)
-    weights = torch.cat([product.weight(layer.weight) for product in products if layer.weight is not None], 1)
+    weights = torch.cat([product.weight(layer.weight) for product in products], 1)
     total = _memo(passage, "box", lambda: layer.apply([inputs], weights).to(relevance.dtype))
     nobody, added = total == 0, torch.copysign(total.new_tensor(rule.stabilizer), total)
     quotient = relevance / (total + added).masked_fill_(nobody, torch.inf)
     back = layer.transpose(quotient, [inputs], weights)[0].mul_(inputs)
     zero = passage.per_image(relevance * nobody)
     kept = _kept(passage, [], quotient * total.sign(), rule.stabilizer, zero)
-    return [back.unflatten(1, (len(products), -1)).sum(1)], kept
+    return [back.view(len(back), len(products), *x.shape[1:]).sum(1)], kept
 
 
 def _bias(layer: LinearMap, modify: Modify) -> Tensor | None:

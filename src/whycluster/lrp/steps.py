@@ -1,6 +1,6 @@
 """What one operation of a graph can be to relevance."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -28,52 +28,53 @@ class Facts(NamedTuple):
 UNKNOWN = Facts()
 
 
+@dataclass
 class Step:
     """What one operation is to relevance.
 
-    Args:
+    Attributes:
         carriers: the arguments that relevance passes on to.
         facts: of the output.
         rectifier: whether the output is positive exactly where the first carrier is.
     """
 
-    def __init__(self, carriers: Iterable[fx.Node], facts: Facts = UNKNOWN, rectifier: bool = False) -> None:
-        self.carriers, self.facts, self.rectifier = tuple(carriers), facts, rectifier
+    carriers: Sequence[fx.Node] = ()
+    facts: Facts = UNKNOWN
+    rectifier: bool = False
 
 
 class ConstantStep(Step):
-    """A constant as far as relevance is concerned."""
-
-    def __init__(self, facts: Facts = UNKNOWN) -> None:
-        super().__init__((), facts)
+    """A constant as far as relevance is concerned: it has no carriers."""
 
 
 class PassStep(Step):
     """Each unit keeps its relevance; of several carriers each gets its share."""
 
 
+@dataclass
 class MoveStep(Step):
     """Relevance goes to where the values came from, as the derivative says.
 
-    Args:
+    Attributes:
         adds_constants: whether the output also holds values that are constants, which keep their relevance.
     """
 
-    def __init__(self, carriers: Iterable[fx.Node], facts: Facts = UNKNOWN, adds_constants: bool = False) -> None:
-        super().__init__(carriers, facts, rectifier=True)
-        self.adds_constants = adds_constants
+    rectifier: bool = True
+    adds_constants: bool = False
 
 
+@dataclass
 class SoftmaxStep(Step):
-    """A softmax that relevance passes (Achtibat et al., arXiv 2402.05602, eq. 12).
+    """A softmax along `dim` that relevance passes (Achtibat et al., arXiv 2402.05602, eq. 12)."""
 
-    Args:
-        dim: along which it sums to 1.
-    """
+    dim: int = -1
 
-    def __init__(self, carriers: Iterable[fx.Node], dim: int) -> None:
-        super().__init__(carriers, Facts(nonnegative=True))
-        self.dim = dim
+
+@dataclass
+class UnknownStep(Step):
+    """What relevance must not reach, and the problem to report if it does; within a gate it does not have to."""
+
+    problem: str = ""
 
 
 class LinearStep(Step):
@@ -82,32 +83,20 @@ class LinearStep(Step):
     Args:
         kind: of the layer, for which composites have rules.
         make: the layer, from the values of its weights.
-        weights: the nodes that `make` reads.
+        weights: what `make` reads; of it the nodes are kept.
     """
 
     def __init__(
         self,
         kind: type[LinearMap],
         make: Callable[[Values], LinearMap],
-        carriers: Iterable[fx.Node],
+        carriers: Sequence[fx.Node],
         weights: Iterable[Any] = (),
         facts: Facts = UNKNOWN,
     ) -> None:
         super().__init__(carriers, facts)
         self.kind, self.make = kind, make
         self.weights = tuple(one for one in weights if isinstance(one, fx.Node))
-
-
-class UnknownStep(Step):
-    """What relevance must not reach; within a gate it does not have to.
-
-    Args:
-        problem: what to say if it does.
-    """
-
-    def __init__(self, carriers: Iterable[fx.Node], problem: str) -> None:
-        super().__init__(carriers)
-        self.problem = problem
 
 
 @dataclass(frozen=True)
@@ -136,6 +125,12 @@ class Call:
         """Arguments that relevance may pass on to, each once."""
         return [node for node in self.node.all_input_nodes if node in self.facts]
 
+    @property
+    def joint(self) -> Facts:
+        """What is known of all carriers."""
+        every = [self.facts[node] for node in self.carriers]
+        return Facts(all(facts.nonnegative for facts in every), min(facts.gate for facts in every))
+
     def argument(self, place: int, name: str, default: Any = None) -> Any:
         """An argument given by place or by name."""
         given = self.node.args[place] if len(self.node.args) > place else self.node.kwargs.get(name, default)
@@ -145,13 +140,11 @@ class Call:
         """Whether relevance may pass on to an argument."""
         return isinstance(argument, fx.Node) and argument in self.facts
 
-    def all_nonnegative(self) -> bool:
-        """Of the carriers."""
-        return all(self.facts[node].nonnegative for node in self.carriers)
-
-    def least_gate(self) -> int:
-        """Of the carriers."""
-        return min(self.facts[node].gate for node in self.carriers)
+    def nonnegative(self, argument: Any) -> bool:
+        """Whether an argument is known to have no negative entry."""
+        if isinstance(argument, int | float):
+            return argument >= 0
+        return self.carries(argument) and self.facts[argument].nonnegative
 
 
 class UnknownOperationError(ValueError):
