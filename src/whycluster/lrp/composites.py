@@ -1,6 +1,7 @@
 """Which rule passes relevance through which layer: lists of rows, named and parameterised as in zennit 0.5.1."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
 from typing import Literal
@@ -15,15 +16,11 @@ Residual = Literal["ratio", "norm"]
 RESIDUALS: dict[Residual, Callable[[float], Rule]] = {"ratio": Ratio, "norm": Norm}
 
 
+@dataclass(frozen=True)
 class First:
-    """Stands for the layers of a kind that see the image itself: no layer with weights is before them.
+    """Stands for the layers of a kind, such as `Convolution`, that see the image itself: no weights are before them."""
 
-    Args:
-        kind: of layer, such as `Convolution`.
-    """
-
-    def __init__(self, kind: type[LinearMap]) -> None:
-        self.kind = _checked_kind(kind)
+    kind: type[LinearMap]
 
 
 Key = type[LinearMap] | First | str
@@ -53,8 +50,9 @@ class Composite:
         for row in rows:
             if not (isinstance(row, tuple) and len(row) == 2 and isinstance(row[1], Rule)):
                 raise ValueError(f"{row!r:.100} is no row of a composite; write (Convolution, Gamma(0.25)).")
-            if not isinstance(row[0], First | str):
-                _checked_kind(row[0])
+            kind = row[0].kind if isinstance(row[0], First) else row[0]
+            if not (isinstance(kind, str) or (isinstance(kind, type) and issubclass(kind, LinearMap))):
+                raise ValueError(f"{kind!r} is no kind of layer; take one of whycluster.lrp, such as Convolution.")
         self.rows = list(rows)
 
     def rule(self, kind: type[LinearMap], name: str, first: bool) -> Rule:
@@ -80,12 +78,6 @@ class Composite:
         if isinstance(kind.default_rule, Rule):
             return kind.default_rule
         raise ValueError(f"{type(self).__name__} has no rule for a layer of kind {kind.__name__}")
-
-
-def _checked_kind(kind: type[LinearMap]) -> type[LinearMap]:
-    if not (isinstance(kind, type) and issubclass(kind, LinearMap)):
-        raise ValueError(f"{kind!r} is no kind of layer; take one of whycluster.lrp, such as Convolution.")
-    return kind
 
 
 # Kinds of layer and what makes their rules from the stabilizer.

@@ -19,6 +19,7 @@ from whycluster.lrp.rules import AlphaBeta, Epsilon, Gamma, Norm, Ratio, Rule, Z
 # Bytes of a block that the C library's allocator reuses; larger ones it fetches from the system page by page, which
 # takes as long as several sweeps over them.
 CHEAP = 32 * 2**20
+Terms = Sequence[tuple[Tensor, Tensor | None]]
 
 
 def redistribute_fast(passage: Passage, relevance: Tensor) -> Relevance:
@@ -31,8 +32,7 @@ def redistribute_fast(passage: Passage, relevance: Tensor) -> Relevance:
     if len(parts) == 1:
         return parts[0]
     passed, absorbed = zip(*parts, strict=True)
-    joined = [torch.cat(operand) for operand in zip(*passed, strict=True)]
-    return joined, Absorbed(*map(torch.cat, zip(*absorbed, strict=True)))
+    return [torch.cat(one) for one in zip(*passed, strict=True)], Absorbed(*map(torch.cat, zip(*absorbed, strict=True)))
 
 
 def _parts(passage: Passage) -> Iterator[tuple[slice, Passage]]:
@@ -244,20 +244,9 @@ def _memo(passage: Passage, name: str, compute: Callable[[], Tensor]) -> Tensor:
     return found
 
 
-def _kept(
-    passage: Passage,
-    terms: Sequence[tuple[Tensor, Tensor | None]],
-    signed: Tensor,
-    stabilizer: float,
-    zero: Tensor | None = None,
-) -> Absorbed:
-    """What biases, stabilizer and zero totals keep.
-
-    Args:
-        terms: relevance by total, and the part of the bias that stands in such totals.
-        signed: relevance by total, times the sign that the stabilizer was added with.
-        stabilizer: in these totals.
-        zero: kept where totals are zero.
+def _kept(passage: Passage, terms: Terms, signed: Tensor, stabilizer: float, zero: Tensor | None = None) -> Absorbed:
+    """What biases, stabilizer and zero totals keep: `terms` are relevance by total, and the part of the bias in such
+    totals; `signed` is relevance by total, times the sign that the stabilizer was added with.
     """
     by_bias, summed = signed.new_zeros(passage.n), signed
     for quotient, bias in terms:

@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
 from whycluster.lrp import linear_maps as maps
 from whycluster.lrp import steps
@@ -29,24 +29,23 @@ aten = torch.ops.aten
 # --- linear maps ---
 
 
-def _convolution(call: Call, transposed: bool = False) -> Step:
-    x, weight, bias = call.args[0], call.argument(1, "weight"), call.argument(2, "bias")
-    _check_constant(call, weight, bias)
-    defaults = {"stride": [1], "padding": [0], "output_padding": [0], "groups": 1, "dilation": [1]}
-    names = "stride padding output_padding groups dilation" if transposed else "stride padding dilation groups"
-    settings: dict[str, Any] = {
-        name: call.argument(at, name, defaults[name]) for at, name in enumerate(names.split(), start=3)
-    }
-
-    def make(value: Values) -> maps.LinearMap:
-        return maps.Convolution(value(weight), value(bias), transposed=transposed, **settings)
-
-    return LinearStep(maps.Convolution, make, [x], [weight, bias])
+def _layer(kind: type[Any], x: fx.Node, *weights: Any, **settings: Any) -> Step:
+    """A layer that is made of the values of its weights, and of settings."""
+    return LinearStep(kind, lambda value: kind(*map(value, weights), **settings), [x], weights)
 
 
 def _check_constant(call: Call, *weights: Any) -> None:
     if any(call.carries(weight) for weight in weights):
         raise steps.UnknownOperationError("LRP knows layers whose weights do not depend on the image")
+
+
+def _convolution(call: Call, transposed: bool = False) -> Step:
+    x, weight, bias = call.args[0], call.argument(1, "weight"), call.argument(2, "bias")
+    _check_constant(call, weight, bias)
+    defaults: dict[str, Any] = {"stride": [1], "padding": [0], "output_padding": [0], "groups": 1, "dilation": [1]}
+    names = "stride padding output_padding groups dilation" if transposed else "stride padding dilation groups"
+    settings = {name: call.argument(at, name, defaults[name]) for at, name in enumerate(names.split(), start=3)}
+    return _layer(maps.Convolution, x, weight, bias, transposed=transposed, **settings)
 
 
 def _linear(call: Call) -> Step:
@@ -78,19 +77,14 @@ def _matrix_product(call: Call) -> Step:
         return LinearStep(maps.Bilinear, lambda value: maps.Bilinear(), [left, right])
     if call.carries(left) and right.meta["val"].ndim == 2:
         return _fully_connected(call, left, right, None, turned=True)
-    x, weight = (left, right) if call.carries(left) else (right, left)
-    return LinearStep(
-        maps.MatrixProduct, lambda value: maps.MatrixProduct(value(weight), weight is left), [x], [weight]
-    )
+    left_is_constant = not call.carries(left)
+    x, weight = (right, left) if left_is_constant else (left, right)
+    return _layer(maps.MatrixProduct, x, weight, left=left_is_constant)
 
 
 def _layer_norm(call: Call) -> Step:
     weight, bias, eps = call.argument(2, "weight"), call.argument(3, "bias"), call.argument(4, "eps", 1e-5)
-
-    def make(value: Values) -> maps.LinearMap:
-        return maps.LayerNorm(value(weight), value(bias), call.args[1], eps)
-
-    return LinearStep(maps.LayerNorm, make, [call.args[0]], [weight, bias])
+    return _layer(maps.LayerNorm, call.args[0], weight, bias, shape=call.args[1], eps=eps)
 
 
 def _batch_norm(call: Call) -> Step:

@@ -13,16 +13,10 @@ Values = Callable[[Any], Any]  # a node `->` its value; what is no node stays as
 
 
 class Facts(NamedTuple):
-    """What is known of the value of a node.
+    """What is known of the value of a node."""
 
-    Attributes:
-        nonnegative: it has no negative entry.
-        gate: how much it is one that opens and closes other values: 2 from a function between two levels, 1 from
-            another activation, else 0.
-    """
-
-    nonnegative: bool = False
-    gate: int = 0
+    nonnegative: bool = False  # it has no negative entry
+    gate: int = 0  # how much it opens and closes others: 2 from a function of two levels, 1 from another activation
 
 
 UNKNOWN = Facts()
@@ -30,17 +24,11 @@ UNKNOWN = Facts()
 
 @dataclass
 class Step:
-    """What one operation is to relevance.
+    """What one operation is to relevance."""
 
-    Attributes:
-        carriers: the arguments that relevance passes on to.
-        facts: of the output.
-        rectifier: whether the output is positive exactly where the first carrier is.
-    """
-
-    carriers: Sequence[fx.Node] = ()
-    facts: Facts = UNKNOWN
-    rectifier: bool = False
+    carriers: Sequence[fx.Node] = ()  # the arguments that relevance passes on to
+    facts: Facts = UNKNOWN  # of the output
+    rectifier: bool = False  # whether the output is positive exactly where the first carrier is
 
 
 class ConstantStep(Step):
@@ -53,14 +41,10 @@ class PassStep(Step):
 
 @dataclass
 class MoveStep(Step):
-    """Relevance goes to where the values came from, as the derivative says.
-
-    Attributes:
-        adds_constants: whether the output also holds values that are constants, which keep their relevance.
-    """
+    """Relevance goes to where the values came from, as the derivative says."""
 
     rectifier: bool = True
-    adds_constants: bool = False
+    adds_constants: bool = False  # whether the output also holds constants, which keep their relevance
 
 
 @dataclass
@@ -101,18 +85,11 @@ class LinearStep(Step):
 
 @dataclass(frozen=True)
 class Call:
-    """A node and what is known of its arguments.
-
-    Attributes:
-        node: of the graph.
-        images: the node that stands for the images.
-        facts: of the nodes that relevance may come from, by node; others are constants.
-        attention: `cp` or `attn`.
-    """
+    """A node and what is known of its arguments."""
 
     node: fx.Node
-    images: fx.Node
-    facts: dict[fx.Node, Facts]
+    images: fx.Node  # the node that stands for the images
+    facts: dict[fx.Node, Facts]  # of the nodes that relevance may come from; all others are constants
     attention: Attention = "cp"
 
     @property
