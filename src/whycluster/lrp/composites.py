@@ -56,12 +56,7 @@ class Composite:
         self.rows = list(rows)
 
     def rule(self, kind: type[LinearMap], name: str, first: bool) -> Rule:
-        """The rule for a layer.
-
-        Args:
-            kind: of the layer.
-            name: of the layer in its network.
-            first: whether no layer with weights stands between the images and it.
+        """The rule for a layer of this kind and name; `first`: no layer with weights stands before it.
 
         Raises:
             ValueError: if no row fits.

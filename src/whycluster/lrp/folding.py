@@ -10,11 +10,8 @@ from whycluster.lrp.steps import LinearStep, Values
 
 
 def fold(layer: LinearStep, norm: fx.Node) -> LinearStep | None:
-    """The step of a layer with the batch norm that follows it; `None` for layers that are not folded.
-
-    Args:
-        layer: a convolution `(N, C, …)` or a linear layer on `(N, D)`.
-        norm: the node of the batch norm.
+    """The step of a layer with the batch norm that follows it, or `None` for layers that take no norm: only those of
+    convolutions `(N, C, …)` and of linear layers on `(N, D)` have the channels of their norm.
     """
     if layer.kind not in (Convolution, Linear):
         return None

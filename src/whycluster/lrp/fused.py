@@ -5,7 +5,7 @@ Tensors at the outputs of a layer are as large as its activations, and sweeps th
 hence in place, over tensors that belong to the function alone.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -35,17 +35,16 @@ def redistribute_fast(passage: Passage, relevance: Tensor) -> Relevance:
     return [torch.cat(one) for one in zip(*passed, strict=True)], Absorbed(*map(torch.cat, zip(*absorbed, strict=True)))
 
 
-def _parts(passage: Passage) -> Iterator[tuple[slice, Passage]]:
+def _parts(passage: Passage) -> list[tuple[slice, Passage]]:
     """Images that are passed through a layer at once: as many as keep what is computed on the way in cheap memory."""
     n = passage.n
     largest = max(x.numel() * x.element_size() for x in (passage.z, *passage.xs))
     alone = passage.batch == (0, 1) and all(len(x) == n for x in (passage.z, *passage.xs) if x.ndim)
     size = n if passage.z.device.type != "cpu" or not alone else max(1, n * CHEAP // max(largest, 1))
     if size >= n:
-        yield slice(None), passage
-        return
-    for start in range(0, n, size):
-        yield slice(start, start + size), passage.of(slice(start, start + size))
+        return [(slice(None), passage)]
+    some = [slice(start, start + size) for start in range(0, n, size)]
+    return [(images, passage.of(images)) for images in some]
 
 
 def _busy(passage: Passage, relevance: Tensor) -> list[slice] | None:

@@ -208,7 +208,7 @@ def _batches(nodes: Sequence[fx.Node], images: fx.Node) -> dict[fx.Node, Batch]:
     for node in nodes:
         value = node.meta.get("val")
         shape = list(value.shape) if isinstance(value, Tensor) else []
-        factors = [_factor(size, images) for size in shape]
+        factors = [batch_factor(size, images) for size in shape]
         axis = next((at for at, factor in enumerate(factors) if factor), None)
         if axis is None:
             continue
@@ -222,12 +222,7 @@ def _batches(nodes: Sequence[fx.Node], images: fx.Node) -> dict[fx.Node, Batch]:
     return batches
 
 
-def rows_per_image(node: fx.Node, images: fx.Node) -> int:
-    """How many entries of the first dimension belong to each image; 0 if the images are elsewhere."""
-    return _factor(node.meta["val"].shape[0], images)
-
-
-def _factor(size: Any, images: fx.Node) -> int:
+def batch_factor(size: Any, images: fx.Node) -> int:
     """How many times the batch size a size is; 0 if it does not depend on it."""
     symbol = images.meta["val"].shape[0].node.expr
     if not isinstance(size, torch.SymInt) or symbol not in size.node.expr.free_symbols:

@@ -20,7 +20,7 @@ from torch import Tensor, fx
 
 from whycluster.lrp import linear_maps as maps
 from whycluster.lrp import steps
-from whycluster.lrp.graph import function_of, rows_per_image
+from whycluster.lrp.graph import batch_factor, function_of
 from whycluster.lrp.steps import Build, Call, ConstantStep, Facts, LinearStep, MoveStep, PassStep, Step, Values
 
 aten = torch.ops.aten
@@ -55,8 +55,8 @@ def _linear(call: Call) -> Step:
 def _fully_connected(call: Call, x: Any, weight: Any, bias: Any, turned: bool = False) -> Step:
     """A linear layer; `turned`: with weights `(in, out)`."""
     _check_constant(call, weight, bias)
-    tokens = x.meta["val"].ndim > 2 or rows_per_image(x, call.images) > 1
-    kind = maps.TokenLinear if tokens else maps.Linear
+    shape = x.meta["val"].shape  # an image has several rows in tokens, and in what views make of them
+    kind = maps.TokenLinear if len(shape) > 2 or batch_factor(shape[0], call.images) > 1 else maps.Linear
 
     def make(value: Values) -> maps.LinearMap:
         return kind(value(weight).mT if turned else value(weight), value(bias))
@@ -100,11 +100,8 @@ def _batch_norm(call: Call) -> Step:
 
 
 def scale_and_shift(numbers: Sequence[Any], eps: float) -> tuple[Tensor, Tensor]:
-    """What a batch norm multiplies each channel with, and what it adds; in double precision, where there is one.
-
-    Args:
-        numbers: weight and bias, `(channels,)` or `None`, mean and variance, `(channels,)`.
-        eps: added to the variance.
+    """What a batch norm of weight, bias, mean and variance (`(channels,)` each; the first two may be `None`) multiplies
+    each channel with, and what it adds; in double precision, where there is one.
     """
     weight, bias, mean, variance = numbers
     exact = torch.float32 if mean.device.type == "mps" else torch.float64

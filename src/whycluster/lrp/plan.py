@@ -24,6 +24,7 @@ from whycluster.lrp.steps import (
 )
 
 MIXED = "what it computes should have a row for each image, wherever that is"
+RETURN = "the network has to return what it computed from them, and not a softmax, which is a constant to relevance"
 CURE = "cut the network at an earlier layer, or write the step with operations that LRP knows"
 
 
@@ -107,10 +108,8 @@ def _steps(graph: Graph, attention: Attention) -> dict[fx.Node, Step]:
 
 
 def _fold_norms(graph: Graph, steps: dict[fx.Node, Step], names: dict[fx.Node, str]) -> dict[fx.Node, str]:
-    """Lets a layer before a batch norm, which nothing else reads, stand at the place of the norm, under its own name.
-
-    Returns:
-        The names of the norms, by the nodes that now are layers.
+    """Lets a layer before a batch norm, which nothing else reads, stand at the place of the norm, under its own name;
+    returns the names of the norms, by the nodes that now are layers.
     """
     norms = {}
     for node, step in list(steps.items()):
@@ -127,21 +126,14 @@ def _fold_norms(graph: Graph, steps: dict[fx.Node, Step], names: dict[fx.Node, s
 
 
 def _users(graph: Graph, steps: dict[fx.Node, Step]) -> dict[fx.Node, list[fx.Node]]:
-    """The nodes that relevance reaches, each with those that pass relevance on to it.
-
-    Raises:
-        ValueError: if relevance does not reach the images.
-    """
+    """The nodes that relevance reaches, each with those that pass relevance on to it."""
     users: dict[fx.Node, list[fx.Node]] = {node: [] for node in graph.outputs}
     for node in reversed(steps):
         if node in users:
             for carrier in steps[node].carriers:
                 users.setdefault(carrier, []).append(node)
     if graph.images not in users:
-        raise ValueError(
-            "no relevance can reach the images: the network has to return what it computed from them, and not a "
-            "softmax, which is a constant to relevance."
-        )
+        raise ValueError(f"no relevance can reach the images: {RETURN}.")
     return users
 
 

@@ -57,11 +57,7 @@ REDISTRIBUTIONS: dict[type[Rule], Callable[[Passage, Tensor], Relevance]] = {}
 
 
 def redistribute(passage: Passage, relevance: Tensor) -> Relevance:
-    """Passes relevance of the outputs to the operands, contribution by contribution, as the rule is written.
-
-    Args:
-        passage: the linear map, its rule and what went through it.
-        relevance: shaped as the output.
+    """Passes relevance, shaped as the output, to the operands, contribution by contribution, as the rule is written.
 
     Returns:
         The relevance of each operand, shaped as it is, and what the layer absorbed.

@@ -151,14 +151,10 @@ class Gamma(Rule):
 
     def __init__(self, gamma: float = 0.25, stabilizer: float = 1e-6) -> None:
         self.gamma = at_least_zero("gamma", gamma)
-        rising, sinking = self.rising, self.sinking
-        super().__init__(
-            [
-                Contribution([Product(positive, rising), Product(negative, sinking)], rising, outputs="positive"),
-                Contribution([Product(positive, sinking), Product(negative, rising)], sinking, outputs="negative"),
-            ],
-            stabilizer,
-        )
+        above = [Product(positive, self.rising), Product(negative, self.sinking)]
+        below = [Product(positive, self.sinking), Product(negative, self.rising)]
+        contributions = Contribution(above, self.rising, "positive"), Contribution(below, self.sinking, "negative")
+        super().__init__(contributions, stabilizer)
 
     def rising(self, weight: Tensor) -> Tensor:
         """`w + γ w⁺`."""
