@@ -93,8 +93,9 @@ class Convolution(LinearMap):
         dims = weight.ndim - 2
         super().__init__(weight, None if bias is None else bias.reshape(-1, *[1] * dims))
         self.transposed, self.groups = transposed, groups
-        spatial = (_each(setting, dims) for setting in (stride, padding, dilation))
-        self.settings = (*spatial, transposed, _each(output_padding, dims), groups)
+        settings = stride, padding, dilation, output_padding  # one number serves all dimensions
+        *spatial, output = (list(one) * (dims // len(one)) for one in settings)
+        self.settings = (*spatial, transposed, output, groups)
 
     def apply(self, xs: Sequence[Tensor], weight: Weight, bias: Tensor | None = None) -> Tensor:
         z: Tensor = aten.convolution(xs[0], weight, None if bias is None else bias.flatten(), *self.settings)
@@ -107,11 +108,6 @@ class Convolution(LinearMap):
             x = x.expand(len(y), *x.shape[1:])
         back: Tensor = aten.convolution_backward(y, x, weight, None, *self.settings, (True, False, False))[0]
         return (back,)
-
-
-def _each(setting: Sequence[int], dims: int) -> list[int]:
-    """A setting for each dimension."""
-    return list(setting) * (dims // len(setting))
 
 
 def _as_products_are(y: Tensor, weight: Weight) -> tuple[Tensor, Weight]:
