@@ -96,7 +96,8 @@ class ForwardCache:
         ledger.retain, ledger.layers, ledger.unsigned = retain_graph, {}, []
         if any(one.requires_grad for one in outputs) and len(self._images):
             given = [one.clone() for one in entering]
-            pixels = torch.autograd.grad(outputs, self._images, given, retain_graph, materialize_grads=True)[0]
+            (pixels,) = torch.autograd.grad(outputs, self._images, given, retain_graph, materialize_grads=True)
+            pixels = pixels.contiguous()
         else:
             pixels = torch.zeros_like(self._images)
         entered = torch.stack([per_image(one) for one in entering]).sum(0)
@@ -104,7 +105,7 @@ class ForwardCache:
         looked_at = unsigned, per_image(pixels.abs()), *ledger.unsigned
         receipt = Receipt(entered, per_image(pixels), ledger.layers, looked_at)
         output: Any = self.output.clone() if isinstance(self.output, Tensor) else tuple(map(torch.clone, self.output))
-        return Attribution(output, pixels.contiguous(), receipt)
+        return Attribution(output, pixels, receipt)
 
     def _find_fault(self, entering: Sequence[Tensor], receipt: Receipt, balanced: bool) -> None:
         """Goes both ways again, looking at every value.
