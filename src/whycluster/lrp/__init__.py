@@ -43,42 +43,10 @@ from whycluster.lrp.rules import (
 )
 from whycluster.lrp.steps import Attention
 
-__all__ = [
-    "COMPOSITES",
-    "LRP",
-    "Add",
-    "AlphaBeta",
-    "Attention",
-    "Attribution",
-    "AveragePool",
-    "BatchNorm",
-    "Bilinear",
-    "Composite",
-    "Contribution",
-    "Convolution",
-    "Epsilon",
-    "EpsilonAlpha2Beta1",
-    "EpsilonGammaBox",
-    "EpsilonPlus",
-    "EpsilonPlusFlat",
-    "First",
-    "Flat",
-    "ForwardCache",
-    "Gamma",
-    "LayerNorm",
-    "Linear",
-    "LinearMap",
-    "MatrixProduct",
-    "Norm",
-    "Product",
-    "Ratio",
-    "Receipt",
-    "Residual",
-    "Rule",
-    "Shift",
-    "TokenLinear",
-    "WSquare",
-    "ZBox",
-    "ZPlus",
-    "named_composite",
-]
+__all__ = ["LRP", "Attention", "Attribution", "ForwardCache", "Receipt"]
+__all__ += ["COMPOSITES", "Composite", "First", "Residual", "named_composite"]
+__all__ += ["EpsilonAlpha2Beta1", "EpsilonGammaBox", "EpsilonPlus", "EpsilonPlusFlat"]
+__all__ += ["AlphaBeta", "Contribution", "Epsilon", "Flat", "Gamma", "Norm", "Product", "Ratio", "Rule"]
+__all__ += ["WSquare", "ZBox", "ZPlus"]
+__all__ += ["Add", "AveragePool", "BatchNorm", "Bilinear", "Convolution", "LayerNorm", "Linear", "LinearMap"]
+__all__ += ["MatrixProduct", "Shift", "TokenLinear"]

@@ -1,39 +1,26 @@
 """Which rule passes relevance through which layer: lists of rows, named and parameterised as in zennit 0.5.1."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Literal
 
 from torch import Tensor
 
-from whycluster.lrp.linear_maps import (
-    Add,
-    AveragePool,
-    BatchNorm,
-    Bilinear,
-    Convolution,
-    LayerNorm,
-    Linear,
-    LinearMap,
-    MatrixProduct,
-    Shift,
-    TokenLinear,
-)
+from whycluster.lrp import linear_maps
+from whycluster.lrp.linear_maps import Convolution, Linear, LinearMap, TokenLinear
 from whycluster.lrp.rules import AlphaBeta, Epsilon, Flat, Gamma, Norm, Ratio, Rule, ZBox, ZPlus
 
 Residual = Literal["ratio", "norm"]
 RESIDUALS: dict[Residual, Callable[[float], Rule]] = {"ratio": Ratio, "norm": Norm}
 
 
+@dataclass(frozen=True)
 class First:
-    """Stands for the layers of a kind that see the image itself: no layer with weights is before them.
+    """Stands for the layers of a kind, such as `Convolution`, that see the image itself: no weights are before them."""
 
-    Args:
-        kind: of layer, such as `Convolution`.
-    """
-
-    def __init__(self, kind: type[LinearMap]) -> None:
-        self.kind = _checked_kind(kind)
+    kind: type[LinearMap]
 
 
 Key = type[LinearMap] | First | str
@@ -63,17 +50,13 @@ class Composite:
         for row in rows:
             if not (isinstance(row, tuple) and len(row) == 2 and isinstance(row[1], Rule)):
                 raise ValueError(f"{row!r:.100} is no row of a composite; write (Convolution, Gamma(0.25)).")
-            if not isinstance(row[0], First | str):
-                _checked_kind(row[0])
+            kind = row[0].kind if isinstance(row[0], First) else row[0]
+            if not (isinstance(kind, str) or (isinstance(kind, type) and issubclass(kind, LinearMap))):
+                raise ValueError(f"{kind!r} is no kind of layer; take one of whycluster.lrp, such as Convolution.")
         self.rows = list(rows)
 
     def rule(self, kind: type[LinearMap], name: str, first: bool) -> Rule:
-        """The rule for a layer.
-
-        Args:
-            kind: of the layer.
-            name: of the layer in its network.
-            first: whether no layer with weights stands between the images and it.
+        """The rule for a layer of this kind and name; `first`: no layer with weights stands before it.
 
         Raises:
             ValueError: if no row fits.
@@ -87,40 +70,71 @@ class Composite:
                 fits = issubclass(kind, key)
             if fits:
                 return rule
-        if kind.default_rule is not None:
-            default: Rule = kind.default_rule
-            return default
+        if isinstance(kind.default_rule, Rule):
+            return kind.default_rule
         raise ValueError(f"{type(self).__name__} has no rule for a layer of kind {kind.__name__}")
 
 
-def _checked_kind(kind: type[LinearMap]) -> type[LinearMap]:
-    if not (isinstance(kind, type) and issubclass(kind, LinearMap)):
-        raise ValueError(f"{kind!r} is no kind of layer; take one of whycluster.lrp, such as Convolution.")
-    return kind
+# Kinds of layer and what makes their rules from the stabilizer.
+Makers = tuple[tuple[Key, Callable[[float], Rule]], ...]
+OTHERS: Makers = (
+    (linear_maps.BatchNorm, Epsilon),  # one that is not folded
+    (linear_maps.LayerNorm, Epsilon),
+    (linear_maps.MatrixProduct, Epsilon),
+    (linear_maps.Bilinear, Epsilon),
+    (linear_maps.AveragePool, Norm),
+    (linear_maps.Shift, Norm),
+)
 
 
-def _common_rows(epsilon: float, stabilizer: float, residual: Residual, tokens: float) -> list[Row]:
-    """What all composites agree on.
+class NamedComposite(Composite):
+    """What the named composites agree on; they differ in the rules of convolutions, whose rows come first.
+
+    Args:
+        epsilon: the stabiliser of linear layers, `>= 0`.
+        stabilizer: of all other layers, `>= 0`.
+        residual: how a residual addition shares out, `ratio` or `norm` (see `rules`).
+        tokens: the gamma of linear layers on tokens, `>= 0`; with 0 they have `Epsilon`.
 
     Raises:
-        ValueError: for an unknown residual rule.
+        ValueError: for a number below 0 or an unknown residual rule.
     """
-    if residual not in RESIDUALS:
-        raise ValueError(f"residual={residual!r} is unknown; choose from {', '.join(RESIDUALS)}.")
-    return [
-        (TokenLinear, Gamma(tokens, stabilizer) if tokens else Epsilon(epsilon)),
-        (Linear, Epsilon(epsilon)),
-        (BatchNorm, Epsilon(stabilizer)),  # one that is not folded
-        (LayerNorm, Epsilon(stabilizer)),
-        (MatrixProduct, Epsilon(stabilizer)),
-        (Bilinear, Epsilon(stabilizer)),
-        (AveragePool, Norm(stabilizer)),
-        (Shift, Norm(stabilizer)),
-        (Add, RESIDUALS[residual](stabilizer)),
-    ]
+
+    convolutions: Makers = ()
+
+    def __init__(
+        self, epsilon: float = 1e-6, stabilizer: float = 1e-6, residual: Residual = "ratio", tokens: float = 0.05
+    ) -> None:
+        if residual not in RESIDUALS:
+            raise ValueError(f"residual={residual!r} is unknown; choose from {', '.join(RESIDUALS)}.")
+        rows: list[Row] = [
+            (TokenLinear, Gamma(tokens, stabilizer) if tokens else Epsilon(epsilon)),
+            (Linear, Epsilon(epsilon)),
+        ]
+        others: Makers = (*OTHERS, (linear_maps.Add, RESIDUALS[residual]))
+        first, last = ([(key, make(stabilizer)) for key, make in makers] for makers in (self.convolutions, others))
+        super().__init__([*first, *rows, *last])
 
 
-class EpsilonGammaBox(Composite):
+class EpsilonPlus(NamedComposite):
+    """`ZPlus` for convolutions, `Epsilon` for linear layers (Kohlbrenner et al., arXiv 1910.09840)."""
+
+    convolutions = ((Convolution, ZPlus),)
+
+
+class EpsilonPlusFlat(NamedComposite):
+    """`Flat` for the first layer, `ZPlus` for the other convolutions, else `Epsilon` (arXiv 1910.09840)."""
+
+    convolutions = ((First(Convolution), Flat), (First(Linear), Flat), (Convolution, ZPlus))
+
+
+class EpsilonAlpha2Beta1(NamedComposite):
+    """`AlphaBeta` with 2 and 1 for convolutions, `Epsilon` for linear layers (arXiv 1910.09840)."""
+
+    convolutions = ((Convolution, partial(AlphaBeta, 2, 1)),)
+
+
+class EpsilonGammaBox(NamedComposite):
     """`ZBox` for the first convolution, `Gamma` for the others and for linear layers on tokens, else `Epsilon`.
 
     Montavon et al. 2019, section 10.3 (doi 10.1007/978-3-030-28954-6_10); on tokens, which networks of that time did
@@ -130,11 +144,8 @@ class EpsilonGammaBox(Composite):
         low: the lowest value that the first convolution can see; a float, or a tensor that broadcasts to an image. A
             network that normalises its images itself sees other values than it is given.
         high: the highest.
-        epsilon: the stabiliser of linear layers, `>= 0`.
+        epsilon: as of `NamedComposite`, and so are `stabilizer`, `residual` and `tokens`.
         gamma: how much more counts what has the sign of the output, in convolutions, `>= 0`.
-        stabilizer: of all other layers, `>= 0`.
-        residual: how a residual addition shares out, `ratio` or `norm` (see `rules`).
-        tokens: the gamma of linear layers on tokens, `>= 0`; with 0 they have `Epsilon`.
 
     Raises:
         ValueError: for bounds that do not broadcast to images, a `low` above `high`, or a number below 0.
@@ -150,55 +161,8 @@ class EpsilonGammaBox(Composite):
         residual: Residual = "ratio",
         tokens: float = 0.05,
     ) -> None:
-        rows: list[Row] = [
-            (First(Convolution), ZBox(low, high, stabilizer)),
-            (Convolution, Gamma(gamma, stabilizer)),
-        ]
-        super().__init__([*rows, *_common_rows(epsilon, stabilizer, residual, tokens)])
-
-
-class EpsilonPlus(Composite):
-    """`ZPlus` for convolutions, `Epsilon` for linear layers (Kohlbrenner et al., arXiv 1910.09840).
-
-    Args:
-        epsilon: the stabiliser of linear layers, `>= 0`.
-        stabilizer: of all other layers, `>= 0`.
-        residual: how a residual addition shares out, `ratio` or `norm`.
-        tokens: the gamma of linear layers on tokens, `>= 0`; with 0 they have `Epsilon`.
-    """
-
-    def __init__(
-        self, epsilon: float = 1e-6, stabilizer: float = 1e-6, residual: Residual = "ratio", tokens: float = 0.05
-    ) -> None:
-        rows: list[Row] = [(Convolution, ZPlus(stabilizer))]
-        super().__init__([*rows, *_common_rows(epsilon, stabilizer, residual, tokens)])
-
-
-class EpsilonPlusFlat(Composite):
-    """`Flat` for the first layer, `ZPlus` for the other convolutions, else `Epsilon` (arXiv 1910.09840).
-
-    Args: as of `EpsilonPlus`.
-    """
-
-    def __init__(
-        self, epsilon: float = 1e-6, stabilizer: float = 1e-6, residual: Residual = "ratio", tokens: float = 0.05
-    ) -> None:
-        flat = Flat(stabilizer)
-        rows: list[Row] = [(First(Convolution), flat), (First(Linear), flat), (Convolution, ZPlus(stabilizer))]
-        super().__init__([*rows, *_common_rows(epsilon, stabilizer, residual, tokens)])
-
-
-class EpsilonAlpha2Beta1(Composite):
-    """`AlphaBeta` with 2 and 1 for convolutions, `Epsilon` for linear layers (arXiv 1910.09840).
-
-    Args: as of `EpsilonPlus`.
-    """
-
-    def __init__(
-        self, epsilon: float = 1e-6, stabilizer: float = 1e-6, residual: Residual = "ratio", tokens: float = 0.05
-    ) -> None:
-        rows: list[Row] = [(Convolution, AlphaBeta(2, 1, stabilizer))]
-        super().__init__([*rows, *_common_rows(epsilon, stabilizer, residual, tokens)])
+        self.convolutions = ((First(Convolution), partial(ZBox, low, high)), (Convolution, partial(Gamma, gamma)))
+        super().__init__(epsilon, stabilizer, residual, tokens)
 
 
 COMPOSITES: dict[str, Callable[..., Composite]] = {
@@ -223,6 +187,5 @@ def named_composite(name: str, low: float | Tensor, high: float | Tensor, residu
     """
     if name not in COMPOSITES:
         raise ValueError(f"composite={name!r} is unknown; choose from {', '.join(COMPOSITES)}.")
-    if name == "epsilon_gamma_box":
-        return EpsilonGammaBox(low, high, residual=residual)
-    return COMPOSITES[name](residual=residual)
+    bounds = (low, high) if name == "epsilon_gamma_box" else ()
+    return COMPOSITES[name](*bounds, residual=residual)

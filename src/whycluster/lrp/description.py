@@ -18,10 +18,5 @@ def described(planned: Sequence[Planned]) -> str:
 
 def _row(one: Planned) -> tuple[str, str, str, str]:
     kind = one.step.kind.__name__ if isinstance(one.step, LinearStep) else operation_name(one.node)
-    return one.name, kind, _way(one), one.norm or ""
-
-
-def _way(one: Planned) -> str:
-    if one.rule is not None:
-        return repr(one.rule)
-    return "move back" if isinstance(one.step, MoveStep) else "pass"
+    way = "move back" if isinstance(one.step, MoveStep) else "pass"
+    return one.name, kind, way if one.rule is None else repr(one.rule), one.norm or ""

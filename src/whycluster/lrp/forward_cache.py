@@ -74,14 +74,10 @@ class ForwardCache:
                 self._find_fault(entering, attribution.receipt, balanced)
             return attribution
 
-    @property
-    def _tensors(self) -> list[Tensor]:
-        return [self.output] if isinstance(self.output, Tensor) else list(self.output)
-
     def _checked(self, relevance: Any) -> list[Tensor]:
         """Relevance of each output."""
-        wanted = [tuple(output.shape) for output in self._tensors]
-        given = [relevance] if isinstance(relevance, Tensor) else relevance
+        outputs, given = ([one] if isinstance(one, Tensor) else one for one in (self.output, relevance))
+        wanted = [tuple(output.shape) for output in outputs]
         text = f"of shape {wanted[0]}" if len(wanted) == 1 else f"for each output, of shapes {wanted}"
         if not isinstance(given, list | tuple) or not all(isinstance(one, Tensor) for one in given):
             raise ValueError(
@@ -99,18 +95,16 @@ class ForwardCache:
     ) -> Attribution:
         ledger.retain, ledger.layers, ledger.unsigned = retain_graph, {}, []
         if any(one.requires_grad for one in outputs) and len(self._images):
-            pixels = torch.autograd.grad(
-                outputs, self._images, [one.clone() for one in entering], retain_graph, materialize_grads=True
-            )[0].contiguous()
+            given = [one.clone() for one in entering]
+            (pixels,) = torch.autograd.grad(outputs, self._images, given, retain_graph, materialize_grads=True)
+            pixels = pixels.contiguous()
         else:
             pixels = torch.zeros_like(self._images)
         entered = torch.stack([per_image(one) for one in entering]).sum(0)
         unsigned = torch.stack([per_image(one.abs()) for one in entering]).sum(0)
         looked_at = unsigned, per_image(pixels.abs()), *ledger.unsigned
         receipt = Receipt(entered, per_image(pixels), ledger.layers, looked_at)
-        output: Any = (
-            self.output.clone() if isinstance(self.output, Tensor) else tuple(one.clone() for one in self.output)
-        )
+        output: Any = self.output.clone() if isinstance(self.output, Tensor) else tuple(map(torch.clone, self.output))
         return Attribution(output, pixels, receipt)
 
     def _find_fault(self, entering: Sequence[Tensor], receipt: Receipt, balanced: bool) -> None:
@@ -125,10 +119,9 @@ class ForwardCache:
         def look(name: str, value: Any) -> None:
             if isinstance(value, Tensor):
                 _check_finite(value.detach(), f"the output of {name!r}")
-                if value.requires_grad:
-                    value.register_hook(  # type: ignore[no-untyped-call]
-                        lambda r: _check_finite(r, f"the relevance that arrives at {name!r}")
-                    )
+            if isinstance(value, Tensor) and value.requires_grad:
+                at = f"the relevance that arrives at {name!r}"
+                value.register_hook(partial(_check_finite, what=at))  # type: ignore[no-untyped-call]
 
         ledger = Ledger(len(self._images))
         with torch.enable_grad():
@@ -139,8 +132,10 @@ class ForwardCache:
         _check_finite(again.relevance, "the relevance that arrives at the images")
         if balanced:  # finite values may have an infinite sum
             return
-        most = {name: float(kept.total.abs().nan_to_num(torch.inf).max()) for name, kept in receipt.layers.items()}
-        worst = max(most, key=most.__getitem__, default="no layer")
+        kept = receipt.layers
+        worst = max(
+            kept, key=lambda name: float(kept[name].total.abs().nan_to_num(torch.inf).max()), default="no layer"
+        )
         raise ValueError(
             "what entered is not what arrived and was absorbed: the weights were changed through .data, which goes "
             "unnoticed (make a new LRP); the numbers are too short for this network (compute in float64; most was "

@@ -5,7 +5,7 @@ Tensors at the outputs of a layer are as large as its activations, and sweeps th
 hence in place, over tensors that belong to the function alone.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -19,6 +19,7 @@ from whycluster.lrp.rules import AlphaBeta, Epsilon, Gamma, Norm, Ratio, Rule, Z
 # Bytes of a block that the C library's allocator reuses; larger ones it fetches from the system page by page, which
 # takes as long as several sweeps over them.
 CHEAP = 32 * 2**20
+Terms = Sequence[tuple[Tensor, Tensor | None]]
 
 
 def redistribute_fast(passage: Passage, relevance: Tensor) -> Relevance:
@@ -31,21 +32,19 @@ def redistribute_fast(passage: Passage, relevance: Tensor) -> Relevance:
     if len(parts) == 1:
         return parts[0]
     passed, absorbed = zip(*parts, strict=True)
-    joined = [torch.cat(operand) for operand in zip(*passed, strict=True)]
-    return joined, Absorbed(*map(torch.cat, zip(*absorbed, strict=True)))
+    return [torch.cat(one) for one in zip(*passed, strict=True)], Absorbed(*map(torch.cat, zip(*absorbed, strict=True)))
 
 
-def _parts(passage: Passage) -> Iterator[tuple[slice, Passage]]:
+def _parts(passage: Passage) -> list[tuple[slice, Passage]]:
     """Images that are passed through a layer at once: as many as keep what is computed on the way in cheap memory."""
     n = passage.n
     largest = max(x.numel() * x.element_size() for x in (passage.z, *passage.xs))
     alone = passage.batch == (0, 1) and all(len(x) == n for x in (passage.z, *passage.xs) if x.ndim)
     size = n if passage.z.device.type != "cpu" or not alone else max(1, n * CHEAP // max(largest, 1))
     if size >= n:
-        yield slice(None), passage
-        return
-    for start in range(0, n, size):
-        yield slice(start, start + size), passage.of(slice(start, start + size))
+        return [(slice(None), passage)]
+    some = [slice(start, start + size) for start in range(0, n, size)]
+    return [(images, passage.of(images)) for images in some]
 
 
 def _busy(passage: Passage, relevance: Tensor) -> list[slice] | None:
@@ -68,7 +67,7 @@ def _busy(passage: Passage, relevance: Tensor) -> list[slice] | None:
     return [*busy[:axis], slice(None), *busy[axis:]]
 
 
-def _not_zero(values: Tensor, dims: Sequence[int]) -> Tensor:
+def _not_zero(values: Tensor, dims: list[int]) -> Tensor:
     """Where some value along `dims` is not zero; quicker than `any`, and true of NaN."""
     return (values.amax(dims) != 0) | (values.amin(dims) != 0)
 
@@ -76,7 +75,6 @@ def _not_zero(values: Tensor, dims: Sequence[int]) -> Tensor:
 def _pass_busy(passage: Passage, relevance: Tensor, busy: list[slice]) -> Relevance:
     """What `redistribute_fast` computes, where only some tokens or outputs of a layer get relevance."""
     layer, rows, (x,) = passage.layer, (*busy[:-1],), passage.xs
-    assert layer.weight is not None  # for the type checker
     smaller = TokenLinear(layer.weight[busy[-1]], None if layer.bias is None else layer.bias[busy[-1]])
     part = replace(passage, layer=smaller, xs=[x[rows]], z=passage.z[(*busy,)])
     (passed,), absorbed = FUSED.get(type(passage.rule), redistribute)(part, relevance[(*busy,)])
@@ -133,8 +131,7 @@ def alpha_beta(passage: Passage, relevance: Tensor) -> Relevance:
 
 def _one_sign(passage: Passage, relevance: Tensor, modify: Modify, sign: int) -> tuple[Tensor, Absorbed]:
     """`wᵀ (R / total)` for weights and bias of one sign, and what the contribution keeps."""
-    layer, weight = passage.layer, passage.layer.modified(modify)
-    bias = None if layer.bias is None else modify(layer.bias)
+    layer, weight, bias = passage.layer, passage.layer.modified(modify), _bias(passage.layer, modify)
     total = _memo(passage, modify.__name__, lambda: layer.apply(passage.xs, weight, bias).to(relevance.dtype))
     zero, denominator = None, total + sign * passage.rule.stabilizer
     if _has_zeros(total):
@@ -199,14 +196,14 @@ def box(passage: Passage, relevance: Tensor) -> Relevance:
         return redistribute(passage, relevance)
     products = rule.contributions[0].products
     inputs = torch.cat([product.input(x) for product in products], 1)
-    weights = torch.cat([product.weight(layer.weight) for product in products if layer.weight is not None], 1)
+    weights = torch.cat([product.weight(layer.weight) for product in products], 1)
     total = _memo(passage, "box", lambda: layer.apply([inputs], weights).to(relevance.dtype))
     nobody, added = total == 0, torch.copysign(total.new_tensor(rule.stabilizer), total)
     quotient = relevance / (total + added).masked_fill_(nobody, torch.inf)
     back = layer.transpose(quotient, [inputs], weights)[0].mul_(inputs)
     zero = passage.per_image(relevance * nobody)
     kept = _kept(passage, [], quotient * total.sign(), rule.stabilizer, zero)
-    return [back.unflatten(1, (len(products), -1)).sum(1)], kept
+    return [back.view(len(back), len(products), *x.shape[1:]).sum(1)], kept
 
 
 def _bias(layer: LinearMap, modify: Modify) -> Tensor | None:
@@ -246,20 +243,9 @@ def _memo(passage: Passage, name: str, compute: Callable[[], Tensor]) -> Tensor:
     return found
 
 
-def _kept(
-    passage: Passage,
-    terms: Sequence[tuple[Tensor, Tensor | None]],
-    signed: Tensor,
-    stabilizer: float,
-    zero: Tensor | None = None,
-) -> Absorbed:
-    """What biases, stabilizer and zero totals keep.
-
-    Args:
-        terms: relevance by total, and the part of the bias that stands in such totals.
-        signed: relevance by total, times the sign that the stabilizer was added with.
-        stabilizer: in these totals.
-        zero: kept where totals are zero.
+def _kept(passage: Passage, terms: Terms, signed: Tensor, stabilizer: float, zero: Tensor | None = None) -> Absorbed:
+    """What biases, stabilizer and zero totals keep: `terms` are relevance by total, and the part of the bias in such
+    totals; `signed` is relevance by total, times the sign that the stabilizer was added with.
     """
     by_bias, summed = signed.new_zeros(passage.n), signed
     for quotient, bias in terms:

@@ -7,7 +7,8 @@ the weights are inputs of the graph, so that a network whose weights change need
 import math
 import operator
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,15 +30,10 @@ NOT_THE_USERS = tuple(f"{place}{os.sep}" for place in (Path(torch.__file__).pare
 
 
 class Batch(NamedTuple):
-    """Where the images are in a tensor: in the dimension `axis`, which has `outer · N · inner` entries.
-
-    Attributes:
-        axis: a dimension.
-        inner: consecutive entries of it that belong to one image.
-    """
+    """Where the images are in a tensor: in the dimension `axis`, which has `outer · N · inner` entries."""
 
     axis: int
-    inner: int = 1
+    inner: int = 1  # consecutive entries of this dimension that belong to one image
 
     def per_image(self, values: Tensor, n: int) -> Tensor:
         """Sums of the values of each of `n` images, `(n,)`."""
@@ -51,23 +47,14 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class Graph:
-    """What a network computes from images of one shape.
+    """What a network computes from images of one shape."""
 
-    Attributes:
-        nodes: operations in order of computation; only those that lead to the output.
-        images: the node that stands for the images.
-        outputs: the nodes that the network returns.
-        names: of the nodes: a module (`features.0`), or a module and an operation (`layer1.0.add`).
-        batches: where the images are in the value of each node that depends on them.
-        sources: placeholder `->` the name of the parameter or buffer that it stands for, or a constant itself.
-    """
-
-    nodes: list[fx.Node]
-    images: fx.Node
-    outputs: list[fx.Node]
-    names: dict[fx.Node, str]
-    batches: dict[fx.Node, Batch]
-    sources: dict[fx.Node, str | Tensor]
+    nodes: list[fx.Node]  # operations in order of computation; only those that lead to the output
+    images: fx.Node  # the node that stands for the images
+    outputs: list[fx.Node]  # the nodes that the network returns
+    names: dict[fx.Node, str]  # a module (`features.0`), or a module and an operation (`layer1.0.add`)
+    batches: dict[fx.Node, Batch]  # where the images are in the value of each node that depends on them
+    sources: dict[fx.Node, str | Tensor]  # placeholder `->` the name of its parameter or buffer, or a constant itself
 
     def weights(self, network: nn.Module) -> dict[fx.Node, Tensor]:
         """The tensors of a network that the graph reads."""
@@ -124,12 +111,12 @@ def _evaluating(network: nn.Module) -> Iterator[None]:
 
 def _reason(network: nn.Module, error: Exception) -> str:
     """One sentence: PyTorch's reason and the line of the network's source."""
-    trace, line = error.__traceback__, ""
-    while trace is not None:
-        file = trace.tb_frame.f_code.co_filename
-        if not file.startswith((*NOT_THE_USERS, "<")) and os.sep in file and trace.tb_frame.f_code.co_name == "forward":
-            line = f' (File "{file}", line {trace.tb_lineno})'
-        trace = trace.tb_next
+    written = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.name == "forward" and os.sep in frame.filename and not frame.filename.startswith((*NOT_THE_USERS, "<"))
+    ]
+    line = f' (File "{written[-1].filename}", line {written[-1].lineno})' if written else ""
     text = str(error).strip() or type(error).__name__
     if "specialized it to be a constant" in text:
         text = "it fixes the number of images; take that from x.shape[0], and not from len(x), where you need it"
@@ -141,23 +128,20 @@ def _graph(network: nn.Module, program: ExportedProgram) -> Graph:
     """The part of an exported program that leads to its output, with what is known of its nodes."""
     graph, signature = program.graph, program.graph_signature
     _take_first_outputs(graph)
-    user_inputs = set(signature.user_inputs)
-    constants: Mapping[str, Any] = {**program.constants, **program.state_dict}
-    named = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
-    lifted = signature.inputs_to_lifted_tensor_constants
-    persistent = named_tensors(network)
+    placeholders = [node for node in graph.nodes if node.op == "placeholder"]
+    images = [node for node in placeholders if node.name in signature.user_inputs]
+    names = signature.inputs_to_parameters | signature.inputs_to_buffers | signature.inputs_to_lifted_tensor_constants
+    weights, constants = named_tensors(network), {**program.constants, **program.state_dict}
     sources: dict[fx.Node, str | Tensor] = {}
-    images: list[fx.Node] = []
-    returned: list[fx.Node] = []
-    for node in graph.nodes:
-        if node.op == "placeholder" and node.name in user_inputs:
-            images.append(node)
-        elif node.op == "placeholder":
-            name = named.get(node.name) or lifted[node.name]
-            sources[node] = name if name in persistent else constants[name]
-        elif node.op == "output":
-            written = set(signature.buffers_to_mutate)
-            returned = [one for one in node.args[0] if not isinstance(one, fx.Node) or one.name not in written]
+    for node in placeholders:
+        if node not in images:
+            name = names[node.name]
+            sources[node] = name if name in weights else constants[name]
+    returned = [
+        one
+        for one in graph.output_node().args[0]
+        if not isinstance(one, fx.Node) or one.name not in signature.buffers_to_mutate
+    ]
     outputs = [one for one in returned if isinstance(one, fx.Node) and isinstance(one.meta.get("val"), Tensor)]
     kind = program.call_spec.out_spec.type
     if len(images) != 1 or len(outputs) != len(returned) or kind not in (None, tuple, list):
@@ -224,7 +208,7 @@ def _batches(nodes: Sequence[fx.Node], images: fx.Node) -> dict[fx.Node, Batch]:
     for node in nodes:
         value = node.meta.get("val")
         shape = list(value.shape) if isinstance(value, Tensor) else []
-        factors = [_factor(size, images) for size in shape]
+        factors = [batch_factor(size, images) for size in shape]
         axis = next((at for at, factor in enumerate(factors) if factor), None)
         if axis is None:
             continue
@@ -238,12 +222,7 @@ def _batches(nodes: Sequence[fx.Node], images: fx.Node) -> dict[fx.Node, Batch]:
     return batches
 
 
-def rows_per_image(node: fx.Node, images: fx.Node) -> int:
-    """How many entries of the first dimension belong to each image; 0 if the images are elsewhere."""
-    return _factor(node.meta["val"].shape[0], images)
-
-
-def _factor(size: Any, images: fx.Node) -> int:
+def batch_factor(size: Any, images: fx.Node) -> int:
     """How many times the batch size a size is; 0 if it does not depend on it."""
     symbol = images.meta["val"].shape[0].node.expr
     if not isinstance(size, torch.SymInt) or symbol not in size.node.expr.free_symbols:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 aten = torch.ops.aten
 Modify = Callable[[Tensor], Tensor]
+Weight = Any  # a tensor; `None` where a layer has no weights of its own
 
 
 class LinearMap:
@@ -30,15 +31,15 @@ class LinearMap:
     weighted: ClassVar[bool] = False
     default_rule: ClassVar[Any] = None
 
-    def __init__(self, weight: Tensor | None = None, bias: Tensor | None = None) -> None:
+    def __init__(self, weight: Weight = None, bias: Tensor | None = None) -> None:
         self.weight, self.bias = weight, bias
         self._modified: dict[Modify, Tensor] = {}
 
-    def apply(self, xs: Sequence[Tensor], weight: Tensor | None, bias: Tensor | None = None) -> Tensor:
+    def apply(self, xs: Sequence[Tensor], weight: Weight, bias: Tensor | None = None) -> Tensor:
         """`weight·x + bias`, in a tensor of its own."""
         raise NotImplementedError
 
-    def transpose(self, y: Tensor, xs: Sequence[Tensor], weight: Tensor | None) -> Sequence[Tensor]:
+    def transpose(self, y: Tensor, xs: Sequence[Tensor], weight: Weight) -> Sequence[Tensor]:
         """`weightᵀ·y` for each operand: values at outputs `->` values at inputs, shaped as the operands."""
         raise NotImplementedError
 
@@ -46,7 +47,7 @@ class LinearMap:
         """`w·x + b`."""
         return self.apply(xs, self.weight, self.bias)
 
-    def modified(self, modify: Modify) -> Tensor | None:
+    def modified(self, modify: Modify) -> Weight:
         """The weights as a rule modifies them; computed once for each function.
 
         Raises:
@@ -92,14 +93,15 @@ class Convolution(LinearMap):
         dims = weight.ndim - 2
         super().__init__(weight, None if bias is None else bias.reshape(-1, *[1] * dims))
         self.transposed, self.groups = transposed, groups
-        spatial = (_each(setting, dims) for setting in (stride, padding, dilation))
-        self.settings = (*spatial, transposed, _each(output_padding, dims), groups)
+        settings = stride, padding, dilation, output_padding  # one number serves all dimensions
+        *spatial, output = (list(one) * (dims // len(one)) for one in settings)
+        self.settings = (*spatial, transposed, output, groups)
 
-    def apply(self, xs: Sequence[Tensor], weight: Tensor | None, bias: Tensor | None = None) -> Tensor:
+    def apply(self, xs: Sequence[Tensor], weight: Weight, bias: Tensor | None = None) -> Tensor:
         z: Tensor = aten.convolution(xs[0], weight, None if bias is None else bias.flatten(), *self.settings)
         return z
 
-    def transpose(self, y: Tensor, xs: Sequence[Tensor], weight: Tensor | None) -> Sequence[Tensor]:
+    def transpose(self, y: Tensor, xs: Sequence[Tensor], weight: Weight) -> Sequence[Tensor]:
         y, weight = _as_products_are(y, weight)
         x = xs[0].to(y.dtype)
         if len(x) != len(y):  # inputs that are the same for all images
@@ -108,12 +110,7 @@ class Convolution(LinearMap):
         return (back,)
 
 
-def _each(setting: Sequence[int], dims: int) -> list[int]:
-    """A setting for each dimension."""
-    return list(setting) * (dims // len(setting))
-
-
-def _as_products_are(y: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor | None]:
+def _as_products_are(y: Tensor, weight: Weight) -> tuple[Tensor, Weight]:
     """In the precision that products have under `torch.autocast`, which does not see to gradients."""
     kind = y.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else y.dtype
@@ -125,13 +122,11 @@ class Linear(LinearMap):
 
     weighted = True
 
-    def apply(self, xs: Sequence[Tensor], weight: Tensor | None, bias: Tensor | None = None) -> Tensor:
-        assert weight is not None  # for the type checker
+    def apply(self, xs: Sequence[Tensor], weight: Weight, bias: Tensor | None = None) -> Tensor:
         rows = xs[0].flatten(0, -2)  # one product: of strided tokens, torch would make one for each image
         return F.linear(rows, weight, bias).view(*xs[0].shape[:-1], len(weight))
 
-    def transpose(self, y: Tensor, xs: Sequence[Tensor], weight: Tensor | None) -> Sequence[Tensor]:
-        assert weight is not None  # for the type checker
+    def transpose(self, y: Tensor, xs: Sequence[Tensor], weight: Weight) -> Sequence[Tensor]:
         return ((y.flatten(0, -2) @ weight).view(*y.shape[:-1], weight.shape[1]),)
 
 
@@ -153,11 +148,10 @@ class MatrixProduct(LinearMap):
         super().__init__(weight)
         self.left = left
 
-    def apply(self, xs: Sequence[Tensor], weight: Tensor | None, bias: Tensor | None = None) -> Tensor:
-        return torch.matmul(weight, xs[0]) if self.left else torch.matmul(xs[0], weight)  # type: ignore[arg-type]
+    def apply(self, xs: Sequence[Tensor], weight: Weight, bias: Tensor | None = None) -> Tensor:
+        return torch.matmul(weight, xs[0]) if self.left else torch.matmul(xs[0], weight)
 
-    def transpose(self, y: Tensor, xs: Sequence[Tensor], weight: Tensor | None) -> Sequence[Tensor]:
-        assert weight is not None  # for the type checker
+    def transpose(self, y: Tensor, xs: Sequence[Tensor], weight: Weight) -> Sequence[Tensor]:
         if weight.ndim == 1:  # a vector: the product has no row, or no column, for it
             back = weight[:, None] * y[..., None, :] if self.left else y[..., None] * weight
         else:
@@ -170,13 +164,11 @@ class BatchNorm(LinearMap):
 
     weighted = True
 
-    def apply(self, xs: Sequence[Tensor], weight: Tensor | None, bias: Tensor | None = None) -> Tensor:
-        assert weight is not None  # for the type checker
-        scaled = xs[0] * weight
+    def apply(self, xs: Sequence[Tensor], weight: Weight, bias: Tensor | None = None) -> Tensor:
+        scaled: Tensor = xs[0] * weight
         return scaled if bias is None else scaled.add_(bias)
 
-    def transpose(self, y: Tensor, xs: Sequence[Tensor], weight: Tensor | None) -> Sequence[Tensor]:
-        assert weight is not None
+    def transpose(self, y: Tensor, xs: Sequence[Tensor], weight: Weight) -> Sequence[Tensor]:
         return (y * weight,)
 
 
@@ -196,10 +188,10 @@ class LayerNorm(LinearMap):
         super().__init__(weight, bias)
         self.shape, self.eps = list(shape), eps
 
-    def apply(self, xs: Sequence[Tensor], weight: Tensor | None, bias: Tensor | None = None) -> Tensor:
+    def apply(self, xs: Sequence[Tensor], weight: Weight, bias: Tensor | None = None) -> Tensor:
         return F.layer_norm(xs[0], self.shape, weight, bias, self.eps)
 
-    def transpose(self, y: Tensor, xs: Sequence[Tensor], weight: Tensor | None) -> Sequence[Tensor]:
+    def transpose(self, y: Tensor, xs: Sequence[Tensor], weight: Weight) -> Sequence[Tensor]:
         last = tuple(range(-len(self.shape), 0))
         _, _, scale = torch.native_layer_norm(xs[0].to(y.dtype), self.shape, None, None, self.eps)
         scaled = (y if weight is None else y * weight) * scale
@@ -217,10 +209,10 @@ class AveragePool(LinearMap):
         super().__init__()
         self.function = function
 
-    def apply(self, xs: Sequence[Tensor], weight: Tensor | None, bias: Tensor | None = None) -> Tensor:
+    def apply(self, xs: Sequence[Tensor], weight: Weight, bias: Tensor | None = None) -> Tensor:
         return self.function(xs[0])
 
-    def transpose(self, y: Tensor, xs: Sequence[Tensor], weight: Tensor | None) -> Sequence[Tensor]:
+    def transpose(self, y: Tensor, xs: Sequence[Tensor], weight: Weight) -> Sequence[Tensor]:
         with torch.enable_grad():
             leaf = xs[0].detach().to(y.dtype).requires_grad_()
             return (torch.autograd.grad(self.function(leaf), leaf, y)[0],)
@@ -241,11 +233,10 @@ class Add(LinearMap):
         """The summands."""
         return [x if sign == 1 else sign * x for x, sign in zip(xs, self.signs, strict=True)]
 
-    def apply(self, xs: Sequence[Tensor], weight: Tensor | None, bias: Tensor | None = None) -> Tensor:
-        first, second = xs
-        return first + second
+    def apply(self, xs: Sequence[Tensor], weight: Weight, bias: Tensor | None = None) -> Tensor:
+        return xs[0] + xs[1]
 
-    def transpose(self, y: Tensor, xs: Sequence[Tensor], weight: Tensor | None) -> Sequence[Tensor]:
+    def transpose(self, y: Tensor, xs: Sequence[Tensor], weight: Weight) -> Sequence[Tensor]:
         return [y] * len(xs)
 
 
@@ -259,10 +250,9 @@ class Bilinear(LinearMap):
     For either factor the product is a linear map with the other one as weights (Achtibat et al., arXiv 2402.05602).
     """
 
-    def apply(self, xs: Sequence[Tensor], weight: Tensor | None, bias: Tensor | None = None) -> Tensor:
+    def apply(self, xs: Sequence[Tensor], weight: Weight, bias: Tensor | None = None) -> Tensor:
         return torch.matmul(*xs)
 
-    def transpose(self, y: Tensor, xs: Sequence[Tensor], weight: Tensor | None) -> Sequence[Tensor]:
-        left, right = xs
-        half = y / 2
+    def transpose(self, y: Tensor, xs: Sequence[Tensor], weight: Weight) -> Sequence[Tensor]:
+        (left, right), half = xs, y / 2
         return (half @ right.mT).sum_to_size(left.shape), (left.mT @ half).sum_to_size(right.shape)

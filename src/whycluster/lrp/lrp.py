@@ -46,15 +46,11 @@ class LRP:
         if not isinstance(network, nn.Module):
             raise ValueError(f"the network should be an nn.Module; here it is {network!r:.100}.")
         if not isinstance(composite, Composite):
-            raise ValueError(
-                f"composite={composite!r:.100} should be a composite such as EpsilonPlus(); named_composite makes one "
-                "from a name."
-            )
+            make = "named_composite makes one from a name"
+            raise ValueError(f"composite={composite!r:.100} should be a composite such as EpsilonPlus(); {make}.")
         if attention not in ("cp", "attn"):
             raise ValueError(f"attention={attention!r} is unknown; choose 'cp' or 'attn'.")
-        self.network = _unwrapped(network)
-        self.composite = composite
-        self.attention = attention
+        self.network, self.composite, self.attention = _unwrapped(network), composite, attention
         self._structure = ""
         self._plans: dict[Any, tuple[Graph, list[Planned]]] = {}
         self._programs: dict[Any, tuple[list[Any], Program]] = {}

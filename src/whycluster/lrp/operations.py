@@ -10,6 +10,7 @@
 An operation that is not in the table may be computed, but relevance must not arrive there.
 """
 
+import operator
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -17,33 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from whycluster.lrp.graph import function_of, rows_per_image
-from whycluster.lrp.linear_maps import (
-    Add,
-    AveragePool,
-    BatchNorm,
-    Bilinear,
-    Convolution,
-    LayerNorm,
-    Linear,
-    LinearMap,
-    MatrixProduct,
-    Shift,
-    TokenLinear,
-)
-from whycluster.lrp.steps import (
-    Build,
-    Call,
-    ConstantStep,
-    Facts,
-    LinearStep,
-    MoveStep,
-    PassStep,
-    SoftmaxStep,
-    Step,
-    UnknownOperationError,
-    Values,
-)
+from whycluster.lrp import linear_maps as maps
+from whycluster.lrp import steps
+from whycluster.lrp.graph import batch_factor, function_of
+from whycluster.lrp.steps import Build, Call, ConstantStep, Facts, LinearStep, MoveStep, PassStep, Step, Values
 
 aten = torch.ops.aten
 
@@ -51,34 +29,36 @@ aten = torch.ops.aten
 # --- linear maps ---
 
 
+def _layer(kind: type[Any], x: fx.Node, *weights: Any, **settings: Any) -> Step:
+    """A layer that is made of the values of its weights, and of settings."""
+    return LinearStep(kind, lambda value: kind(*map(value, weights), **settings), [x], weights)
+
+
+def _check_constant(call: Call, *weights: Any) -> None:
+    if any(call.carries(weight) for weight in weights):
+        raise steps.UnknownOperationError("LRP knows layers whose weights do not depend on the image")
+
+
 def _convolution(call: Call, transposed: bool = False) -> Step:
     x, weight, bias = call.args[0], call.argument(1, "weight"), call.argument(2, "bias")
-    if call.carries(weight) or call.carries(bias):
-        raise UnknownOperationError("LRP knows convolutions whose weights do not depend on the image")
+    _check_constant(call, weight, bias)
+    defaults: dict[str, Any] = {"stride": [1], "padding": [0], "output_padding": [0], "groups": 1, "dilation": [1]}
     names = "stride padding output_padding groups dilation" if transposed else "stride padding dilation groups"
-    given = {name: call.argument(at, name) for at, name in enumerate(names.split(), start=3)}
-    defaults = {"stride": [1], "padding": [0], "dilation": [1], "groups": 1, "output_padding": [0]}
-    settings = {**defaults, **{name: value for name, value in given.items() if value is not None}}
-
-    def make(value: Values) -> LinearMap:
-        return Convolution(value(weight), value(bias), transposed=transposed, **settings)
-
-    return LinearStep(Convolution, make, [x], [weight, bias])
+    settings = {name: call.argument(at, name, defaults[name]) for at, name in enumerate(names.split(), start=3)}
+    return _layer(maps.Convolution, x, weight, bias, transposed=transposed, **settings)
 
 
 def _linear(call: Call) -> Step:
-    x, weight, bias = call.args[0], call.argument(1, "weight"), call.argument(2, "bias")
-    return _fully_connected(call, x, weight, bias)
+    return _fully_connected(call, call.args[0], call.argument(1, "weight"), call.argument(2, "bias"))
 
 
 def _fully_connected(call: Call, x: Any, weight: Any, bias: Any, turned: bool = False) -> Step:
     """A linear layer; `turned`: with weights `(in, out)`."""
-    if call.carries(weight) or call.carries(bias):
-        raise UnknownOperationError("LRP knows linear layers whose weights do not depend on the image")
-    tokens = x.meta["val"].ndim > 2 or rows_per_image(x, call.images) > 1
-    kind = TokenLinear if tokens else Linear
+    _check_constant(call, weight, bias)
+    shape = x.meta["val"].shape  # an image has several rows in tokens, and in what views make of them
+    kind = maps.TokenLinear if len(shape) > 2 or batch_factor(shape[0], call.images) > 1 else maps.Linear
 
-    def make(value: Values) -> LinearMap:
+    def make(value: Values) -> maps.LinearMap:
         return kind(value(weight).mT if turned else value(weight), value(bias))
 
     return LinearStep(kind, make, [x], [weight, bias])
@@ -87,48 +67,41 @@ def _fully_connected(call: Call, x: Any, weight: Any, bias: Any, turned: bool = 
 def _addmm(call: Call) -> Step:
     bias, x, weight = call.args[:3]
     if call.node.kwargs.get("alpha", 1) != 1 or call.node.kwargs.get("beta", 1) != 1:
-        raise UnknownOperationError("LRP knows addmm without alpha and beta")
+        raise steps.UnknownOperationError("LRP knows addmm without alpha and beta")
     return _fully_connected(call, x, weight, bias, turned=True)
 
 
 def _matrix_product(call: Call) -> Step:
     left, right = call.args[:2]
     if call.carries(left) and call.carries(right):
-        return LinearStep(Bilinear, lambda value: Bilinear(), [left, right])
+        return LinearStep(maps.Bilinear, lambda value: maps.Bilinear(), [left, right])
     if call.carries(left) and right.meta["val"].ndim == 2:
         return _fully_connected(call, left, right, None, turned=True)
-    x, weight = (left, right) if call.carries(left) else (right, left)
-    return LinearStep(MatrixProduct, lambda value: MatrixProduct(value(weight), weight is left), [x], [weight])
+    left_is_constant = not call.carries(left)
+    x, weight = (right, left) if left_is_constant else (left, right)
+    return _layer(maps.MatrixProduct, x, weight, left=left_is_constant)
 
 
 def _layer_norm(call: Call) -> Step:
     weight, bias, eps = call.argument(2, "weight"), call.argument(3, "bias"), call.argument(4, "eps", 1e-5)
-    shape: Any = call.args[1]
-
-    def make(value: Values) -> LinearMap:
-        return LayerNorm(value(weight), value(bias), shape, eps)
-
-    return LinearStep(LayerNorm, make, [call.args[0]], [weight, bias])
+    return _layer(maps.LayerNorm, call.args[0], weight, bias, shape=call.args[1], eps=eps)
 
 
 def _batch_norm(call: Call) -> Step:
-    arguments = call.args[1:5]
-    dims = call.args[0].meta["val"].ndim - 2
+    x, *numbers = call.args[:5]
+    shape = (-1, *[1] * (x.meta["val"].ndim - 2))
 
-    def make(value: Values) -> LinearMap:
-        scale, shift = scale_and_shift([value(one) for one in arguments], call.args[-1])
-        dtype = value(arguments[3]).dtype
-        return BatchNorm(*(one.to(dtype).reshape(-1, *[1] * dims) for one in (scale, shift)))
+    def make(value: Values) -> maps.LinearMap:
+        values = [value(one) for one in numbers]
+        scale, shift = (one.to(values[3].dtype) for one in scale_and_shift(values, call.args[-1]))
+        return maps.BatchNorm(scale.reshape(shape), shift.reshape(shape))
 
-    return LinearStep(BatchNorm, make, [call.args[0]], arguments)
+    return LinearStep(maps.BatchNorm, make, [x], numbers)
 
 
 def scale_and_shift(numbers: Sequence[Any], eps: float) -> tuple[Tensor, Tensor]:
-    """What a batch norm multiplies each channel with, and what it adds; in double precision, where there is one.
-
-    Args:
-        numbers: weight and bias, `(channels,)` or `None`, mean and variance, `(channels,)`.
-        eps: added to the variance.
+    """What a batch norm of weight, bias, mean and variance (`(channels,)` each; the first two may be `None`) multiplies
+    each channel with, and what it adds; in double precision, where there is one.
     """
     weight, bias, mean, variance = numbers
     exact = torch.float32 if mean.device.type == "mps" else torch.float64
@@ -140,25 +113,24 @@ def scale_and_shift(numbers: Sequence[Any], eps: float) -> tuple[Tensor, Tensor]
 def _average(call: Call) -> Step:
     """Averages, sums, interpolations: linear in their one tensor."""
     x, *others = call.args
-    function, options = function_of(call.node), dict(call.node.kwargs)
+    function, options = function_of(call.node), call.node.kwargs
 
-    def make(value: Values) -> LinearMap:
+    def make(value: Values) -> maps.LinearMap:
         given = [value(one) for one in others]
-        return AveragePool(lambda values: function(values, *given, **options))
+        return maps.AveragePool(lambda values: function(values, *given, **options))
 
-    facts = Facts(call.all_nonnegative() and "bicubic" not in str(call.node.target), call.least_gate())
-    return LinearStep(AveragePool, make, [x], [one for one in others if isinstance(one, fx.Node)], facts)
+    facts = call.joint._replace(nonnegative=call.joint.nonnegative and "bicubic" not in str(call.node.target))
+    return LinearStep(maps.AveragePool, make, [x], others, facts)
 
 
 def _sum(call: Call, signs: tuple[int, int]) -> Step:
     first, second = call.args[:2]
     by = signs[0], signs[1] * call.argument(2, "alpha", 1)
-    nonnegative = min(by) >= 0 and call.all_nonnegative()
     if call.carries(first) and call.carries(second):
-        return LinearStep(Add, lambda value: Add(by), [first, second], (), Facts(nonnegative, call.least_gate()))
-    carrier = first if call.carries(first) else second
-    facts = Facts(gate=2 if call.least_gate() == 2 else 0)  # 1 + tanh(x) is a gate, as tanh(x) is
-    return LinearStep(Shift, lambda value: Shift(by), [carrier], [first, second], facts)
+        facts = call.joint._replace(nonnegative=call.joint.nonnegative and min(by) >= 0)
+        return LinearStep(maps.Add, lambda value: maps.Add(by), [first, second], (), facts)
+    facts = Facts(gate=2 if call.joint.gate == 2 else 0)  # 1 + tanh(x) is a gate, as tanh(x) is
+    return LinearStep(maps.Shift, lambda value: maps.Shift(by), call.carriers, [first, second], facts)
 
 
 # --- products ---
@@ -168,19 +140,16 @@ def _product(call: Call) -> Step:
     factors = [one for one in call.args[:2] if call.carries(one)]
     if len(factors) == 2 and call.facts[factors[0]].gate != call.facts[factors[1]].gate:
         factors = [min(factors, key=lambda one: call.facts[one].gate)]  # what is less of a gate takes all
-    same = len(call.carriers) == len(factors)
-    others = [one for one in call.args[:2] if one not in factors]
-    positive = all(isinstance(one, int | float) and one >= 0 for one in others)
-    positive = positive or (all(call.carries(one) and call.facts[one].nonnegative for one in others) and bool(others))
-    gate = call.facts[factors[0]].gate if same and len(factors) == 1 else 0
-    nonnegative = all(call.facts[one].nonnegative for one in factors) and (positive or not others)
-    return PassStep(factors, Facts(nonnegative, gate), rectifier=positive and len(factors) == 1)
+    positive = all(call.nonnegative(one) for one in call.args[:2] if one not in factors)
+    gate = call.facts[factors[0]].gate if len(call.carriers) == len(factors) == 1 else 0
+    facts = Facts(positive and all(map(call.nonnegative, factors)), gate)
+    return PassStep(factors, facts, rectifier=positive and len(factors) == 1)
 
 
 def _quotient(call: Call) -> Step:
     first, second = call.args[:2]
     if call.node.kwargs.get("rounding_mode") is not None:
-        raise UnknownOperationError("LRP knows quotients without rounding")
+        raise steps.UnknownOperationError("LRP knows quotients without rounding")
     if not call.carries(first):
         return ConstantStep()
     positive = isinstance(second, int | float) and second > 0
@@ -202,40 +171,36 @@ def _same(call: Call) -> Step:
 
 def _clamp(call: Call, least: float | None = None, most: float | None = None) -> Step:
     low, high = call.argument(1, "min", least), call.argument(2, "max", most)
-    low_is_zero = isinstance(low, int | float) and low == 0
-    nonnegative = isinstance(low, int | float) and low >= 0
-    return PassStep(call.carriers[:1], Facts(nonnegative, 1 if low is None or high is None else 2), low_is_zero)
-
-
-def _clamp_min(call: Call) -> Step:
-    low = call.argument(1, "min")
     known = isinstance(low, int | float)
-    return PassStep(call.carriers[:1], Facts(known and low >= 0, 1), known and low == 0)
+    facts = Facts(known and low >= 0, gate=1 if low is None or high is None else 2)
+    return PassStep(call.carriers[:1], facts, rectifier=known and low == 0)
 
 
 def _move(call: Call) -> Step:
     """Also of several values: concatenation, maximum. Constants among them keep their relevance."""
     tensors = [one for one in call.node.all_input_nodes if isinstance(one.meta.get("val"), Tensor)]
     constants = any(one not in call.facts for one in tensors)
-    facts = Facts(call.all_nonnegative() and not constants, call.least_gate())
+    facts = call.joint._replace(nonnegative=call.joint.nonnegative and not constants)
     return MoveStep(call.carriers, facts, adds_constants=constants)
 
 
-def _pad(call: Call) -> Step:
-    constant = call.argument(2, "mode", "constant") if "pad.default" in str(call.node.target) else "constant"
-    value = call.argument(3 if "pad.default" in str(call.node.target) else 2, "value", 0)
-    constant_added = constant == "constant" and any(size > 0 for size in call.args[1])
-    return MoveStep(call.carriers, Facts(call.all_nonnegative() and value >= 0), adds_constants=constant_added)
+def _pad(call: Call, by_mode: bool = False) -> Step:
+    """Padding; `by_mode`: with an argument that says whether it is padded with a constant."""
+    constant = not by_mode or call.argument(2, "mode", "constant") == "constant"
+    value = call.argument(3 if by_mode else 2, "value", 0)
+    adds_constants = constant and any(size > 0 for size in call.args[1])
+    return MoveStep(call.carriers, Facts(call.joint.nonnegative and value >= 0), adds_constants=adds_constants)
 
 
 def _constant(call: Call) -> Step:
-    return ConstantStep(Facts(nonnegative=False))
+    return ConstantStep()
 
 
 def _softmax(call: Call) -> Step:
+    facts = Facts(nonnegative=True)
     if call.attention == "attn":
-        return SoftmaxStep(call.carriers[:1], call.args[1])
-    return ConstantStep(Facts(nonnegative=True))
+        return steps.SoftmaxStep(call.carriers[:1], facts, dim=call.args[1])
+    return ConstantStep(facts=facts)
 
 
 ROWS: tuple[tuple[Build, str], ...] = (
@@ -263,9 +228,8 @@ ROWS: tuple[tuple[Build, str], ...] = (
     (partial(_pass, gate=1), "gelu silu hardswish mish elu selu celu leaky_relu prelu rrelu log_sigmoid"),
     (partial(_pass, gate=1), "threshold hardshrink softshrink expm1 log log1p log2 pow sign_ log_softmax _log_softmax"),
     (_pass, "neg"),
-    (_clamp, "clamp clip"),
+    (_clamp, "clamp clip clamp_min"),
     (partial(_clamp, least=-1, most=1), "hardtanh"),
-    (_clamp_min, "clamp_min"),
     (partial(_pass, gate=1), "clamp_max"),
     (_same, "clone alias detach contiguous dropout alpha_dropout feature_dropout feature_alpha_dropout to _to_copy"),
     (_same, "type_as lift_fresh_copy lift_fresh view_as_real"),
@@ -277,7 +241,8 @@ ROWS: tuple[tuple[Build, str], ...] = (
     (_move, "max_pool1d max_pool2d max_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d"),
     (_move, "max_pool2d_with_indices max_pool3d_with_indices reflection_pad1d reflection_pad2d reflection_pad3d"),
     (_move, "replication_pad1d replication_pad2d replication_pad3d as_strided swapaxes swapdims mT broadcast_to"),
-    (_pad, "constant_pad_nd pad"),
+    (_pad, "constant_pad_nd"),
+    (partial(_pad, by_mode=True), "pad"),
     (_softmax, "softmax _softmax"),
     (_constant, "linalg_vector_norm norm frobenius_norm std var var_mean std_mean rsqrt reciprocal logsumexp"),
     (_constant, "eq ne lt le gt ge logical_not logical_and logical_or isnan isinf argmax argmin argsort sign floor"),
@@ -285,10 +250,10 @@ ROWS: tuple[tuple[Build, str], ...] = (
     (_constant, "sym_size sym_numel _assert_tensor_metadata bernoulli rand_like randn_like one_hot fill"),
 )
 
-
 TABLE: dict[Any, Build] = {
     getattr(aten, name): build for build, names in ROWS for name in names.split() if hasattr(aten, name)
 }
+TABLE[operator.getitem] = _move
 REGISTERED: dict[Any, Build] = {}  # operations that other rooms define (see `heads`)
 
 
@@ -298,11 +263,9 @@ def step_of(call: Call) -> Step:
     Raises:
         UnknownOperationError: for arguments that relevance cannot pass on to.
     """
-    target: Any = call.node.target
+    target = call.node.target
     key = getattr(target, "overloadpacket", target)
-    if getattr(target, "__name__", "") == "getitem":
-        return _move(call)
     build = REGISTERED.get(key) or TABLE.get(key)
     if build is None:
-        raise UnknownOperationError(f"LRP does not know how relevance passes {target}")
+        raise steps.UnknownOperationError(f"LRP does not know how relevance passes {target}")
     return build(call)

@@ -8,17 +8,11 @@ from torch import Tensor
 
 
 class Absorbed(NamedTuple):
-    """Relevance that a layer kept, for each image `(N,)`.
+    """Relevance that a layer kept, for each image `(N,)`."""
 
-    Attributes:
-        bias: by the bias, or another constant.
-        stabilizer: by what was added to small denominators.
-        zero: where the sum was exactly zero, so that no input could take it.
-    """
-
-    bias: Tensor
-    stabilizer: Tensor
-    zero: Tensor
+    bias: Tensor  # by the bias, or another constant
+    stabilizer: Tensor  # by what was added to small denominators
+    zero: Tensor  # where the sum was exactly zero, so that no input could take it
 
     @property
     def total(self) -> Tensor:
@@ -37,20 +31,12 @@ class Absorbed(NamedTuple):
 
 @dataclass
 class Ledger:
-    """What layers absorb while relevance passes them.
+    """What layers absorb while relevance passes them, by their names in the order of the walk."""
 
-    Attributes:
-        n: how many images there are.
-        retain: whether other targets of the same images follow.
-        layers: name of a layer `->` what it absorbed, in the order of the walk.
-        sums: of the output of each linear map; R / inf is 0, so that a receipt may balance over an infinity.
-        unsigned: the largest relevance on the way, summed without signs, `(N,)`, where it was looked at.
-    """
-
-    n: int
-    retain: bool = False
-    sums: list[Tensor] = field(default_factory=list)
-    unsigned: list[Tensor] = field(default_factory=list)
+    n: int  # how many images there are
+    retain: bool = False  # whether other targets of the same images follow
+    sums: list[Tensor] = field(default_factory=list)  # of outputs: R / inf is 0, so a receipt may balance over infinity
+    unsigned: list[Tensor] = field(default_factory=list)  # relevance on the way, without signs, `(N,)`, where looked at
     layers: dict[str, Absorbed] = field(default_factory=dict)
 
     def add(self, name: str, absorbed: Absorbed) -> None:

@@ -15,29 +15,17 @@ from whycluster.lrp.rules import Contribution, Rule
 
 @dataclass(frozen=True)
 class Passage:
-    """What relevance meets at a linear map.
-
-    Attributes:
-        layer: the linear map.
-        rule: by which relevance passes.
-        xs: the operands.
-        z: the output, `w·x + b`; where a ReLU follows and `rectified` holds, possibly after it.
-        batch: where the images are in the output.
-        n: how many images there are.
-        nonnegative: whether the operands are known to have no negative entry.
-        rectified: whether relevance is known to be zero where the output is not positive, as it is before a ReLU.
-        memo: results that other targets of the same images can use; `None`: there are no others.
-    """
+    """What relevance meets at a linear map."""
 
     layer: LinearMap
-    rule: Rule
-    xs: Sequence[Tensor]
-    z: Tensor
-    batch: Batch
-    n: int
-    nonnegative: bool = False
-    rectified: bool = False
-    memo: dict[str, Any] | None = None
+    rule: Rule  # by which relevance passes
+    xs: Sequence[Tensor]  # the operands
+    z: Tensor  # the output, `w·x + b`; where a ReLU follows and `rectified` holds, possibly after it
+    batch: Batch  # where the images are in the output
+    n: int  # how many images there are
+    nonnegative: bool = False  # whether the operands are known to have no negative entry
+    rectified: bool = False  # whether relevance is known to be zero where the output is not positive
+    memo: dict[str, Any] | None = None  # results that other targets of the same images can use, if there are others
 
     def of(self, some: slice) -> "Passage":
         """What relevance meets of some of the images, where these are in the first dimension."""
@@ -69,11 +57,7 @@ REDISTRIBUTIONS: dict[type[Rule], Callable[[Passage, Tensor], Relevance]] = {}
 
 
 def redistribute(passage: Passage, relevance: Tensor) -> Relevance:
-    """Passes relevance of the outputs to the operands, contribution by contribution, as the rule is written.
-
-    Args:
-        passage: the linear map, its rule and what went through it.
-        relevance: shaped as the output.
+    """Passes relevance, shaped as the output, to the operands, contribution by contribution, as the rule is written.
 
     Returns:
         The relevance of each operand, shaped as it is, and what the layer absorbed.
@@ -83,16 +67,13 @@ def redistribute(passage: Passage, relevance: Tensor) -> Relevance:
         return REDISTRIBUTIONS[type(rule)](passage, relevance)
     passed = [torch.zeros_like(x, dtype=relevance.dtype) for x in passage.xs]
     absorbed = Absorbed.nothing(relevance, passage.n)
-    signed = any(contribution.outputs != "all" for contribution in rule.contributions)
+    if any(contribution.outputs != "all" for contribution in rule.contributions):  # an output of zero has no sign
+        absorbed = absorbed._replace(zero=passage.per_image(relevance * (z == 0)))
     for contribution in rule.contributions:
         taken = relevance * contribution.factor
         if contribution.outputs != "all":
             taken = taken * ((z > 0) if contribution.outputs == "positive" else (z < 0))
         absorbed = absorbed.plus(_hand_on(passage, contribution, taken, passed))
-    if signed:  # an output of exactly zero has no sign
-        absorbed = absorbed.plus(
-            absorbed.nothing(relevance, passage.n)._replace(zero=passage.per_image(relevance * (z == 0)))
-        )
     return passed, absorbed
 
 

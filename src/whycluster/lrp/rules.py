@@ -10,6 +10,7 @@ Bias, sign and stabiliser of each rule are those of zennit 0.5.1. `x⁺ = max(x,
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
@@ -21,31 +22,19 @@ Outputs = Literal["all", "positive", "negative"]
 
 
 class Product(NamedTuple):
-    """One summand of a contribution: inputs and weights, as functions of the layer's own.
+    """One summand of a contribution: inputs and weights, as functions of the layer's own."""
 
-    Attributes:
-        input: of the inputs; for `ones` it does not depend on the image.
-        weight: of the weights.
-    """
-
-    input: Modify
+    input: Modify  # for `one_image` it does not depend on the image
     weight: Modify
 
 
 class Contribution(NamedTuple):
-    """What takes relevance, and in proportion to what it hands it to the inputs.
+    """What takes relevance, and in proportion to what it hands it to the inputs."""
 
-    Attributes:
-        products: modified inputs and weights, which are multiplied and summed.
-        bias: of the bias, which joins the sum and keeps its proportion; `None`: no bias.
-        outputs: whose relevance it takes, by the sign of `z`.
-        factor: how many times it takes that relevance.
-    """
-
-    products: Sequence[Product]
-    bias: Modify | None = None
-    outputs: Outputs = "all"
-    factor: float = 1.0
+    products: Sequence[Product]  # modified inputs and weights, which are multiplied and summed
+    bias: Modify | None = None  # joins the sum and keeps its proportion; `None`: no bias
+    outputs: Outputs = "all"  # whose relevance it takes, by the sign of `z`
+    factor: float = 1.0  # how many times it takes that relevance
 
 
 class Rule:
@@ -162,27 +151,26 @@ class Gamma(Rule):
 
     def __init__(self, gamma: float = 0.25, stabilizer: float = 1e-6) -> None:
         self.gamma = at_least_zero("gamma", gamma)
+        above = [Product(positive, self.rising), Product(negative, self.sinking)]
+        below = [Product(positive, self.sinking), Product(negative, self.rising)]
+        contributions = Contribution(above, self.rising, "positive"), Contribution(below, self.sinking, "negative")
+        super().__init__(contributions, stabilizer)
 
-        def rising(weight: Tensor) -> Tensor:
-            return weight + gamma * weight.clamp(min=0)
+    def rising(self, weight: Tensor) -> Tensor:
+        """`w + γ w⁺`."""
+        return weight + self.gamma * weight.clamp(min=0)
 
-        def sinking(weight: Tensor) -> Tensor:
-            return weight + gamma * weight.clamp(max=0)
+    def sinking(self, weight: Tensor) -> Tensor:
+        """`w + γ w⁻`."""
+        return weight + self.gamma * weight.clamp(max=0)
 
-        def small(weight: Tensor) -> Tensor:
-            return weight.abs() * (gamma / (2 + gamma))
+    def small(self, weight: Tensor) -> Tensor:
+        """`c |w|` with `c = γ / (2 + γ)`, for the fused form."""
+        return weight.abs() * (self.gamma / (2 + self.gamma))
 
-        def opposed(weight: Tensor) -> Tensor:
-            return sinking(weight) / -(2 + gamma)
-
-        self.rising, self.small, self.opposed = rising, small, opposed  # those of the fused forms
-        super().__init__(
-            [
-                Contribution([Product(positive, rising), Product(negative, sinking)], rising, outputs="positive"),
-                Contribution([Product(positive, sinking), Product(negative, rising)], sinking, outputs="negative"),
-            ],
-            stabilizer,
-        )
+    def opposed(self, weight: Tensor) -> Tensor:
+        """`-(w + γ w⁻) / (2 + γ)`, for the fused form."""
+        return self.sinking(weight) / -(2 + self.gamma)
 
 
 class Flat(Rule):
@@ -220,40 +208,26 @@ class ZBox(Rule):
     proportional = False
 
     def __init__(self, low: float | Tensor, high: float | Tensor, stabilizer: float = 1e-6) -> None:
-        check_bounds(low, high)
+        bounds = {"low": torch.as_tensor(low).cpu(), "high": torch.as_tensor(high).cpu()}
+        for name, bound in bounds.items():
+            if bound.ndim == 1 and len(bound) > 1:
+                raise ValueError(
+                    f"{name} of shape {tuple(bound.shape)} should be a number, or broadcast to an image; for a bound "
+                    "of each channel give the shape (channels, 1, 1)."
+                )
+        if bool((bounds["low"] > bounds["high"]).any()):
+            raise ValueError(f"low={low} should not be above high={high}.")
+        products = [Product(partial(_from, low), positive), Product(partial(_from, high), negative)]
+        super().__init__([Contribution(products)], stabilizer)
 
-        def above_low(values: Tensor) -> Tensor:
-            return values - torch.as_tensor(low).to(values)
 
-        def below_high(values: Tensor) -> Tensor:
-            return values - torch.as_tensor(high).to(values)
-
-        super().__init__([Contribution([Product(above_low, positive), Product(below_high, negative)])], stabilizer)
+def _from(bound: float | Tensor, values: Tensor) -> Tensor:
+    """What lies between a bound and the values."""
+    return values - torch.as_tensor(bound).to(values)
 
 
 def at_least_zero(name: str, value: float) -> float:
-    """The value.
-
-    Raises:
-        ValueError: if it is negative or not finite.
-    """
+    """The value, checked."""
     if not 0 <= value < math.inf:
         raise ValueError(f"{name}={value} should be a finite number >= 0.")
     return value
-
-
-def check_bounds(low: float | Tensor, high: float | Tensor) -> None:
-    """Looks at bounds of the box rule.
-
-    Raises:
-        ValueError: for bounds that do not broadcast to images, or a `low` above `high`.
-    """
-    bounds = torch.as_tensor(low), torch.as_tensor(high)
-    for name, bound in zip(("low", "high"), bounds, strict=True):
-        if bound.ndim == 1 and len(bound) > 1:
-            raise ValueError(
-                f"{name} of shape {tuple(bound.shape)} should be a number, or broadcast to an image; for a bound of "
-                "each channel give the shape (channels, 1, 1)."
-            )
-    if bool((bounds[0].cpu() > bounds[1].cpu()).any()):
-        raise ValueError(f"low={low} should not be above high={high}.")

@@ -1,6 +1,6 @@
 """What one operation of a graph can be to relevance."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -13,67 +13,52 @@ Values = Callable[[Any], Any]  # a node `->` its value; what is no node stays as
 
 
 class Facts(NamedTuple):
-    """What is known of the value of a node.
+    """What is known of the value of a node."""
 
-    Attributes:
-        nonnegative: it has no negative entry.
-        gate: how much it is one that opens and closes other values: 2 from a function between two levels, 1 from
-            another activation, else 0.
-    """
-
-    nonnegative: bool = False
-    gate: int = 0
+    nonnegative: bool = False  # it has no negative entry
+    gate: int = 0  # how much it opens and closes others: 2 from a function of two levels, 1 from another activation
 
 
 UNKNOWN = Facts()
 
 
+@dataclass
 class Step:
-    """What one operation is to relevance.
+    """What one operation is to relevance."""
 
-    Args:
-        carriers: the arguments that relevance passes on to.
-        facts: of the output.
-        rectifier: whether the output is positive exactly where the first carrier is.
-    """
-
-    def __init__(self, carriers: Iterable[fx.Node], facts: Facts = UNKNOWN, rectifier: bool = False) -> None:
-        self.carriers, self.facts, self.rectifier = tuple(carriers), facts, rectifier
+    carriers: Sequence[fx.Node] = ()  # the arguments that relevance passes on to
+    facts: Facts = UNKNOWN  # of the output
+    rectifier: bool = False  # whether the output is positive exactly where the first carrier is
 
 
 class ConstantStep(Step):
-    """A constant as far as relevance is concerned."""
-
-    def __init__(self, facts: Facts = UNKNOWN) -> None:
-        super().__init__((), facts)
+    """A constant as far as relevance is concerned: it has no carriers."""
 
 
 class PassStep(Step):
     """Each unit keeps its relevance; of several carriers each gets its share."""
 
 
+@dataclass
 class MoveStep(Step):
-    """Relevance goes to where the values came from, as the derivative says.
+    """Relevance goes to where the values came from, as the derivative says."""
 
-    Args:
-        adds_constants: whether the output also holds values that are constants, which keep their relevance.
-    """
-
-    def __init__(self, carriers: Iterable[fx.Node], facts: Facts = UNKNOWN, adds_constants: bool = False) -> None:
-        super().__init__(carriers, facts, rectifier=True)
-        self.adds_constants = adds_constants
+    rectifier: bool = True
+    adds_constants: bool = False  # whether the output also holds constants, which keep their relevance
 
 
+@dataclass
 class SoftmaxStep(Step):
-    """A softmax that relevance passes (Achtibat et al., arXiv 2402.05602, eq. 12).
+    """A softmax along `dim` that relevance passes (Achtibat et al., arXiv 2402.05602, eq. 12)."""
 
-    Args:
-        dim: along which it sums to 1.
-    """
+    dim: int = -1
 
-    def __init__(self, carriers: Iterable[fx.Node], dim: int) -> None:
-        super().__init__(carriers, Facts(nonnegative=True))
-        self.dim = dim
+
+@dataclass
+class UnknownStep(Step):
+    """What relevance must not reach, and the problem to report if it does; within a gate it does not have to."""
+
+    problem: str = ""
 
 
 class LinearStep(Step):
@@ -82,14 +67,14 @@ class LinearStep(Step):
     Args:
         kind: of the layer, for which composites have rules.
         make: the layer, from the values of its weights.
-        weights: the nodes that `make` reads.
+        weights: what `make` reads; of it the nodes are kept.
     """
 
     def __init__(
         self,
         kind: type[LinearMap],
         make: Callable[[Values], LinearMap],
-        carriers: Iterable[fx.Node],
+        carriers: Sequence[fx.Node],
         weights: Iterable[Any] = (),
         facts: Facts = UNKNOWN,
     ) -> None:
@@ -98,32 +83,13 @@ class LinearStep(Step):
         self.weights = tuple(one for one in weights if isinstance(one, fx.Node))
 
 
-class UnknownStep(Step):
-    """What relevance must not reach; within a gate it does not have to.
-
-    Args:
-        problem: what to say if it does.
-    """
-
-    def __init__(self, carriers: Iterable[fx.Node], problem: str) -> None:
-        super().__init__(carriers)
-        self.problem = problem
-
-
 @dataclass(frozen=True)
 class Call:
-    """A node and what is known of its arguments.
-
-    Attributes:
-        node: of the graph.
-        images: the node that stands for the images.
-        facts: of the nodes that relevance may come from, by node; others are constants.
-        attention: `cp` or `attn`.
-    """
+    """A node and what is known of its arguments."""
 
     node: fx.Node
-    images: fx.Node
-    facts: dict[fx.Node, Facts]
+    images: fx.Node  # the node that stands for the images
+    facts: dict[fx.Node, Facts]  # of the nodes that relevance may come from; all others are constants
     attention: Attention = "cp"
 
     @property
@@ -136,6 +102,12 @@ class Call:
         """Arguments that relevance may pass on to, each once."""
         return [node for node in self.node.all_input_nodes if node in self.facts]
 
+    @property
+    def joint(self) -> Facts:
+        """What is known of all carriers."""
+        every = [self.facts[node] for node in self.carriers]
+        return Facts(all(facts.nonnegative for facts in every), min(facts.gate for facts in every))
+
     def argument(self, place: int, name: str, default: Any = None) -> Any:
         """An argument given by place or by name."""
         given = self.node.args[place] if len(self.node.args) > place else self.node.kwargs.get(name, default)
@@ -145,13 +117,11 @@ class Call:
         """Whether relevance may pass on to an argument."""
         return isinstance(argument, fx.Node) and argument in self.facts
 
-    def all_nonnegative(self) -> bool:
-        """Of the carriers."""
-        return all(self.facts[node].nonnegative for node in self.carriers)
-
-    def least_gate(self) -> int:
-        """Of the carriers."""
-        return min(self.facts[node].gate for node in self.carriers)
+    def nonnegative(self, argument: Any) -> bool:
+        """Whether an argument is known to have no negative entry."""
+        if isinstance(argument, int | float):
+            return argument >= 0
+        return self.carries(argument) and self.facts[argument].nonnegative
 
 
 class UnknownOperationError(ValueError):

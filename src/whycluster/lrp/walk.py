@@ -26,34 +26,21 @@ Look = Callable[[str, Any], None]
 
 @dataclass(frozen=True)
 class Site:
-    """Where in a run a step is.
-
-    Attributes:
-        one: the step.
-        ledger: takes what it absorbs.
-        batch: where the images are in its output.
-        sources: where they are in each operand; `None` for a constant.
-        dtype: of relevance.
-    """
+    """Where in a run a step is."""
 
     one: Planned
-    ledger: Ledger
-    batch: Batch
-    sources: Sequence[Batch | None]
-    dtype: torch.dtype
+    ledger: Ledger  # takes what the step absorbs
+    batch: Batch  # where the images are in its output
+    sources: Sequence[Batch | None]  # where they are in each operand; `None` for a constant
+    dtype: torch.dtype  # of relevance
 
-    def book(self, absorbed: Absorbed) -> None:
-        """Books what the step absorbed."""
-        self.ledger.add(self.one.name, absorbed)
-
-    def book_lost(self, relevance: Tensor, passed: Sequence[Tensor | None]) -> None:
+    def book_lost(self, relevance: Tensor, passed: Sequence[Tensor]) -> None:
         """Books as kept by a constant what of the relevance has not been passed on."""
         n = self.ledger.n
         kept = self.batch.per_image(relevance, n)
         for part, batch in zip(passed, self.sources, strict=True):
-            if part is not None and batch is not None:
-                kept = kept - batch.per_image(part, n)
-        self.book(Absorbed.nothing(relevance, n)._replace(bias=kept))
+            kept = kept - batch.per_image(part, n) if batch is not None else kept
+        self.ledger.add(self.one.name, Absorbed.nothing(relevance, n)._replace(bias=kept))
 
 
 class LinearRelevance(Function):
@@ -86,7 +73,7 @@ class LinearRelevance(Function):
         for part, batch in zip(passed, site.sources, strict=True):
             if batch is None:  # what a constant takes counts as a bias
                 absorbed = absorbed._replace(bias=absorbed.bias + site.batch.per_image(part, ledger.n))
-        site.book(absorbed)
+        ledger.add(one.name, absorbed)
         before = site.sources[0]
         if passed[0].ndim <= 2 and before is not None:  # where it costs nothing
             ledger.unsigned.append(before.per_image(passed[0].abs(), ledger.n))
@@ -146,34 +133,22 @@ class SoftmaxRelevance(Function):
 
 @dataclass(frozen=True)
 class Program:
-    """A planned graph with its weights, ready to run.
+    """A planned graph with its weights, ready to run."""
 
-    Attributes:
-        planned: the steps, in order of computation.
-        batches: where the images are in the values of nodes.
-        images: the node that stands for the images.
-        outputs: the nodes that the network returns.
-        constants: values that do not depend on the images.
-        layers: linear maps whose weights do not depend on the images.
-    """
-
-    planned: Sequence[Planned]
-    batches: Mapping[fx.Node, Batch]
-    images: fx.Node
-    outputs: Sequence[fx.Node]
-    constants: Mapping[fx.Node, Any]
-    layers: Mapping[fx.Node, LinearMap]
+    planned: Sequence[Planned]  # the steps, in order of computation
+    batches: Mapping[fx.Node, Batch]  # where the images are in values
+    images: fx.Node  # the node that stands for them
+    outputs: Sequence[fx.Node]  # the nodes that the network returns
+    constants: Mapping[fx.Node, Any]  # values that do not depend on the images
+    layers: Mapping[fx.Node, LinearMap]  # linear maps whose weights do not depend on the images
 
     def run(self, images: Tensor, ledger: Ledger, look: Look | None = None) -> list[Tensor]:
-        """Runs the graph forward.
+        """Runs the graph forward to the outputs, from which autograd carries relevance back to the images.
 
         Args:
             images: `(N, ...)`, which require gradients.
             ledger: takes what layers absorb, when relevance comes back.
             look: is shown every value and the name of its node.
-
-        Returns:
-            The outputs, from which autograd carries relevance back to the images.
         """
         values: dict[fx.Node, Any] = {self.images: images}
         last = {source: one.node for one in self.planned for source in one.reads}
@@ -203,7 +178,11 @@ class Program:
                 return one.compute(look_up)
         if isinstance(step, MoveStep) and not step.adds_constants:
             return one.compute(look_up)
-        sources, xs = _operands(one, look_up, dtype)
+        summed = isinstance(step, LinearStep) and issubclass(step.kind, Add)
+        sources: Sequence[Any] = one.node.args[:2] if summed else step.carriers
+        xs: list[Any] = [fx.map_arg(source, look_up) for source in sources]
+        if summed:
+            xs = _summands(xs, dtype)
         batches = [self.batches[source] if source in step.carriers else None for source in sources]
         site = Site(one, ledger, self.batches[one.node], batches, dtype)
         if isinstance(step, LinearStep):
@@ -216,22 +195,15 @@ class Program:
         # Not the values themselves, which would live as long as the function does.
         given = {source: look_up(source) for source in one.node.all_input_nodes if source not in step.carriers}
 
-        def compute(*carriers: Tensor) -> Tensor:
-            moved: Tensor = one.compute({**given, **dict(zip(step.carriers, carriers, strict=True))}.__getitem__)
-            return moved
+        def compute(*carriers: Tensor) -> Any:
+            return one.compute({**given, **dict(zip(step.carriers, carriers, strict=True))}.__getitem__)
 
         return MoveRelevance.apply(compute, site, *xs)
 
 
-def _operands(one: Planned, look_up: Callable[[fx.Node], Any], dtype: torch.dtype) -> tuple[list[Any], list[Tensor]]:
-    """What a step mixes: the nodes, and their values; the summands of a sum are shaped as it is."""
-    if isinstance(one.step, LinearStep) and issubclass(one.step.kind, Add):
-        summands = list(one.node.args[:2])
-        found = [fx.map_arg(summand, look_up) for summand in summands]
-        # A number takes the precision of what it is added to.
-        values = [one if isinstance(one, Tensor) else torch.as_tensor(one, dtype=dtype) for one in found]
-        device = next(value.device for value in values if value.ndim)
-        shape = torch.broadcast_shapes(*(value.shape for value in values))  # type: ignore[no-untyped-call]
-        return summands, [value.to(device, dtype).expand(shape) for value in values]
-    carriers = list(one.step.carriers)
-    return carriers, [look_up(carrier) for carrier in carriers]
+def _summands(found: Sequence[Any], dtype: torch.dtype) -> list[Tensor]:
+    """Tensors and numbers, shaped as their sum is; a number takes the precision of what it is added to."""
+    values = [one if isinstance(one, Tensor) else torch.as_tensor(one, dtype=dtype) for one in found]
+    device = next(value.device for value in values if value.ndim)
+    shape = torch.broadcast_shapes(*(value.shape for value in values))  # type: ignore[no-untyped-call]
+    return [value.to(device, dtype).expand(shape) for value in values]
