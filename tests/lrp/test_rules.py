@@ -179,7 +179,7 @@ def test_sums_share_out_by_contributions(rule: Callable[[float], Rule], sign: in
     parts = parts.abs() if rule is Ratio else parts
     total = parts.sum(0)
     moved = torch.where(total < 0, -stabilizer, stabilizer)
-    quotient = torch.where(total == 0, r / stabilizer if stabilizer else 0, r / (total + moved))
+    quotient = torch.where(total == 0, 0, r / (total + moved))
     torch.testing.assert_close(torch.stack([to_x, to_y]), parts * quotient)
     torch.testing.assert_close(absorbed.zero, torch.where(total == 0, r, 0).sum((1, 2)))
     torch.testing.assert_close(absorbed.stabilizer, torch.where(total == 0, 0, moved * quotient).sum((1, 2)))

@@ -15,7 +15,7 @@ from whycluster.heads.head import Head, RuleName
 from whycluster.lrp.linear_maps import LinearMap
 from whycluster.lrp.operations import REGISTERED
 from whycluster.lrp.receipts import Absorbed
-from whycluster.lrp.redistribution import REDISTRIBUTIONS, Passage, Relevance
+from whycluster.lrp.redistribution import REDISTRIBUTIONS, Passage, Redistributed
 from whycluster.lrp.rules import Rule
 from whycluster.lrp.steps import Call, LinearStep, Step, Values
 
@@ -65,7 +65,7 @@ class ClusterLayer(LinearMap):
         return self.head.forward(xs[0])
 
 
-def redistribute_head(passage: Passage, relevance: Tensor) -> Relevance:
+def redistribute_head(passage: Passage, relevance: Tensor) -> Redistributed:
     """Relevance of discriminants `(N, K)` `->` of features `(N, D)`; each entry by the explanation of its cluster."""
     layer, rule, (x,) = passage.layer, passage.rule, passage.xs
     assert isinstance(layer, ClusterLayer)

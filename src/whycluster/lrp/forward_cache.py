@@ -66,7 +66,7 @@ class ForwardCache:
         self._used_up = not retain_graph
         with torch.inference_mode(False), self._autocast():
             entering = [one.clone() if one.is_inference() else one for one in entering]
-            attribution = self._walk(self._outputs, entering, self._ledger, retain_graph)
+            attribution = self._pass_back(self._outputs, entering, self._ledger, retain_graph)
             if retain_graph is False:
                 self._outputs = []
             balanced = attribution.receipt.is_plausible(self._short)
@@ -90,7 +90,7 @@ class ForwardCache:
             raise ValueError(f"relevance of shape {found} does not fit the output: a tensor {text} is wanted.")
         return list(given)
 
-    def _walk(
+    def _pass_back(
         self, outputs: Sequence[Tensor], entering: Sequence[Tensor], ledger: Ledger, retain_graph: bool
     ) -> Attribution:
         ledger.retain, ledger.layers, ledger.unsigned = retain_graph, {}, []
@@ -128,7 +128,7 @@ class ForwardCache:
             outputs = self._program.run(self._images, ledger, look)
         if not all(one.isfinite().all() for one in entering):
             raise ValueError("the relevance given for the output holds values that are not finite.")
-        again = self._walk(outputs, entering, ledger, retain_graph=False)
+        again = self._pass_back(outputs, entering, ledger, retain_graph=False)
         _check_finite(again.relevance, "the relevance that arrives at the images")
         if balanced:  # finite values may have an infinite sum
             return

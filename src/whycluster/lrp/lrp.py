@@ -96,7 +96,7 @@ class LRP:
             return ForwardCache(self._program(images), _copied(images.detach()))
 
     def prepare(self, images: Tensor) -> None:
-        """Exports the network for images `(N, ...)` of this shape, which `forward` else does when it meets them.
+        """Exports the network for images `(N, ...)` of this shape beforehand; otherwise `forward` does so on first use.
 
         Raises:
             ValueError: as `forward`.
@@ -174,6 +174,6 @@ def _unwrapped(network: nn.Module) -> nn.Module:
 
 
 def _copied(images: Tensor) -> Tensor:
-    """A copy, on a CPU with the channels last: its convolutions are the faster for it, by a sixth."""
+    """A copy; on a CPU with the channels last, where convolutions are a sixth faster."""
     fast = images.ndim == 4 and images.device.type == "cpu" and images.dtype == torch.float32
     return images.clone(memory_format=torch.channels_last if fast else torch.preserve_format)

@@ -254,7 +254,7 @@ TABLE: dict[Any, Build] = {
     getattr(aten, name): build for build, names in ROWS for name in names.split() if hasattr(aten, name)
 }
 TABLE[operator.getitem] = _move
-REGISTERED: dict[Any, Build] = {}  # operations that other rooms define (see `heads`)
+REGISTERED: dict[Any, Build] = {}  # operations that other packages define (see `heads`)
 
 
 def step_of(call: Call) -> Step:

@@ -32,7 +32,7 @@ CURE = "cut the network at an earlier layer, or write the step with operations t
 class Planned:
     """A node of the graph and what becomes of it."""
 
-    node: fx.Node
+    node: fx.Node  # of a layer with a folded norm the node of the norm, where its output stands
     name: str  # of its layer or operation
     step: Step
     norm: str | None = None  # the name of the batch norm that is folded into it
@@ -40,7 +40,7 @@ class Planned:
     nonnegative: bool = False  # whether what it mixes is known to have no negative entry
     rectified: bool = False  # whether relevance of the output is known to be zero where the output is not positive
     with_relu: bool = False  # whether the linear map also computes the ReLU after it
-    done_before: bool = False  # whether this is such a ReLU, whose input is its output
+    done_by_layer: bool = False  # whether this is such a ReLU, whose input is its output
 
     @property
     def reads(self) -> list[fx.Node]:
@@ -108,8 +108,8 @@ def _steps(graph: Graph, attention: Attention) -> dict[fx.Node, Step]:
 
 
 def _fold_norms(graph: Graph, steps: dict[fx.Node, Step], names: dict[fx.Node, str]) -> dict[fx.Node, str]:
-    """Lets a layer before a batch norm, which nothing else reads, stand at the place of the norm, under its own name;
-    returns the names of the norms, by the nodes that now are layers.
+    """Moves a layer into the place of the batch norm that is its only reader; it keeps its name. Returns the name of
+    each folded norm, by its node.
     """
     norms = {}
     for node, step in list(steps.items()):
@@ -146,7 +146,7 @@ def _rectify(graph: Graph, planned: dict[fx.Node, Planned], users: dict[fx.Node,
             continue
         # A pooling may hand on its own input, over which nothing must be written.
         if readers[0].node.target is aten.relu.default and one.step.kind is not AveragePool:
-            one.with_relu = readers[0].done_before = True
+            one.with_relu = readers[0].done_by_layer = True
 
 
 def _rectifies(reader: Planned, facts: Facts) -> bool:

@@ -31,7 +31,7 @@ class Absorbed(NamedTuple):
 
 @dataclass
 class Ledger:
-    """What layers absorb while relevance passes them, by their names in the order of the walk."""
+    """What layers absorb while relevance passes them, by their names, in the order that relevance reaches them."""
 
     n: int  # how many images there are
     retain: bool = False  # whether other targets of the same images follow
@@ -56,7 +56,7 @@ class Receipt:
     Attributes:
         entered: relevance at the output, `(N,)`.
         arrived: relevance at the pixels, `(N,)`.
-        layers: name of a layer `->` what it absorbed, in the order of the walk.
+        layers: name of a layer `->` what it absorbed, in the order that relevance reaches them.
         unsigned: relevance at the output, at the pixels, and on the way at layers without places, `(N,)` each, summed
             without signs: entries may cancel (one cluster minus another), and rounding is as large as they are.
     """

@@ -51,12 +51,12 @@ class Passage:
         return self.per_image(self.over_places(quotient, bias) * bias)
 
 
-Relevance = tuple[list[Tensor], Absorbed]
+Redistributed = tuple[list[Tensor], Absorbed]
 # Rules that are no lists of contributions, but functions of their own (see `heads`).
-REDISTRIBUTIONS: dict[type[Rule], Callable[[Passage, Tensor], Relevance]] = {}
+REDISTRIBUTIONS: dict[type[Rule], Callable[[Passage, Tensor], Redistributed]] = {}
 
 
-def redistribute(passage: Passage, relevance: Tensor) -> Relevance:
+def redistribute(passage: Passage, relevance: Tensor) -> Redistributed:
     """Passes relevance, shaped as the output, to the operands, contribution by contribution, as the rule is written.
 
     Returns:
@@ -87,13 +87,13 @@ def _hand_on(passage: Passage, contribution: Contribution, taken: Tensor, passed
     total = sum((layer.apply(*product) for product in products[1:]), layer.apply(*products[0], bias))
     total = total.to(taken.dtype)
     added = torch.copysign(total.new_tensor(passage.rule.stabilizer), total)
-    nobody = total == 0  # there each summand is zero, and nothing can be handed on
-    quotient = taken / torch.where(nobody, passage.rule.stabilizer or torch.inf, total + added)
+    empty = total == 0  # nothing is handed on there, also not to summands that cancel
+    quotient = taken / torch.where(empty, torch.inf, total + added)
     for inputs, weight in products:
         for at, (back, input) in enumerate(zip(layer.transpose(quotient, inputs, weight), inputs, strict=True)):
             passed[at] += back * input
     return Absorbed(
         passage.kept_by(quotient, bias),
-        passage.per_image(added * quotient * ~nobody),
-        passage.per_image(taken * nobody),
+        passage.per_image(added * quotient),
+        passage.per_image(taken * empty),
     )

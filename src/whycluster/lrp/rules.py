@@ -24,12 +24,12 @@ Outputs = Literal["all", "positive", "negative"]
 class Product(NamedTuple):
     """One summand of a contribution: inputs and weights, as functions of the layer's own."""
 
-    input: Modify  # for `one_image` it does not depend on the image
+    input: Modify  # where it returns one image, this stands for all
     weight: Modify
 
 
 class Contribution(NamedTuple):
-    """What takes relevance, and in proportion to what it hands it to the inputs."""
+    """A part of the relevance of the outputs, and the products in proportion to which inputs receive it."""
 
     products: Sequence[Product]  # modified inputs and weights, which are multiplied and summed
     bias: Modify | None = None  # joins the sum and keeps its proportion; `None`: no bias
@@ -165,11 +165,11 @@ class Gamma(Rule):
         return weight + self.gamma * weight.clamp(max=0)
 
     def small(self, weight: Tensor) -> Tensor:
-        """`c |w|` with `c = γ / (2 + γ)`, for the fused form."""
+        """`c |w|` with `c = γ / (2 + γ)`, for `fast_rules.py`."""
         return weight.abs() * (self.gamma / (2 + self.gamma))
 
     def opposed(self, weight: Tensor) -> Tensor:
-        """`-(w + γ w⁻) / (2 + γ)`, for the fused form."""
+        """`-(w + γ w⁻) / (2 + γ)`, for `fast_rules.py`."""
         return self.sinking(weight) / -(2 + self.gamma)
 
 

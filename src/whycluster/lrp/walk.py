@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx
 from torch.autograd import Function
 
-from whycluster.lrp.fused import redistribute_fast
+from whycluster.lrp.fast_rules import redistribute_fast
 from whycluster.lrp.graph import Batch
 from whycluster.lrp.linear_maps import Add, LinearMap
 from whycluster.lrp.plan import Planned
@@ -28,19 +28,19 @@ Look = Callable[[str, Any], None]
 class Site:
     """Where in a run a step is."""
 
-    one: Planned
+    planned: Planned
     ledger: Ledger  # takes what the step absorbs
     batch: Batch  # where the images are in its output
     sources: Sequence[Batch | None]  # where they are in each operand; `None` for a constant
     dtype: torch.dtype  # of relevance
 
     def book_lost(self, relevance: Tensor, passed: Sequence[Tensor]) -> None:
-        """Books as kept by a constant what of the relevance has not been passed on."""
+        """Books the relevance that was not passed on as kept by a constant."""
         n = self.ledger.n
         kept = self.batch.per_image(relevance, n)
         for part, batch in zip(passed, self.sources, strict=True):
             kept = kept - batch.per_image(part, n) if batch is not None else kept
-        self.ledger.add(self.one.name, Absorbed.nothing(relevance, n)._replace(bias=kept))
+        self.ledger.add(self.planned.name, Absorbed.nothing(relevance, n)._replace(bias=kept))
 
 
 class LinearRelevance(Function):
@@ -51,7 +51,7 @@ class LinearRelevance(Function):
         if isinstance(layer, Add):
             xs = tuple(layer.signed(xs))
         z = layer.forward(xs)
-        if site.one.with_relu:
+        if site.planned.with_relu:
             z.relu_()
         z = z.to(site.dtype)
         site.ledger.sums.append(z.sum())
@@ -63,7 +63,7 @@ class LinearRelevance(Function):
     def backward(ctx: Any, relevance: Tensor) -> tuple[Any, ...]:
         *xs, z = ctx.saved_tensors
         site: Site = ctx.site
-        one, ledger = site.one, site.ledger
+        one, ledger = site.planned, site.ledger
         assert one.rule is not None  # every linear map has one
         memo = ctx.memo if ledger.retain or ctx.memo else None
         if z.ndim == 4 and z.is_contiguous(memory_format=torch.channels_last):  # convolutions are the faster for it
@@ -171,7 +171,7 @@ class Program:
             value = self.constants[source] if source in self.constants else values[source]
             return value.detach() if isinstance(value, Tensor) and source not in step.carriers else value
 
-        if one.done_before:
+        if one.done_by_layer:
             return look_up(step.carriers[0])
         if isinstance(step, ConstantStep):
             with torch.no_grad():

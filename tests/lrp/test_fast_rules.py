@@ -36,11 +36,11 @@ from whycluster.lrp import (
     WSquare,
     ZBox,
     ZPlus,
-    fused,
+    fast_rules,
     lrp,
     plan,
 )
-from whycluster.lrp.fused import FUSED, redistribute_fast
+from whycluster.lrp.fast_rules import FAST, redistribute_fast
 from whycluster.lrp.graph import Batch
 from whycluster.lrp.receipts import Absorbed
 from whycluster.lrp.redistribution import Passage, redistribute
@@ -135,19 +135,19 @@ def test_some_images_after_the_others(rule: str, memo: bool, monkeypatch: pytest
     r = torch.randn_like(z)
     passage = Passage(layer, RULES[rule](1e-6), [x], z, Batch(0), 5, nonnegative=True)
     expected = redistribute(passage, r)
-    monkeypatch.setattr(fused, "CHEAP", 2 * z[0].numel() * 8)  # two images at once
+    monkeypatch.setattr(fast_rules, "CHEAP", 2 * z[0].numel() * 8)  # two images at once
     sizes: list[int] = []
-    for name, form in FUSED.items():
-        monkeypatch.setitem(FUSED, name, lambda part, r, form=form: sizes.append(len(r)) or form(part, r))
+    for name, form in FAST.items():
+        monkeypatch.setitem(FAST, name, lambda part, r, form=form: sizes.append(len(r)) or form(part, r))
     knowing = replace(passage, memo={} if memo else None)
     same(redistribute_fast(knowing, r), expected)
-    if type(knowing.rule) in FUSED:
+    if type(knowing.rule) in FAST:
         assert sizes == [2, 2, 1]
     same(redistribute_fast(knowing, r), expected)
 
 
 def test_images_that_are_not_in_the_first_dimension_pass_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fused, "CHEAP", 1)
+    monkeypatch.setattr(fast_rules, "CHEAP", 1)
     build, _ = LAYERS["linear, many rows"]
     layer, x = linear_map(build(True).double()), torch.randn(3, 3, 4, dtype=torch.float64)  # as many tokens as images
     z = layer.forward([x]).detach()
@@ -215,11 +215,11 @@ def test_a_network_without_short_cuts(family: str, composite: Composite, monkeyp
     knowing = LRP(network, composite).attribute(images, torch.abs)
 
     def asking(*arguments: object) -> list[plan.Planned]:
-        off = {"nonnegative": False, "rectified": False, "with_relu": False, "done_before": False}
+        off = {"nonnegative": False, "rectified": False, "with_relu": False, "done_by_layer": False}
         return [replace(one, **off) for one in plan.plan(*arguments)]
 
     monkeypatch.setattr(lrp, "plan", asking)
-    monkeypatch.setattr(fused, "FUSED", {})
+    monkeypatch.setattr(fast_rules, "FAST", {})
     plain = LRP(network, composite).attribute(images, torch.abs)
     scale = plain.relevance.abs().max()
     torch.testing.assert_close(knowing.output, plain.output, rtol=1e-12, atol=1e-14)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from whycluster.lrp.linear_maps import Add, Convolution, LinearMap, Modify, TokenLinear
 from whycluster.lrp.receipts import Absorbed
-from whycluster.lrp.redistribution import Passage, Relevance, redistribute
+from whycluster.lrp.redistribution import Passage, Redistributed, redistribute
 from whycluster.lrp.rules import AlphaBeta, Epsilon, Gamma, Norm, Ratio, Rule, ZBox, ZPlus, negative, positive
 
 # Bytes of a block that the C library's allocator reuses; larger ones it fetches from the system page by page, which
@@ -22,13 +22,13 @@ CHEAP = 32 * 2**20
 Terms = Sequence[tuple[Tensor, Tensor | None]]
 
 
-def redistribute_fast(passage: Passage, relevance: Tensor) -> Relevance:
+def redistribute_fast(passage: Passage, relevance: Tensor) -> Redistributed:
     """What `redistribute` computes: by the shorter sums, and some images after the others where that is faster."""
-    fused = FUSED.get(type(passage.rule), redistribute)
-    busy = _busy(passage, relevance)
+    fast = FAST.get(type(passage.rule), redistribute)
+    busy = _nonzero_ranges(passage, relevance)
     if busy is not None:
         return _pass_busy(passage, relevance, busy)
-    parts = [fused(part, relevance[some]) for some, part in _parts(passage)]
+    parts = [fast(part, relevance[some]) for some, part in _parts(passage)]
     if len(parts) == 1:
         return parts[0]
     passed, absorbed = zip(*parts, strict=True)
@@ -47,9 +47,10 @@ def _parts(passage: Passage) -> list[tuple[slice, Passage]]:
     return [(images, passage.of(images)) for images in some]
 
 
-def _busy(passage: Passage, relevance: Tensor) -> list[slice] | None:
-    """Outside of which a layer on tokens gets no relevance: where attention is constant none comes to queries and keys,
-    and from a class token none to what the last block makes of the others. `None`: it gets some everywhere.
+def _nonzero_ranges(passage: Passage, relevance: Tensor) -> list[slice] | None:
+    """The range in each dimension of the outputs of a layer on tokens that holds all relevance; `None` for others,
+    and where every row and column has some. Where attention is constant, none arrives at queries and keys; from a class
+    token, none at what the last block makes of other tokens.
     """
     axis, dims = passage.batch.axis, range(relevance.ndim)
     if not isinstance(passage.layer, TokenLinear) or passage.memo is not None or not relevance.numel():
@@ -72,18 +73,18 @@ def _not_zero(values: Tensor, dims: list[int]) -> Tensor:
     return (values.amax(dims) != 0) | (values.amin(dims) != 0)
 
 
-def _pass_busy(passage: Passage, relevance: Tensor, busy: list[slice]) -> Relevance:
+def _pass_busy(passage: Passage, relevance: Tensor, busy: list[slice]) -> Redistributed:
     """What `redistribute_fast` computes, where only some tokens or outputs of a layer get relevance."""
     layer, rows, (x,) = passage.layer, (*busy[:-1],), passage.xs
     smaller = TokenLinear(layer.weight[busy[-1]], None if layer.bias is None else layer.bias[busy[-1]])
     part = replace(passage, layer=smaller, xs=[x[rows]], z=passage.z[(*busy,)])
-    (passed,), absorbed = FUSED.get(type(passage.rule), redistribute)(part, relevance[(*busy,)])
+    (passed,), absorbed = FAST.get(type(passage.rule), redistribute)(part, relevance[(*busy,)])
     whole = torch.zeros_like(x, dtype=passed.dtype)
     whole[rows] = passed
     return [whole], absorbed
 
 
-def epsilon(passage: Passage, relevance: Tensor) -> Relevance:
+def epsilon(passage: Passage, relevance: Tensor) -> Redistributed:
     """The total is the output itself, which is there already."""
     layer, z, stabilizer = passage.layer, passage.z, passage.rule.stabilizer
     zero = None
@@ -95,9 +96,9 @@ def epsilon(passage: Passage, relevance: Tensor) -> Relevance:
         sign = z.sign()
         denominator = torch.add(z, sign, alpha=stabilizer)
         if _has_zeros(z):
-            nobody = z == 0
-            zero = passage.per_image(relevance * nobody)
-            denominator.masked_fill_(nobody, torch.inf)
+            empty = z == 0
+            zero = passage.per_image(relevance * empty)
+            denominator.masked_fill_(empty, torch.inf)
         quotient = torch.div(relevance, denominator, out=denominator)
         signed = sign.mul_(quotient) if stabilizer else quotient
     absorbed = _kept(passage, [(quotient, layer.bias)], signed, stabilizer, zero)
@@ -108,14 +109,14 @@ def epsilon(passage: Passage, relevance: Tensor) -> Relevance:
     return [back * x for back, x in zip(passed, passage.xs, strict=True)], absorbed
 
 
-def ratio(passage: Passage, relevance: Tensor) -> Relevance:
+def ratio(passage: Passage, relevance: Tensor) -> Redistributed:
     """Summands that cannot be negative are their own absolute values, and their sum is the output."""
     if passage.nonnegative and isinstance(passage.layer, Add) and min(passage.layer.signs) > 0:
         return epsilon(passage, relevance)
     return redistribute(passage, relevance)
 
 
-def alpha_beta(passage: Passage, relevance: Tensor) -> Relevance:
+def alpha_beta(passage: Passage, relevance: Tensor) -> Redistributed:
     """Inputs that are not negative meet weights of one sign: the total has that sign."""
     rule = passage.rule
     assert isinstance(rule, AlphaBeta)
@@ -135,18 +136,19 @@ def _one_sign(passage: Passage, relevance: Tensor, modify: Modify, sign: int) ->
     total = _memo(passage, modify.__name__, lambda: layer.apply(passage.xs, weight, bias).to(relevance.dtype))
     zero, denominator = None, total + sign * passage.rule.stabilizer
     if _has_zeros(total):
-        nobody = total == 0
-        zero = passage.per_image(relevance * nobody)
-        denominator.masked_fill_(nobody, torch.inf)
+        empty = total == 0
+        zero = passage.per_image(relevance * empty)
+        denominator.masked_fill_(empty, torch.inf)
     quotient = torch.div(relevance, denominator, out=denominator)
     back = layer.transpose(quotient, passage.xs, weight)[0]
     absorbed = _kept(passage, [(quotient, bias)], quotient, passage.rule.stabilizer, zero)
     return back, absorbed if sign > 0 else absorbed._replace(stabilizer=-absorbed.stabilizer)
 
 
-def gamma(passage: Passage, relevance: Tensor) -> Relevance:
+def gamma(passage: Passage, relevance: Tensor) -> Redistributed:
     """By `(x w)⁺ = (|x w| + x w) / 2`, one sum serves outputs of both signs: with `c = γ / (2 + γ)`, the share of an
-    input is `(sign(z) x w + c |x w|) / (|z| + c Σ |x w|)`.
+    input is `(sign(z) x w + c |x w|) / (|z| + c Σ |x w|)`: both sides of the rule's fraction, and with them the
+    stabilizer, are divided by `1 + γ/2`.
     """
     rule, layer, z = passage.rule, passage.layer, passage.z
     assert isinstance(rule, Gamma)
@@ -165,10 +167,11 @@ def gamma(passage: Passage, relevance: Tensor) -> Relevance:
     return [back], _kept(passage, terms, signed, stabilizer, zero)
 
 
-def _gamma_of_nonnegative(passage: Passage, relevance: Tensor) -> Relevance:
+def _gamma_of_nonnegative(passage: Passage, relevance: Tensor) -> Redistributed:
     """Behind a ReLU two sums are left, `ρ = x·(w + γ w⁺)` for positive outputs and `σ = x·(w + γ w⁻)` for negative
     ones, with `ρ + σ = (2 + γ) z`. So with `v = -(w + γ w⁻) / (2 + γ)`, the share of an input is `x (w [z > 0] + v)` of
-    `z⁺ + x·v`. Between two ReLUs, where only positive outputs have relevance, it is `x (w + γ w⁺)` of `ρ`.
+    `z⁺ + x·v`, all divided by `2 + γ`, also the stabilizer. Between two ReLUs, where only positive outputs have
+    relevance, it is `x (w + γ w⁺)` of `ρ`.
     """
     rule, layer, z, x = passage.rule, passage.layer, passage.z, passage.xs[0]
     assert isinstance(rule, Gamma)
@@ -189,7 +192,7 @@ def _gamma_of_nonnegative(passage: Passage, relevance: Tensor) -> Relevance:
     return [back], _kept(passage, terms, signed, stabilizer, zero)
 
 
-def box(passage: Passage, relevance: Tensor) -> Relevance:
+def box(passage: Passage, relevance: Tensor) -> Redistributed:
     """The sum of two products is one product, of inputs and weights that stand side by side."""
     layer, rule, x = passage.layer, passage.rule, passage.xs[0]
     if not isinstance(layer, Convolution) or layer.transposed or layer.groups > 1:
@@ -198,10 +201,10 @@ def box(passage: Passage, relevance: Tensor) -> Relevance:
     inputs = torch.cat([product.input(x) for product in products], 1)
     weights = torch.cat([product.weight(layer.weight) for product in products], 1)
     total = _memo(passage, "box", lambda: layer.apply([inputs], weights).to(relevance.dtype))
-    nobody, added = total == 0, torch.copysign(total.new_tensor(rule.stabilizer), total)
-    quotient = relevance / (total + added).masked_fill_(nobody, torch.inf)
+    empty, added = total == 0, torch.copysign(total.new_tensor(rule.stabilizer), total)
+    quotient = relevance / (total + added).masked_fill_(empty, torch.inf)
     back = layer.transpose(quotient, [inputs], weights)[0].mul_(inputs)
-    zero = passage.per_image(relevance * nobody)
+    zero = passage.per_image(relevance * empty)
     kept = _kept(passage, [], quotient * total.sign(), rule.stabilizer, zero)
     return [back.view(len(back), len(products), *x.shape[1:]).sum(1)], kept
 
@@ -220,12 +223,12 @@ def _total(passage: Passage, x: Tensor, modify: Modify, stabilizer: float) -> Te
 
 
 def _signed_quotient(passage: Passage, relevance: Tensor, total: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Relevance by the size of the total; and what is kept where `z` is zero, whose relevance nobody takes."""
+    """Relevance by the size of the total; and what is kept where `z` is zero, whose relevance no input takes."""
     zero = None
     if _has_zeros(passage.z):
-        nobody = passage.z == 0
-        zero = passage.per_image(relevance * nobody)
-        total = total.masked_fill(nobody, torch.inf)
+        empty = passage.z == 0
+        zero = passage.per_image(relevance * empty)
+        total = total.masked_fill(empty, torch.inf)
     return torch.div(relevance, total, out=total if passage.memo is None else None), zero
 
 
@@ -244,20 +247,20 @@ def _memo(passage: Passage, name: str, compute: Callable[[], Tensor]) -> Tensor:
 
 
 def _kept(passage: Passage, terms: Terms, signed: Tensor, stabilizer: float, zero: Tensor | None = None) -> Absorbed:
-    """What biases, stabilizer and zero totals keep: `terms` are relevance by total, and the part of the bias in such
-    totals; `signed` is relevance by total, times the sign that the stabilizer was added with.
+    """What biases, stabilizer and zero totals keep: `terms` are pairs, relevance by total and the bias in that total;
+    `signed` is relevance by total, times the sign of the added stabilizer.
     """
     by_bias, summed = signed.new_zeros(passage.n), signed
     for quotient, bias in terms:
         if bias is not None:
             places = passage.over_places(quotient, bias)
             by_bias = by_bias + passage.per_image(places * bias)
-            summed = places if quotient is signed else summed
+            summed = places if quotient is signed else summed  # one sweep less
     by_stabilizer = passage.per_image(summed) * stabilizer
     return Absorbed(by_bias, by_stabilizer, torch.zeros_like(by_stabilizer) if zero is None else zero)
 
 
-FUSED: dict[type[Rule], Callable[[Passage, Tensor], Relevance]] = {
+FAST: dict[type[Rule], Callable[[Passage, Tensor], Redistributed]] = {
     Epsilon: epsilon,
     Norm: epsilon,
     Ratio: ratio,
