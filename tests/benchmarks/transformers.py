@@ -1,24 +1,26 @@
 """Which rules explain a really trained vision transformer best? What its defaults are chosen by.
 
-    WHYCLUSTER_ASSETS=… PYTHONPATH=tests python tests/benchmarks/transformers.py [--images 24] [--steps 8] [--patch 14]
+    WHYCLUSTER_ASSETS=… PYTHONPATH=tests python tests/benchmarks/transformers.py [--images 32] [--steps 6] [--patch 14]
         [--keep folder] [--pictures folder] [methods …]
 
 Photos are clustered by the class token of a DINOv2 ViT-S/14 (k-means, K=4), and each is explained by each method; a
 method is named by a pattern (`cp*box`). Patches are then flipped to the mean colour, up to half of the image.
 
-A line for each method: SRG of the discriminant, and as a multiple of that of occlusion, with 95 % intervals; the share of the
-discriminant the pixels hold (10 %, median, 90 % of images); how much of the relevance, without signs, is in the 1 % of
-patches that have most of it (median); and the time for an explanation, in forward passes. With `--keep`, heatmaps and
-curves are written to a folder, and a later run reads what is there.
+A line for each method: SRG of the discriminant, and as a multiple of that of occlusion, with 95 % intervals; the share
+of the discriminant that pixels hold (10 %, median, 90 % of images); how much of the relevance, without signs, is in the
+1 % of patches that have most of it (median); and the time for an explanation, in forward passes. With `--keep`,
+heatmaps and curves are written to a folder, batch by batch, and a later run reads what is there.
 """
 
 import argparse
+import itertools
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple, get_args
 
 import timm
 import torch
@@ -33,18 +35,19 @@ from whycluster.evaluation.evaluator import Evaluator
 from whycluster.evaluation.flipping import area, patch_means
 from whycluster.evaluation.measuring import Flips, assigned, measure, scores
 from whycluster.evaluation.methods import Method, baseline, of_explainer
-from whycluster.evaluation.statistics import interval
+from whycluster.evaluation.statistics import Interval, interval
 from whycluster.explain import ClusterModel, Explainer
-from whycluster.heads import neuralize
-from whycluster.lrp import Composite, Epsilon, EpsilonGammaBox, Gamma
-from whycluster.lrp.composites import RESIDUALS, Residual, Row
+from whycluster.heads import Rule, neuralize
+from whycluster.lrp import Attention, Composite, Epsilon, EpsilonGammaBox, Gamma
+from whycluster.lrp.composites import RESIDUALS, Row
 from whycluster.output.heatmaps import heatmap_picture
 
 SIDE, SQUARE = 224, 28  # of images, and of what occlusion hides, in pixels
 GAMMAS = (0.0, 0.05, 0.1, 0.25, 1.0)
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-MLP, ATTENTION = "*.mlp.fc*", "*.attn.*"
-PICTURED = 12
+ATTENTIONS: tuple[Attention, ...] = get_args(Attention)
+EMBEDDING, MLP, ATTENTION = "*patch_embed.proj", "*.mlp.fc?", "*.attn.*"
+PATCH, BATCH, PICTURED = 14, 16, 12
 
 
 def backbone_of(assets: Path) -> Backbone:
@@ -85,101 +88,120 @@ def occlusion(model: ClusterModel) -> Method:
 
 
 def methods(model: ClusterModel) -> Iterator[tuple[str, Callable[[], Method]]]:
-    """By name: attention, residual sums, gamma of linear layers on tokens, rule of the patch embedding."""
-    bounds = model.backbone.bounds()
-
-    def lrp(attention: Any, residual: Residual, gamma: float, rows: list[Row]) -> Callable[[], Method]:
-        composite = Composite([*rows, *EpsilonGammaBox(*bounds, residual=residual, tokens=gamma).rows])
-        return lambda: of_explainer(Explainer(model, composite, "zero", attention=attention))
-
+    """By name; those of LRP: attention, residual sums, gamma of linear layers on tokens, what else is special."""
     yield "occlusion", lambda: occlusion(model)
     yield "random", lambda: baseline("random", model)
     yield "gradient x input", lambda: baseline("gradient_times_input", model)
-    for attention in ("cp", "attn"):
-        for residual in RESIDUALS:
-            for gamma in GAMMAS:
-                name = f"{attention} {residual} {gamma:g}"
-                yield f"{name} box", lrp(attention, residual, gamma, [])
-                yield f"{name} epsilon", lrp(attention, residual, gamma, [("*patch_embed.proj", Epsilon())])
-                if gamma:
-                    yield f"{name} gamma", lrp(attention, residual, gamma, [("*patch_embed.proj", Gamma(gamma))])
-                    yield f"{name} box, only in MLPs", lrp(attention, residual, gamma, [(ATTENTION, Epsilon())])
-                    yield f"{name} box, only in attention", lrp(attention, residual, gamma, [(MLP, Epsilon())])
+    for attention, residual, gamma in itertools.product(ATTENTIONS, RESIDUALS, GAMMAS):
+        base = EpsilonGammaBox(*model.backbone.bounds(), residual=residual, tokens=gamma).rows
+        cases: dict[str, tuple[list[Row], Rule]] = {
+            "box": (base, "zero"),
+            "epsilon": ([(EMBEDDING, Epsilon()), *base], "zero"),
+            "gamma": ([(EMBEDDING, Gamma(gamma)), *base], "zero"),
+            "only in MLPs": ([(ATTENTION, Epsilon()), *base], "zero"),
+            "only in attention": ([(MLP, Epsilon()), *base], "zero"),
+            "midpoint": (base, "midpoint"),
+        }
+        for case, (rows, rule) in cases.items():
+            yield f"{attention} {residual} {gamma:g} {case}", partial(lrp, model, rows, rule, attention)
 
 
-def measured(method: Method, model: ClusterModel, images: Tensor, clusters: Tensor, flips: Flips) -> dict[str, Any]:
-    """Heatmaps `(N, H, W)`, curves `(N, T, 3)`, and passes by the time they take."""
+def lrp(model: ClusterModel, rows: list[Row], rule: Rule, attention: Attention) -> Method:
+    return of_explainer(Explainer(model, Composite(rows), rule, attention=attention))
+
+
+class Found(NamedTuple):
+    """What was found of one method.
+
+    Attributes:
+        heatmaps: `(N, H, W)`.
+        most: scores with the most relevant patches gone first, `(N, T, 3)`.
+        least: with the least relevant ones.
+        passes: time for an explanation, in forward passes, in each batch.
+    """
+
+    heatmaps: Tensor
+    most: Tensor
+    least: Tensor
+    passes: Tensor
+
+
+def measured(method: Method, model: ClusterModel, images: Tensor, clusters: Tensor, flips: Flips, seed: int) -> Found:
+    """One method on some images."""
     heatmaps: list[Tensor] = []
 
     def explain(images: Tensor, clusters: Tensor, generator: torch.Generator) -> Tensor:
         heatmaps.append(method.explain(images, clusters, generator))
         return heatmaps[-1]
 
-    passes = float(method.passes)
-    if passes == 2:  # forward and back; how long that takes, beside a pass forward
-        some, asked, generator = images[:8], clusters[:8], torch.Generator()
-        times = [
-            (seconds(lambda: method.explain(some, asked, generator)), seconds(lambda: scores(model, some, asked)))
-            for _ in range(3)
-        ]
-        there_and_back, there = map(min, zip(*times, strict=True))
-        passes = there_and_back / there
-    curves = measure(Method(explain, 0), model, images, clusters, flips).curves["mean"]
-    return {"heatmaps": torch.cat(heatmaps), "most": curves.most, "least": curves.least, "passes": passes}
+    forward = seconds(lambda: scores(model, images, clusters)) / len(images)
+    curves = measure(Method(explain, method.passes), model, images, clusters, flips, seed=seed)
+    return Found(torch.cat(heatmaps), *curves.curves["mean"], torch.tensor([curves.seconds / forward]))
 
 
-def line(name: str, found: dict[str, Any], occluded: Tensor | None, flips: Flips) -> tuple[str, Tensor]:
-    """A line of the table, and the area between the curves of each image, `(N,)`."""
-    start = found["most"][:, 0, 0]
-    gap = (area(found["least"], flips.counts) - area(found["most"], flips.counts))[:, 0]
-    srg, beside = interval(gap, start), "" if occluded is None else "{:.2f} ({:.2f} to {:.2f})"
-    if occluded is not None:
-        beside = beside.format(*interval(gap, occluded[: len(gap)]))
-    share = found["heatmaps"].double().sum((1, 2)) / start
-    held = ", ".join(f"{value:.2f}" for value in share.quantile(torch.tensor([0.1, 0.5, 0.9]).double()))
-    patches = patch_means(found["heatmaps"], 14).flatten(1).abs().sort(descending=True).values
-    peak = (patches[:, : patches.shape[1] // 100 + 1].sum(1) / patches.sum(1)).median()
-    numbers = f"{srg.value:.3f} ({srg.low:.3f} to {srg.high:.3f}) | {beside}"
-    return f"| {name} | {len(gap)} | {numbers} | {held} | {peak:.2f} | {found['passes']:.1f} |", gap
+def table(found: dict[str, Found], counts: Sequence[int]) -> str:
+    """A line for each method."""
+    gaps = {name: (area(one.least, counts) - area(one.most, counts))[:, 0] for name, one in found.items()}
+    lines = [
+        "| method | images | SRG | beside occlusion's | pixels hold | in 1 % of patches | passes |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, one in found.items():
+        start, beside = one.most[:, 0, 0], ""
+        if "occlusion" in gaps:
+            n = min(len(gaps[name]), len(gaps["occlusion"]))
+            beside = written(interval(gaps[name][:n], gaps["occlusion"][:n]))
+        share = (one.heatmaps.double().sum((1, 2)) / start).quantile(start.new_tensor([0.1, 0.5, 0.9]).double())
+        patches = patch_means(one.heatmaps, PATCH).flatten(1).abs().sort(descending=True).values
+        peak = (patches[:, : round(0.01 * patches.shape[1])].sum(1) / patches.sum(1)).median()
+        cells = [name, str(len(start)), written(interval(gaps[name], start)), beside]
+        cells += [", ".join(f"{value:.2f}" for value in share), f"{peak:.2f}", f"{one.passes.median():.1f}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def written(one: Interval) -> str:
+    return f"{one.value:.2f} ({one.low:.2f} to {one.high:.2f})"
 
 
 def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser()
     parser.add_argument("methods", nargs="*", default=["*"])
-    parser.add_argument("--images", type=int, default=24)
-    parser.add_argument("--steps", type=int, default=8)
-    parser.add_argument("--patch", type=int, default=14)
+    parser.add_argument("--images", type=int, default=32)
+    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--patch", type=int, default=PATCH)
     parser.add_argument("--keep", type=Path)
     parser.add_argument("--pictures", type=Path)
     options = parser.parse_args()
     model, images = clustered(Path(os.environ["WHYCLUSTER_ASSETS"]))
-    mean = Evaluator(patch=options.patch, steps=options.steps, fills=["mean"], baselines=[]).flips(images)
+    flips = Evaluator(patch=options.patch, steps=options.steps, fills=["mean"], baselines=[]).flips(images)
     images = images[torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[: options.images]]
-    clusters, occluded = assigned(model, images), None
-    print("| method | images | SRG | beside occlusion's | pixels hold | in 1 % of patches | passes |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
-    for name, make in methods(model):
-        if not any(fnmatch(name, pattern) for pattern in options.methods):
-            continue
-        file = None if options.keep is None else options.keep / f"{name}.pt"
-        if file is not None and file.exists():
-            found = torch.load(file)
-        else:
-            print(name, file=sys.stderr, flush=True)
-            found = measured(make(), model, images, clusters, mean)
+    clusters = assigned(model, images)
+    built = {
+        name: make() for name, make in methods(model) if any(fnmatch(name, pattern) for pattern in options.methods)
+    }
+    parts: dict[str, list[Found]] = {name: [] for name in built}
+    for start in range(0, len(images), BATCH):
+        some = slice(start, start + BATCH)
+        for name, method in built.items():
+            file = None if options.keep is None else options.keep / name / f"{start:03d}.pt"
+            if file is not None and file.exists():
+                parts[name].append(Found(*torch.load(file)))
+                continue
+            parts[name].append(measured(method, model, images[some], clusters[some], flips, seed=start))
             if file is not None:
                 file.parent.mkdir(parents=True, exist_ok=True)
-                torch.save(found, file)
-        text, gap = line(name, found, occluded, mean)
-        occluded = gap if name == "occlusion" else occluded
-        print(text, flush=True)
-        if options.pictures is not None:
-            options.pictures.mkdir(parents=True, exist_ok=True)
-            for at in range(PICTURED):
-                photo = (images[at] * 255).round().byte().permute(1, 2, 0).numpy()
-                caption = f"{name}, cluster {clusters[at]}"
-                picture = heatmap_picture(photo, found["heatmaps"][at].numpy(), caption)
+                torch.save(tuple(parts[name][-1]), file)
+            print(f"{name}, images from {start}", file=sys.stderr, flush=True)
+    found = {name: Found(*map(torch.cat, zip(*each, strict=True))) for name, each in parts.items()}
+    print(table(found, flips.counts))
+    if options.pictures is not None:
+        options.pictures.mkdir(parents=True, exist_ok=True)
+        for at, (image, cluster) in enumerate(zip(images[:PICTURED], clusters, strict=False)):
+            photo = (image * 255).round().byte().permute(1, 2, 0).numpy()
+            for name, one in found.items():
+                picture = heatmap_picture(photo, one.heatmaps[at].numpy(), f"{name}, cluster {cluster}")
                 picture.save(options.pictures / f"{at:03d} {name}.png")
 
 
