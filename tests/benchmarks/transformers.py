@@ -8,14 +8,15 @@ method is named by a pattern (`cp*box`). Patches are then flipped to the mean co
 
 A line for each method: SRG of the discriminant, and as a multiple of that of occlusion, with 95 % intervals; the share
 of the discriminant that pixels hold (10 %, median, 90 % of images); how much of the relevance, without signs, is in the
-1 % of patches that have most of it (median); and the time for an explanation, in forward passes. With `--keep`,
-heatmaps and curves are written to a folder, batch by batch, and a later run reads what is there.
+1 % of patches that have most of it (median); and the time of the processor for an explanation, in forward passes. With
+`--keep`, heatmaps and curves are written to a folder, batch by batch, and a later run reads what is there.
 """
 
 import argparse
 import itertools
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from fnmatch import fnmatch
 from functools import partial
@@ -24,7 +25,6 @@ from typing import NamedTuple, get_args
 
 import timm
 import torch
-from measure import seconds
 from sklearn.cluster import KMeans
 from torch import Tensor
 
@@ -117,7 +117,7 @@ class Found(NamedTuple):
         heatmaps: `(N, H, W)`.
         most: scores with the most relevant patches gone first, `(N, T, 3)`.
         least: with the least relevant ones.
-        passes: time for an explanation, in forward passes, in each batch.
+        passes: time for an explanation, in forward passes, of each batch.
     """
 
     heatmaps: Tensor
@@ -127,16 +127,21 @@ class Found(NamedTuple):
 
 
 def measured(method: Method, model: ClusterModel, images: Tensor, clusters: Tensor, flips: Flips, seed: int) -> Found:
-    """One method on some images."""
+    """One method on a batch of images."""
     heatmaps: list[Tensor] = []
+    taken = []
 
     def explain(images: Tensor, clusters: Tensor, generator: torch.Generator) -> Tensor:
+        began = time.process_time()
         heatmaps.append(method.explain(images, clusters, generator))
+        taken.append(time.process_time() - began)
+        began = time.process_time()
+        scores(model, images, clusters)
+        taken.append(time.process_time() - began)
         return heatmaps[-1]
 
-    forward = seconds(lambda: scores(model, images, clusters)) / len(images)
-    curves = measure(Method(explain, method.passes), model, images, clusters, flips, seed=seed)
-    return Found(torch.cat(heatmaps), *curves.curves["mean"], torch.tensor([curves.seconds / forward]))
+    curves = measure(Method(explain, method.passes), model, images, clusters, flips, seed=seed).curves["mean"]
+    return Found(torch.cat(heatmaps), *curves, torch.tensor([taken[0] / taken[1]]))
 
 
 def table(found: dict[str, Found], counts: Sequence[int]) -> str:
