@@ -7,9 +7,9 @@ Photos are clustered by the class token of a DINOv2 ViT-S/14 (k-means, K=4), and
 method is named by a pattern (`cp*box`). Patches are then flipped to the mean colour, up to half of the image.
 
 A line for each method: SRG of the discriminant, and as a multiple of that of occlusion, with 95 % intervals; the share
-of the discriminant that pixels hold (10 %, median, 90 % of images); how much of the relevance, without signs, is in the
-1 % of patches that have most of it (median); and the time of the processor for an explanation, in forward passes. With
-`--keep`, heatmaps and curves are written to a folder, batch by batch, and a later run reads what is there.
+of the discriminant that pixels hold (10 %, 50 % and 90 % of images); how much of the relevance, without signs, is in
+the 1 % of patches that have most of it (median); and the time of the processor for an explanation, in forward passes.
+With `--keep`, heatmaps and curves are written to a folder, batch by batch; a later run of the same settings reads them.
 """
 
 import argparse
@@ -160,7 +160,8 @@ def table(found: dict[str, Found], counts: Sequence[int]) -> str:
         patches = patch_means(one.heatmaps, PATCH).flatten(1).abs().sort(descending=True).values
         peak = (patches[:, : round(0.01 * patches.shape[1])].sum(1) / patches.sum(1)).median()
         cells = [name, str(len(start)), written(interval(gaps[name], start)), beside]
-        cells += [", ".join(f"{value:.2f}" for value in share), f"{peak:.2f}", f"{one.passes.median():.1f}"]
+        held = ", ".join(f"{value:.2f}" for value in share) if name.startswith(ATTENTIONS) else ""
+        cells += [held, f"{peak:.2f}", f"{one.passes.median():.1f}"]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
