@@ -24,7 +24,7 @@ from torchvision.models import list_models
 
 from whycluster.lrp import LRP, EpsilonGammaBox
 
-DIFFERENCE, BALANCE = {torch.float32: 1e-4, torch.float64: 1e-9}, {torch.float32: 1e-3, torch.float64: 1e-6}
+DIFFERENCE, BALANCE = {torch.float32: 1e-3, torch.float64: 1e-9}, {torch.float32: 1e-3, torch.float64: 1e-6}
 TIMM = [
     "vit_tiny_patch16_224",
     "vit_small_patch14_dinov2",

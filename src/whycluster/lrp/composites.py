@@ -138,7 +138,7 @@ class EpsilonGammaBox(NamedComposite):
     """`ZBox` for the first convolution, `Gamma` for the others and for linear layers on tokens, else `Epsilon`.
 
     Montavon et al. 2019, section 10.3 (doi 10.1007/978-3-030-28954-6_10); on tokens, which networks of that time did
-    not have, by the measurements in `docs/`.
+    not have, by the measurements in `docs/transformers.md`.
 
     Args:
         low: the lowest value that the first convolution can see; a float, or a tensor that broadcasts to an image. A
