@@ -20,6 +20,7 @@ from whycluster.lrp.rules import AlphaBeta, Epsilon, Gamma, Norm, Ratio, Rule, Z
 # takes as long as several sweeps over them.
 CHEAP = 32 * 2**20
 Terms = Sequence[tuple[Tensor, Tensor | None]]
+Fast = Callable[[Passage, Tensor], Redistributed]
 
 
 def redistribute_fast(passage: Passage, relevance: Tensor) -> Redistributed:
@@ -27,7 +28,7 @@ def redistribute_fast(passage: Passage, relevance: Tensor) -> Redistributed:
     fast = FAST.get(type(passage.rule), redistribute)
     busy = _nonzero_ranges(passage, relevance)
     if busy is not None:
-        return _pass_busy(passage, relevance, busy)
+        return _pass_busy(passage, relevance, busy, fast)
     parts = [fast(part, relevance[some]) for some, part in _parts(passage)]
     if len(parts) == 1:
         return parts[0]
@@ -56,10 +57,7 @@ def _nonzero_ranges(passage: Passage, relevance: Tensor) -> list[slice] | None:
     if not isinstance(passage.layer, TokenLinear) or passage.memo is not None or not relevance.numel():
         return None
     one = relevance.narrow(axis, 0, 1) if passage.batch.inner == 1 else relevance
-    for some in (
-        one,
-        relevance,
-    ):  # mostly one image, or one token of each, is enough to see that it gets some everywhere
+    for some in (one, relevance):  # mostly one image is enough to see that it gets some everywhere
         arrives = [_not_zero(some, [at for at in dims if at != dim]) for dim in dims if dim != axis]
         if all(bool(places.all()) for places in arrives):
             return None
@@ -73,12 +71,12 @@ def _not_zero(values: Tensor, dims: list[int]) -> Tensor:
     return (values.amax(dims) != 0) | (values.amin(dims) != 0)
 
 
-def _pass_busy(passage: Passage, relevance: Tensor, busy: list[slice]) -> Redistributed:
+def _pass_busy(passage: Passage, relevance: Tensor, busy: list[slice], fast: Fast) -> Redistributed:
     """What `redistribute_fast` computes, where only some tokens or outputs of a layer get relevance."""
     layer, rows, (x,) = passage.layer, (*busy[:-1],), passage.xs
     smaller = TokenLinear(layer.weight[busy[-1]], None if layer.bias is None else layer.bias[busy[-1]])
     part = replace(passage, layer=smaller, xs=[x[rows]], z=passage.z[(*busy,)])
-    (passed,), absorbed = FAST.get(type(passage.rule), redistribute)(part, relevance[(*busy,)])
+    (passed,), absorbed = fast(part, relevance[(*busy,)])
     whole = torch.zeros_like(x, dtype=passed.dtype)
     whole[rows] = passed
     return [whole], absorbed
@@ -260,7 +258,7 @@ def _kept(passage: Passage, terms: Terms, signed: Tensor, stabilizer: float, zer
     return Absorbed(by_bias, by_stabilizer, torch.zeros_like(by_stabilizer) if zero is None else zero)
 
 
-FAST: dict[type[Rule], Callable[[Passage, Tensor], Redistributed]] = {
+FAST: dict[type[Rule], Fast] = {
     Epsilon: epsilon,
     Norm: epsilon,
     Ratio: ratio,

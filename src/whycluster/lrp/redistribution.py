@@ -68,7 +68,7 @@ def redistribute(passage: Passage, relevance: Tensor) -> Redistributed:
     passed = [torch.zeros_like(x, dtype=relevance.dtype) for x in passage.xs]
     absorbed = Absorbed.nothing(relevance, passage.n)
     if any(contribution.outputs != "all" for contribution in rule.contributions):  # an output of zero has no sign
-        absorbed = absorbed._replace(zero=passage.per_image(relevance * (z == 0)))
+        absorbed = absorbed._replace(zero=absorbed.zero + passage.per_image(relevance * (z == 0)))
     for contribution in rule.contributions:
         taken = relevance * contribution.factor
         if contribution.outputs != "all":

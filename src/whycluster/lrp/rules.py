@@ -5,7 +5,8 @@ relevance `R_j` of the outputs it stands for, and hands it to the inputs in prop
 
     `R_i = Σ_j  input_i weight_ij / (Σ_i input_i weight_ij + bias_j) · factor · R_j`.
 
-Bias, sign and stabiliser of each rule are those of zennit 0.5.1. `x⁺ = max(x, 0)`, `x⁻ = min(x, 0)`.
+Bias, sign and stabiliser of each rule are those of zennit 0.5.1; but a
+total of exactly zero hands nothing on. `x⁺ = max(x, 0)`, `x⁻ = min(x, 0)`.
 """
 
 import math
