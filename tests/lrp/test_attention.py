@@ -121,13 +121,14 @@ def test_relevance_is_that_of_gradients(transformer: tuple[nn.Module, Tensor]) -
 
 def test_other_rules_balance(transformer: tuple[nn.Module, Tensor]) -> None:
     network, images = transformer
-    lrp = LRP(network, EpsilonGammaBox(-5.0, 5.0))
-    whole = lrp.attribute(images, torch.abs)
-    assert whole.receipt.imbalance.max() <= 1e-9
-    alone = lrp.attribute(images[1:], torch.abs)
-    torch.testing.assert_close(alone.relevance, whole.relevance[1:], rtol=1e-8, atol=1e-10)
-    for name, absorbed in alone.receipt.layers.items():
-        torch.testing.assert_close(absorbed.total, whole.receipt.layers[name].total[1:], rtol=1e-8, atol=1e-9)
+    lrps = LRP(network, EpsilonGammaBox(-5.0, 5.0)), LRP(network, EpsilonGammaBox(-5.0, 5.0, tokens=0.05), "cp")
+    for lrp in lrps:
+        whole = lrp.attribute(images, torch.abs)
+        assert whole.receipt.imbalance.max() <= 1e-9
+        alone = lrp.attribute(images[1:], torch.abs)
+        torch.testing.assert_close(alone.relevance, whole.relevance[1:], rtol=1e-8, atol=1e-10)
+        for name, absorbed in alone.receipt.layers.items():
+            torch.testing.assert_close(absorbed.total, whole.receipt.layers[name].total[1:], rtol=1e-8, atol=1e-9)
 
 
 @pytest.mark.parametrize("family", ["vit", "swin"])
@@ -151,7 +152,7 @@ def test_both_ways_through_attention_by_hand() -> None:
     s = (1 / (1 + e), e / (1 + e))
     z = s[0] * 1 + s[1] * 2
     values = [s[0] * 1 / z, s[1] * 2 / z]
-    [relevance] = LRP(Head(), ZERO)(x, r)[1]
+    [relevance] = LRP(Head(), ZERO, "cp")(x, r)[1]
     torch.testing.assert_close(relevance.flatten().tolist(), values)
     to_weights = [one / 2 for one in values]  # a half each
     to_scores = [score * (to_weights[at] - s[at] * sum(to_weights)) for at, score in enumerate((1.0, 2.0))]

@@ -94,6 +94,13 @@ def test_parameters_and_defaults_are_those_of_zennit(name: str) -> None:
         assert own[parameter].default == theirs[parameter].default
 
 
+def test_linear_layers_on_tokens_go_with_the_rule_of_attention() -> None:
+    for name in room.COMPOSITES:
+        made = [named_composite(name, -1.0, 1.0, attention=attention) for attention in ("attn", "cp")]
+        rules = [repr(composite.rule(TokenLinear, "", first=False)) for composite in made]
+        assert rules == ["Epsilon(stabilizer=1e-06)", "Gamma(gamma=0.05, stabilizer=1e-06)"]
+
+
 def test_parameters_reach_the_rules() -> None:
     composite = EpsilonGammaBox(-3, 4, epsilon=0.1, gamma=0.2, stabilizer=0.3, residual="norm", tokens=0.5)
     rules = {kind: repr(composite.rule(kind, "", first=False)) for kind in (Convolution, Linear, TokenLinear, room.Add)}

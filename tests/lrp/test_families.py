@@ -20,7 +20,7 @@ from torch.fx.experimental.optimization import fuse
 from torch.nn import functional as F
 from torchvision.ops import stochastic_depth
 
-from whycluster.lrp import LRP, named_composite
+from whycluster.lrp import LRP, Composite, Gamma, TokenLinear, named_composite
 
 LOW, HIGH = -2.0, 2.5
 EPS = 1e-6
@@ -173,7 +173,8 @@ def test_relevance_is_that_of_the_matrices(family: str, composite: str, residual
     torch.manual_seed(0)
     network = randomized(build()).double().eval()
     images = LOW + (HIGH - LOW) * torch.rand(2, 3, size, size, dtype=torch.float64)
-    lrp = LRP(network, named_composite(composite, LOW, HIGH, residual))
+    rows = [(TokenLinear, Gamma(TOKENS)), *named_composite(composite, LOW, HIGH, residual).rows]
+    lrp = LRP(network, Composite(rows))
     weights = torch.tensor([1.0, -0.5, 2.0], dtype=torch.float64)
     output, relevance = lrp(images, lambda output: output * weights)
     torch.testing.assert_close(output, network(images).detach(), rtol=1e-9, atol=1e-12)

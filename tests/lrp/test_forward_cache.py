@@ -23,7 +23,7 @@ def same(one: Attribution, other: Attribution) -> None:
 @pytest.mark.parametrize("family", ["densenet", "efficientnet", "convnext", "vit"])
 def test_several_targets_share_all_that_does_not_depend_on_them(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     build, size = {**FAMILIES, **TRANSFORMERS}[family]
-    lrp = LRP(randomized(build()).double(), EpsilonGammaBox(-2, 2))
+    lrp = LRP(randomized(build()).double(), EpsilonGammaBox(-2, 2, tokens=0.05))
     images = torch.rand(3, 3, size, size, dtype=torch.float64) * 4 - 2
     targets = [torch.eye(3, dtype=torch.float64)[at].expand(3, 3) for at in range(3)]
     alone = [lrp.attribute(images, target) for target in targets]

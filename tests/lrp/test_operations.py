@@ -585,7 +585,7 @@ def explain(written: type[nn.Module]) -> Callable[[str], Explained]:
         parts = [written(case.compute, conv=nn.Conv2d(3, 4, 3, padding=1), **case.layers()) for case in cases]
         network = written(lambda net, x: tuple(part(x) for part in net.parts), parts=nn.ModuleList(parts))
         images = torch.randn(3, *cases[0].shape, dtype=torch.float64)
-        lrp = LRP(network, ZERO)
+        lrp = LRP(network, ZERO, "cp")
         with torch.no_grad():
             expected = network(images.clone())
         return Explained(parts, images, expected, lrp.forward(images), lrp.forward(images[1:2]))

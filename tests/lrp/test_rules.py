@@ -20,6 +20,7 @@ from whycluster.lrp import (
     Flat,
     Gamma,
     LayerNorm,
+    Linear,
     Norm,
     Product,
     Ratio,
@@ -29,6 +30,7 @@ from whycluster.lrp import (
     ZPlus,
 )
 from whycluster.lrp.graph import Batch
+from whycluster.lrp.linear_maps import unmodified
 from whycluster.lrp.redistribution import Passage, redistribute
 
 LOW, HIGH = -2.5, 3.0
@@ -273,6 +275,21 @@ def test_a_rule_of_ones_own() -> None:
         expected, kept, _, _ = share((w * x[n].flatten()).abs(), b.abs(), r, 0.0)
         torch.testing.assert_close(attribution.relevance[n].flatten(), expected)
         torch.testing.assert_close(attribution.receipt.layers["conv2d"].bias[n], kept)
+
+
+def test_outputs_of_one_sign_keep_what_no_input_takes() -> None:
+    """Of the outputs 2, -2 and 0, the first has no contribution of the kind that counts, and the last has no sign."""
+    contributions = [
+        Contribution([Product(lambda x: x.clamp(min=0), unmodified)], outputs="positive"),
+        Contribution([Product(lambda x: x.clamp(max=0), unmodified)], outputs="negative"),
+    ]
+    layer = nn.Linear(2, 3, bias=False)
+    layer.weight.data = torch.tensor([[-1.0, 0.0], [1.0, 0.0], [0.0, 0.0]])
+    lrp = LRP(layer, Composite([(Linear, Rule(contributions, 0.0))]))
+    attribution = lrp.attribute(torch.tensor([[-2.0, 1.0]]), torch.tensor([[3.0, 5.0, 7.0]]))
+    torch.testing.assert_close(attribution.relevance, torch.tensor([[5.0, 0.0]]))
+    [absorbed] = attribution.receipt.layers.values()
+    assert [float(amount) for amount in absorbed] == [0, 0, 3 + 7]
 
 
 @pytest.mark.parametrize("factor", [0.99, 1.01])

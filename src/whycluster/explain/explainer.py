@@ -89,7 +89,8 @@ class Explainer:
         beta: stiffness of the pooling over competitors; `auto`: the model's own.
         residual: how residual sums share out, `ratio` or `norm`, in a composite given by name; `auto`: what was
             measured to explain better behind the head rule, `norm` behind `zero` and `ratio` behind `midpoint`.
-        attention: how relevance passes attention, `cp` or `attn` (see `LRP`).
+        attention: how relevance passes attention, `attn` or `cp` (see `LRP`); in a composite given by name it also
+            decides the gamma of linear layers on tokens.
 
     Attributes:
         composite: its name, or its type.
@@ -113,7 +114,7 @@ class Explainer:
         head_rule: Literal["auto", "zero", "midpoint"] = "auto",
         beta: Beta = "auto",
         residual: Residual | Literal["auto"] = "auto",
-        attention: Attention = "cp",
+        attention: Attention = "attn",
     ) -> None:
         if head_rule not in ("auto", "zero", "midpoint"):
             raise ValueError(f"head_rule={head_rule!r} is unknown; choose auto, zero or midpoint.")
@@ -124,7 +125,7 @@ class Explainer:
         self.residual: Residual | None = None
         if isinstance(composite, str):
             self.residual = RESIDUALS[self.head_rule] if residual == "auto" else residual
-            composite = named_composite(composite, *model.backbone.bounds(), self.residual)
+            composite = named_composite(composite, *model.backbone.bounds(), self.residual, attention)
         rows = [(ClusterLayer, HEAD_RULES[self.head_rule](beta)), *composite.rows]
         self.lrp = LRP(FeaturesAndDiscriminants(model), Composite(rows), attention)
         side = model.backbone.preprocessing.crop

@@ -92,6 +92,9 @@ class NeuralizedBisectingKMeans(Head):
     def _discriminants(self, scores: Tensor) -> Tensor:
         return torch.stack([h.amin(1) for h, _ in self._paths(scores)], dim=1)
 
+    def _assigned(self, scores: Tensor) -> Tensor:
+        return self._discriminants(scores).max(1).indices
+
     def _logits(self, scores: Tensor, stiffness: float) -> Tensor:
         return -torch.stack([(many.log() - stiffness * h).logsumexp(1) for h, many in self._paths(scores)], dim=1)
 
@@ -102,4 +105,4 @@ class NeuralizedBisectingKMeans(Head):
         chosen, q = forward.chosen, quotients(forward.pooled, forward.h)
         coefficients = torch.zeros_like(forward.scores)
         coefficients.scatter_add_(1, self.split_of[chosen], q * self.side_of[chosen])
-        return LayerRelevance(coefficients, coefficients @ (self.weight * (self.midpoint - self.centre)))
+        return LayerRelevance(coefficients, lambda: coefficients @ (self.weight * (self.midpoint - self.centre)))

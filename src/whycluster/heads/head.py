@@ -8,7 +8,7 @@ the relevance `R_k` of each competitor passes the linear layer: `R_i = Σ_k R_k 
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +34,7 @@ class Forward(NamedTuple):
     """A forward pass, for the way back."""
 
     x: Tensor  # features, (N, D)
+    layer: tuple[Tensor, Tensor]  # weights and biases of the linear layer, (S, D) and (S,)
     scores: Tensor  # of the units of the linear layer, (N, S)
     chosen: Tensor  # the cluster to explain, (N,)
     h: Tensor  # h_k of its competitors, (N, K); infinite for clusters that are excluded
@@ -44,8 +45,15 @@ class LayerRelevance(NamedTuple):
     """Relevance at the linear layer: the sums over competitors that both of its rules are made of."""
 
     coefficients: Tensor  # of the weights of the units in Σ_k R_k / h_k · w_k, (N, S)
-    offset: Tensor  # Σ_k R_k / h_k · w_k ∘ m_k with the origin at the centre, (N, D)
+    offset: Callable[[], Tensor]  # Σ_k R_k / h_k · w_k ∘ m_k with the origin at the centre, (N, D)
     lost: Tensor | float = 0.0  # relevance of competitors that no unit stands for, (N,)
+
+
+def checked_rule(rule: Any) -> RuleName:
+    """A rule of the linear layer; `ValueError` for anything else."""
+    if rule not in get_args(RuleName):
+        raise ValueError(f"rule={rule!r} is unknown; choose 'midpoint' or 'zero'.")
+    return cast(RuleName, rule)
 
 
 class Head(nn.Module, ABC):
@@ -190,7 +198,7 @@ class Head(nn.Module, ABC):
             ValueError: for an unknown rule, a cluster that does not exist, a target against itself, or features that
                 do not fit or are not finite.
         """
-        return self._pass_backward(self._pass_forward(x, target, against, beta), rule)
+        return self._pass_backward(self._pass_forward(x, target, against, beta), checked_rule(rule))
 
     def relevance_by_competitor(
         self, x: Tensor, target: Any = None, rule: RuleName = "midpoint", beta: Beta = None
@@ -199,33 +207,38 @@ class Head(nn.Module, ABC):
 
         That of competitor `k` is `p_k f_c / h_k` times the relevance against it alone. Parameters as in `attribute`.
         """
-        forward = self._pass_forward(x, target, None, beta)
+        return self._by_competitor(self._pass_forward(x, target, None, beta), checked_rule(rule))
+
+    def _by_competitor(self, forward: Forward, rule: RuleName) -> Tensor:
         explained, weights = forward.pooled
         alone = (Pooled(explained, weights * one) for one in torch.eye(self.n_clusters).to(weights))
         return torch.stack([self._pass_backward(forward._replace(pooled=p), rule).relevance for p in alone], dim=1)
 
-    def _scores(self, x: Tensor) -> Tensor:
-        weight, bias = self._layer()
+    def _assigned(self, scores: Tensor) -> Tensor:
+        """The clusters that rows are assigned to, `(N,)`; of equal ones the first."""
+        return self._cluster_scores(scores).max(1).indices
+
+    def _scores(self, x: Tensor, layer: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        weight, bias = layer or self._layer()
         return torch.addmm(bias, x - self.centre, weight.T)
 
     def _pass_forward(self, x: Any, target: Any, against: Any, beta: Beta) -> Forward:
-        x = as_features(x, self.centre)
-        scores = self._scores(x)
+        x, layer = as_features(x, self.centre), self._layer()
+        scores = self._scores(x, layer)
         chosen = self._chosen(scores, target)
-        h = self._margins(scores, chosen).masked_fill_(self._excluded(chosen, against), math.inf)
-        return Forward(x, scores, chosen, h, take_most(h, self._stiffness(beta)))
+        h = self._compete(self._margins(scores, chosen), chosen, against)
+        return Forward(x, layer, scores, chosen, h, take_most(h, self._stiffness(beta)))
 
     def _pass_backward(self, forward: Forward, rule: RuleName) -> HeadAttribution:
         """`R_i = Σ_k R_k / h_k · w_ik (x_i - m_ik)`, with midpoints or with zero for `m_k`."""
         coefficients, offset, absorbed = self._propagate(forward)
-        direction, explained = coefficients @ self._layer()[0], forward.pooled.explained[:, 0]
+        (weight, bias), explained = forward.layer, forward.pooled.explained[:, 0]
+        direction = coefficients @ weight
         if rule == "midpoint":
-            relevance = (forward.x - self.centre) * direction - offset
-        elif rule == "zero":
-            relevance = forward.x * direction
-            absorbed = absorbed - (offset + direction * self.centre).sum(1)
+            relevance = (forward.x - self.centre) * direction - offset()
         else:
-            raise ValueError(f"rule={rule!r} is unknown; choose 'midpoint' or 'zero'.")
+            relevance = forward.x * direction
+            absorbed = absorbed + coefficients @ bias - direction @ self.centre
         return HeadAttribution(relevance, explained, torch.zeros_like(explained) + absorbed)
 
     def _chosen(self, scores: Tensor, target: Any) -> Tensor:
@@ -234,17 +247,17 @@ class Head(nn.Module, ABC):
             return as_clusters("target", target, len(scores), self.n_clusters).to(scores.device)
         if target is not None and target not in TARGETS:
             raise ValueError(f"target={target!r} is unknown; choose a cluster, {' or '.join(TARGETS)}.")
-        return best_two(self._discriminants(scores))[TARGETS.index(target or TARGETS[0])]
+        return best_two(self._discriminants(scores))[1] if target == "runner_up" else self._assigned(scores)
 
-    def _excluded(self, chosen: Tensor, against: Any) -> Tensor:
-        """The clusters that do not compete with the chosen ones, `(N, K)`."""
-        clusters = torch.arange(self.n_clusters, device=chosen.device)
+    def _compete(self, h: Tensor, chosen: Tensor, against: Any) -> Tensor:
+        """`h_k` of the competitors, infinite for all other clusters, `(N, K)`; writes over what it is given."""
         if against is None:
-            return clusters == chosen[:, None]
+            return h.scatter_(1, chosen[:, None], math.inf)
         competitor = as_clusters("against", against, len(chosen), self.n_clusters).to(chosen)
         if (competitor == chosen).any():
             raise ValueError("a cluster cannot be explained against itself; choose another `against`.")
-        return clusters != competitor[:, None]
+        alone = competitor[:, None]
+        return torch.full_like(h, math.inf).scatter_(1, alone, h.gather(1, alone))
 
     def _stiffness(self, beta: Beta) -> float:
         given = given_beta(beta)

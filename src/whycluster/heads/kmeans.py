@@ -5,10 +5,11 @@ distances up to `|x|²`, which cancels in `h = s_i - s_j`. Behind a projection `
 `(x - u)·G (x - u)`, `G = AᵀA`; then `w_u = 2 G u`, `b_u = -u·G u`. The `G u` are the duals; `None` where `G = 1`.
 """
 
+import torch
 from torch import Tensor
 
 from whycluster.heads.arguments import checked_points
-from whycluster.heads.head import Forward, Head, LayerRelevance
+from whycluster.heads.head import Forward, Head, LayerRelevance, RuleName
 from whycluster.heads.pooling import quotients, score_coefficients
 
 
@@ -84,8 +85,19 @@ class NeuralizedKMeans(Head):
     def _propagate(self, forward: Forward) -> LayerRelevance:
         q = quotients(forward.pooled, forward.h)
         coefficients = score_coefficients(q, forward.chosen)
-        mu, duals = self.centroids - self.centre, self.duals
-        offset = coefficients @ (mu * (mu if duals is None else duals))
-        if duals is not None:
-            offset += crossed(q[:, None], forward.chosen[:, None], mu, duals)
+
+        def offset() -> Tensor:
+            mu, duals = self.centroids - self.centre, self.duals
+            if duals is None:
+                return coefficients @ mu.square()
+            return coefficients @ (mu * duals) + crossed(q[:, None], forward.chosen[:, None], mu, duals)
+
         return LayerRelevance(coefficients, offset)
+
+    def _by_competitor(self, forward: Forward, rule: RuleName) -> Tensor:
+        (x, _, _, chosen, h, pooled), mu = forward, self.centroids
+        duals = mu if self.duals is None else self.duals
+        relevance = x.new_empty(*h.shape, self.n_features)
+        for row, c, q, out in zip(x, chosen, quotients(pooled, h), relevance, strict=True):
+            torch.sub(duals[c], duals, out=out).mul_(2 * q[:, None]).mul_(row - (mu + mu[c]) / 2 * (rule == "midpoint"))
+        return relevance

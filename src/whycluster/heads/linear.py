@@ -48,10 +48,13 @@ class NeuralizedLinear(Head):
         return self.weight, self.bias + self.weight @ self.centre
 
     def _propagate(self, forward: Forward) -> LayerRelevance:
-        (w, b), chosen, q = self._layer(), forward.chosen, quotients(forward.pooled, forward.h)
-        # The nearest point of a border is m_ck = -b_ck / |w_ck|² · w_ck, so that w_ck ∘ m_ck has (w_c - w_k)².
-        own, squares = w[chosen], w.square().sum(1)
-        lengths = squares[chosen, None] + squares - 2 * own @ w.T  # |w_ck|², (N, K)
-        g = (q * (b[chosen, None] - b) / lengths).masked_fill((q == 0) | (lengths <= 0), 0)
-        offset = 2 * own * (g @ w) - g.sum(1, keepdim=True) * own.square() - g @ w.square()
+        (w, b), chosen, q = forward.layer, forward.chosen, quotients(forward.pooled, forward.h)
+
+        def offset() -> Tensor:
+            # The nearest point of a border is m_ck = -b_ck / |w_ck|² · w_ck, so that w_ck ∘ m_ck has (w_c - w_k)².
+            own, squares = w[chosen], w.square().sum(1)
+            lengths = squares[chosen, None] + squares - 2 * own @ w.T  # |w_ck|², (N, K)
+            g = (q * (b[chosen, None] - b) / lengths).masked_fill((q == 0) | (lengths <= 0), 0)
+            return 2 * own * (g @ w) - g.sum(1, keepdim=True) * own.square() - g @ w.square()
+
         return LayerRelevance(score_coefficients(q, chosen), offset)

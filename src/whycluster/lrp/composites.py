@@ -11,8 +11,11 @@ from torch import Tensor
 from whycluster.lrp import linear_maps
 from whycluster.lrp.linear_maps import Convolution, Linear, LinearMap, TokenLinear
 from whycluster.lrp.rules import AlphaBeta, Epsilon, Flat, Gamma, Norm, Ratio, Rule, ZBox, ZPlus
+from whycluster.lrp.steps import Attention
 
 Residual = Literal["ratio", "norm"]
+# The gamma of linear layers on tokens that explains a vision transformer best (`docs/transformers.md`).
+TOKENS: dict[Attention, float] = {"attn": 0.0, "cp": 0.05}
 RESIDUALS: dict[Residual, Callable[[float], Rule]] = {"ratio": Ratio, "norm": Norm}
 
 
@@ -94,7 +97,8 @@ class NamedComposite(Composite):
         epsilon: the stabiliser of linear layers, `>= 0`.
         stabilizer: of all other layers, `>= 0`.
         residual: how a residual addition shares out, `ratio` or `norm` (see `rules`).
-        tokens: the gamma of linear layers on tokens, `>= 0`; with 0 they have `Epsilon`.
+        tokens: the gamma of linear layers on tokens, `>= 0`; with 0 they have `Epsilon`. Which one is right depends on
+            the rule of attention (`docs/transformers.md`).
 
     Raises:
         ValueError: for a number below 0 or an unknown residual rule.
@@ -103,7 +107,7 @@ class NamedComposite(Composite):
     convolutions: Makers = ()
 
     def __init__(
-        self, epsilon: float = 1e-6, stabilizer: float = 1e-6, residual: Residual = "ratio", tokens: float = 0.05
+        self, epsilon: float = 1e-6, stabilizer: float = 1e-6, residual: Residual = "ratio", tokens: float = 0.0
     ) -> None:
         if residual not in RESIDUALS:
             raise ValueError(f"residual={residual!r} is unknown; choose from {', '.join(RESIDUALS)}.")
@@ -135,10 +139,9 @@ class EpsilonAlpha2Beta1(NamedComposite):
 
 
 class EpsilonGammaBox(NamedComposite):
-    """`ZBox` for the first convolution, `Gamma` for the others and for linear layers on tokens, else `Epsilon`.
+    """`ZBox` for the first convolution, `Gamma` for the others, else `Epsilon`.
 
-    Montavon et al. 2019, section 10.3 (doi 10.1007/978-3-030-28954-6_10); on tokens, which networks of that time did
-    not have, by the measurements in `docs/transformers.md`.
+    Montavon et al. 2019, section 10.3 (doi 10.1007/978-3-030-28954-6_10).
 
     Args:
         low: the lowest value that the first convolution can see; a float, or a tensor that broadcasts to an image. A
@@ -159,7 +162,7 @@ class EpsilonGammaBox(NamedComposite):
         gamma: float = 0.25,
         stabilizer: float = 1e-6,
         residual: Residual = "ratio",
-        tokens: float = 0.05,
+        tokens: float = 0.0,
     ) -> None:
         self.convolutions = ((First(Convolution), partial(ZBox, low, high)), (Convolution, partial(Gamma, gamma)))
         super().__init__(epsilon, stabilizer, residual, tokens)
@@ -173,7 +176,13 @@ COMPOSITES: dict[str, Callable[..., Composite]] = {
 }
 
 
-def named_composite(name: str, low: float | Tensor, high: float | Tensor, residual: Residual = "ratio") -> Composite:
+def named_composite(
+    name: str,
+    low: float | Tensor,
+    high: float | Tensor,
+    residual: Residual = "ratio",
+    attention: Attention = "attn",
+) -> Composite:
     """A composite by its name, with zennit's default parameters.
 
     Args:
@@ -181,6 +190,7 @@ def named_composite(name: str, low: float | Tensor, high: float | Tensor, residu
         low: the lowest value an input can have; only the box rule asks for it.
         high: the highest.
         residual: `ratio` or `norm`.
+        attention: the rule of attention that it is for, which decides the gamma of linear layers on tokens.
 
     Raises:
         ValueError: for an unknown name or residual rule.
@@ -188,4 +198,4 @@ def named_composite(name: str, low: float | Tensor, high: float | Tensor, residu
     if name not in COMPOSITES:
         raise ValueError(f"composite={name!r} is unknown; choose from {', '.join(COMPOSITES)}.")
     bounds = (low, high) if name == "epsilon_gamma_box" else ()
-    return COMPOSITES[name](*bounds, residual=residual)
+    return COMPOSITES[name](*bounds, residual=residual, tokens=TOKENS.get(attention, 0.0))

@@ -18,7 +18,7 @@ from whycluster.lrp.rules import AlphaBeta, Epsilon, Gamma, Norm, Ratio, Rule, Z
 
 # Bytes of a block that the C library's allocator reuses; larger ones it fetches from the system page by page, which
 # takes as long as several sweeps over them.
-CHEAP = 32 * 2**20
+CHEAP = 16 * 2**20
 Terms = Sequence[tuple[Tensor, Tensor | None]]
 Fast = Callable[[Passage, Tensor], Redistributed]
 
@@ -56,8 +56,7 @@ def _nonzero_ranges(passage: Passage, relevance: Tensor) -> list[slice] | None:
     axis, dims = passage.batch.axis, range(relevance.ndim)
     if not isinstance(passage.layer, TokenLinear) or passage.memo is not None or not relevance.numel():
         return None
-    one = relevance.narrow(axis, 0, 1) if passage.batch.inner == 1 else relevance
-    for some in (one, relevance):  # mostly one image is enough to see that it gets some everywhere
+    for some in (relevance.narrow(axis, 0, 1), relevance):  # mostly one image, or part of one, gets some everywhere
         arrives = [_not_zero(some, [at for at in dims if at != dim]) for dim in dims if dim != axis]
         if all(bool(places.all()) for places in arrives):
             return None
@@ -84,20 +83,14 @@ def _pass_busy(passage: Passage, relevance: Tensor, busy: list[slice], fast: Fas
 
 def epsilon(passage: Passage, relevance: Tensor) -> Redistributed:
     """The total is the output itself, which is there already."""
-    layer, z, stabilizer = passage.layer, passage.z, passage.rule.stabilizer
-    zero = None
+    layer, z, stabilizer, zero = passage.layer, passage.z, passage.rule.stabilizer, None
     if passage.rectified:  # where there is relevance, z > 0
         denominator = z + stabilizer if stabilizer else z.clone()
         denominator.clamp_(min=stabilizer or torch.finfo(z.dtype).tiny)
         quotient = signed = torch.div(relevance, denominator, out=denominator)
     else:
         sign = z.sign()
-        denominator = torch.add(z, sign, alpha=stabilizer)
-        if _has_zeros(z):
-            empty = z == 0
-            zero = passage.per_image(relevance * empty)
-            denominator.masked_fill_(empty, torch.inf)
-        quotient = torch.div(relevance, denominator, out=denominator)
+        quotient, zero = _divided(passage, relevance, torch.add(z, sign, alpha=stabilizer), sign)
         signed = sign.mul_(quotient) if stabilizer else quotient
     absorbed = _kept(passage, [(quotient, layer.bias)], signed, stabilizer, zero)
     *others, last = passage.xs
@@ -132,12 +125,7 @@ def _one_sign(passage: Passage, relevance: Tensor, modify: Modify, sign: int) ->
     """`wᵀ (R / total)` for weights and bias of one sign, and what the contribution keeps."""
     layer, weight, bias = passage.layer, passage.layer.modified(modify), _bias(passage.layer, modify)
     total = _memo(passage, modify.__name__, lambda: layer.apply(passage.xs, weight, bias).to(relevance.dtype))
-    zero, denominator = None, total + sign * passage.rule.stabilizer
-    if _has_zeros(total):
-        empty = total == 0
-        zero = passage.per_image(relevance * empty)
-        denominator.masked_fill_(empty, torch.inf)
-    quotient = torch.div(relevance, denominator, out=denominator)
+    quotient, zero = _divided(passage, relevance, total + sign * passage.rule.stabilizer, total.sign())
     back = layer.transpose(quotient, passage.xs, weight)[0]
     absorbed = _kept(passage, [(quotient, bias)], quotient, passage.rule.stabilizer, zero)
     return back, absorbed if sign > 0 else absorbed._replace(stabilizer=-absorbed.stabilizer)
@@ -157,7 +145,7 @@ def gamma(passage: Passage, relevance: Tensor) -> Redistributed:
     x, stabilizer = passage.xs[0], rule.stabilizer / (1 + rule.gamma / 2)
     size, sign = x.abs(), z.sign()
     total = _memo(passage, "total", lambda: _total(passage, size, rule.small, stabilizer).addcmul_(z, sign))
-    signed, zero = _signed_quotient(passage, relevance, total)
+    signed, zero = _divided(passage, relevance, total, sign)
     quotient = sign.mul_(signed)
     back = layer.transpose(quotient, passage.xs, layer.weight)[0].mul_(x)
     back.addcmul_(layer.transpose(signed, passage.xs, layer.modified(rule.small))[0], size)
@@ -182,7 +170,7 @@ def _gamma_of_nonnegative(passage: Passage, relevance: Tensor) -> Redistributed:
         return [back.mul_(x)], _kept(passage, [(quotient, _bias(layer, rule.rising))], quotient, stabilizer)
     stabilizer = rule.stabilizer / (2 + rule.gamma)
     total = _memo(passage, "total", lambda: _total(passage, x, rule.opposed, stabilizer).add_(z.clamp(min=0)))
-    signed, zero = _signed_quotient(passage, relevance, total)
+    signed, zero = _divided(passage, relevance, total, z.sign())
     of_positive = torch.ops.aten.threshold_backward(signed, z, 0)  # zero where z is not positive
     back = layer.transpose(signed, [x], layer.modified(rule.opposed))[0]
     back.add_(layer.transpose(of_positive, [x], layer.weight)[0]).mul_(x)
@@ -199,11 +187,10 @@ def box(passage: Passage, relevance: Tensor) -> Redistributed:
     inputs = torch.cat([product.input(x) for product in products], 1)
     weights = torch.cat([product.weight(layer.weight) for product in products], 1)
     total = _memo(passage, "box", lambda: layer.apply([inputs], weights).to(relevance.dtype))
-    empty, added = total == 0, torch.copysign(total.new_tensor(rule.stabilizer), total)
-    quotient = relevance / (total + added).masked_fill_(empty, torch.inf)
+    sign = total.sign()
+    quotient, zero = _divided(passage, relevance, torch.add(total, sign, alpha=rule.stabilizer), sign)
     back = layer.transpose(quotient, [inputs], weights)[0].mul_(inputs)
-    zero = passage.per_image(relevance * empty)
-    kept = _kept(passage, [], quotient * total.sign(), rule.stabilizer, zero)
+    kept = _kept(passage, [], quotient * sign, rule.stabilizer, zero)
     return [back.view(len(back), len(products), *x.shape[1:]).sum(1)], kept
 
 
@@ -220,18 +207,16 @@ def _total(passage: Passage, x: Tensor, modify: Modify, stabilizer: float) -> Te
     return total.add_(stabilizer) if bias is None else total
 
 
-def _signed_quotient(passage: Passage, relevance: Tensor, total: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Relevance by the size of the total; and what is kept where `z` is zero, whose relevance no input takes."""
-    zero = None
-    if _has_zeros(passage.z):
-        empty = passage.z == 0
+def _divided(passage: Passage, relevance: Tensor, denominator: Tensor, sign: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Relevance by denominators, in their place unless other targets need them; and what is kept where the total has no
+    sign, as it is zero, so that no input takes relevance.
+    """
+    zero, ours = None, passage.memo is None
+    if sign.prod() == 0:  # the quickest way to see whether there is such a one
+        empty = sign == 0
         zero = passage.per_image(relevance * empty)
-        total = total.masked_fill(empty, torch.inf)
-    return torch.div(relevance, total, out=total if passage.memo is None else None), zero
-
-
-def _has_zeros(values: Tensor) -> bool:
-    return int(values.count_nonzero()) < values.numel()
+        denominator = denominator.masked_fill(empty, torch.inf)
+    return torch.div(relevance, denominator, out=denominator if ours else None), zero
 
 
 def _memo(passage: Passage, name: str, compute: Callable[[], Tensor]) -> Tensor:

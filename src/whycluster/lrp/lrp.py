@@ -27,8 +27,8 @@ class LRP:
         network: images `(N, ...)` `->` a tensor `(N, ...)`, or a tuple of such; explained as it computes in evaluation
             mode.
         composite: the rule of each layer.
-        attention: `cp`: the softmaxed attention is a constant (Ali et al., arXiv 2202.07304); `attn`: relevance passes
-            the softmax and both factors of products (Achtibat et al., arXiv 2402.05602).
+        attention: `attn`: relevance passes the softmax of attention, and both factors of products (AttnLRP: Achtibat et
+            al., arXiv 2402.05602); `cp`: that softmax is a constant (CP-LRP: Ali et al., arXiv 2202.07304).
 
     Raises:
         ValueError: for what is no network, no composite, or another kind of attention.
@@ -42,7 +42,7 @@ class LRP:
         torch.Size([5, 3, 4, 4])
     """
 
-    def __init__(self, network: nn.Module, composite: Composite, attention: Attention = "cp") -> None:
+    def __init__(self, network: nn.Module, composite: Composite, attention: Attention = "attn") -> None:
         if not isinstance(network, nn.Module):
             raise ValueError(f"the network should be an nn.Module; here it is {network!r:.100}.")
         if not isinstance(composite, Composite):

@@ -5,7 +5,8 @@
 | `LinearStep` | convolutions, linear layers, norms, poolings, sums, matrix products | by the rule of the composite |
 | `PassStep` | activations, casts, products with a constant or a gate | stays with its unit |
 | `MoveStep` | views, slices, concatenation, padding, maximum | goes where the value came from |
-| `ConstantStep` | softmaxed attention, deviations, norms, comparisons | none: constants |
+| `SoftmaxStep` | softmax | by the derivative (AttnLRP); with `attention="cp"` it is a constant |
+| `ConstantStep` | deviations, norms, comparisons | none: constants |
 
 An operation that is not in the table may be computed, but relevance must not arrive there.
 """
@@ -197,7 +198,7 @@ def _constant(call: Call) -> Step:
 
 
 def _softmax(call: Call) -> Step:
-    facts = Facts(nonnegative=True)
+    facts = Facts(nonnegative=True, gate=2)
     if call.attention == "attn":
         return steps.SoftmaxStep(call.carriers[:1], facts, dim=call.args[1])
     return ConstantStep(facts=facts)

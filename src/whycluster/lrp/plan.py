@@ -24,7 +24,7 @@ from whycluster.lrp.steps import (
 )
 
 MIXED = "what it computes should have a row for each image, wherever that is"
-RETURN = "the network has to return what it computed from them, and not a softmax, which is a constant to relevance"
+RETURN = "what the network returns should depend on them, and not only through constants, such as comparisons"
 CURE = "cut the network at an earlier layer, or write the step with operations that LRP knows"
 
 

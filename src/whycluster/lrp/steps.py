@@ -90,7 +90,7 @@ class Call:
     node: fx.Node
     images: fx.Node  # the node that stands for the images
     facts: dict[fx.Node, Facts]  # of the nodes that relevance may come from; all others are constants
-    attention: Attention = "cp"
+    attention: Attention
 
     @property
     def args(self) -> tuple[Any, ...]:

@@ -47,7 +47,7 @@ def explain(
     head_rule: str = "auto",
     beta: Beta = "auto",
     residual: Residual | Literal["auto"] = "auto",
-    attention: Attention = "cp",
+    attention: Attention = "attn",
     check: bool = False,
     evaluate: bool = False,
     evaluation: Evaluator | None = None,
@@ -70,7 +70,7 @@ def explain(
         head_rule: `auto`, `zero` or `midpoint`.
         beta: `auto`: the model's own; or a number.
         residual: how residual sums share out, `ratio`, `norm`, or `auto` (see `Explainer`).
-        attention: how relevance passes attention, `cp` or `attn` (see `LRP`).
+        attention: how relevance passes attention, `attn` or `cp` (see `LRP`).
         check: print which rule each node of the network gets, and explain nothing.
         evaluate: measure the explanations of assigned clusters, too.
         evaluation: how; `None`: as `Evaluator` does by default.
