@@ -7,6 +7,7 @@ hence in place, over tensors that belong to the function alone.
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -136,46 +137,39 @@ def gamma(passage: Passage, relevance: Tensor) -> Redistributed:
     input is `(sign(z) x w + c |x w|) / (|z| + c Σ |x w|)`: both sides of the rule's fraction, and with them the
     stabilizer, are divided by `1 + γ/2`.
     """
-    rule, layer, z = passage.rule, passage.layer, passage.z
+    rule, layer, x, z = passage.rule, passage.layer, passage.xs[0], passage.z
     assert isinstance(rule, Gamma)
     if len(passage.xs) > 1 or layer.weight is None:
         return redistribute(passage, relevance)
-    if passage.nonnegative:
-        return _gamma_of_nonnegative(passage, relevance)
-    x, stabilizer = passage.xs[0], rule.stabilizer / (1 + rule.gamma / 2)
-    size, sign = x.abs(), z.sign()
-    total = _memo(passage, "total", lambda: _total(passage, size, rule.small, stabilizer).addcmul_(z, sign))
+    if passage.nonnegative and passage.rectified:
+        return _gamma_between_relus(passage, relevance)
+    size, sign = x if passage.nonnegative else x.abs(), z.sign()
+    scaled, stabilizer = _scaled_size(rule.gamma / (2 + rule.gamma)), rule.stabilizer / (1 + rule.gamma / 2)
+    total = _memo(passage, "total", lambda: _total(passage, size, scaled, stabilizer).addcmul_(z, sign))
     signed, zero = _divided(passage, relevance, total, sign)
     quotient = sign.mul_(signed)
-    back = layer.transpose(quotient, passage.xs, layer.weight)[0].mul_(x)
-    back.addcmul_(layer.transpose(signed, passage.xs, layer.modified(rule.small))[0], size)
-    terms = [(signed, _bias(layer, rule.small)), (quotient, layer.bias)]
+    back = layer.transpose(quotient, [x], layer.weight)[0].mul_(x)
+    back.addcmul_(layer.transpose(signed, [x], layer.modified(scaled))[0], size)
+    terms = [(signed, _bias(layer, scaled)), (quotient, layer.bias)]
     return [back], _kept(passage, terms, signed, stabilizer, zero)
 
 
-def _gamma_of_nonnegative(passage: Passage, relevance: Tensor) -> Redistributed:
-    """Behind a ReLU two sums are left, `ρ = x·(w + γ w⁺)` for positive outputs and `σ = x·(w + γ w⁻)` for negative
-    ones, with `ρ + σ = (2 + γ) z`. So with `v = -(w + γ w⁻) / (2 + γ)`, the share of an input is `x (w [z > 0] + v)` of
-    `z⁺ + x·v`, all divided by `2 + γ`, also the stabilizer. Between two ReLUs, where only positive outputs have
-    relevance, it is `x (w + γ w⁺)` of `ρ`.
-    """
+@cache
+def _scaled_size(factor: float) -> Modify:
+    """`c |w|`; one function for each factor, as layers keep what it makes of their weights."""
+    return lambda weight: weight.abs() * factor
+
+
+def _gamma_between_relus(passage: Passage, relevance: Tensor) -> Redistributed:
+    """Inputs are not negative, and only positive outputs have relevance: what is left is `x (w + γ w⁺)` of its sum."""
     rule, layer, z, x = passage.rule, passage.layer, passage.z, passage.xs[0]
     assert isinstance(rule, Gamma)
-    if passage.rectified:
-        stabilizer = rule.stabilizer
-        least = stabilizer or torch.finfo(z.dtype).tiny
-        total = _memo(passage, "total", lambda: _total(passage, x, rule.rising, stabilizer).clamp_(min=least))
-        quotient = torch.div(relevance, total, out=total if passage.memo is None else None)
-        back = layer.transpose(quotient, [x], layer.modified(rule.rising))[0]
-        return [back.mul_(x)], _kept(passage, [(quotient, _bias(layer, rule.rising))], quotient, stabilizer)
-    stabilizer = rule.stabilizer / (2 + rule.gamma)
-    total = _memo(passage, "total", lambda: _total(passage, x, rule.opposed, stabilizer).add_(z.clamp(min=0)))
-    signed, zero = _divided(passage, relevance, total, z.sign())
-    of_positive = torch.ops.aten.threshold_backward(signed, z, 0)  # zero where z is not positive
-    back = layer.transpose(signed, [x], layer.modified(rule.opposed))[0]
-    back.add_(layer.transpose(of_positive, [x], layer.weight)[0]).mul_(x)
-    terms = [(signed, _bias(layer, rule.opposed)), (of_positive, layer.bias)]
-    return [back], _kept(passage, terms, signed, stabilizer, zero)
+    stabilizer, modify = rule.stabilizer, rule.more_positive
+    least = stabilizer or torch.finfo(z.dtype).tiny
+    total = _memo(passage, "total", lambda: _total(passage, x, modify, stabilizer).clamp_(min=least))
+    quotient = torch.div(relevance, total, out=total if passage.memo is None else None)
+    back = layer.transpose(quotient, [x], layer.modified(modify))[0]
+    return [back.mul_(x)], _kept(passage, [(quotient, _bias(layer, modify))], quotient, stabilizer)
 
 
 def box(passage: Passage, relevance: Tensor) -> Redistributed:

@@ -152,26 +152,21 @@ class Gamma(Rule):
 
     def __init__(self, gamma: float = 0.25, stabilizer: float = 1e-6) -> None:
         self.gamma = at_least_zero("gamma", gamma)
-        above = [Product(positive, self.rising), Product(negative, self.sinking)]
-        below = [Product(positive, self.sinking), Product(negative, self.rising)]
-        contributions = Contribution(above, self.rising, "positive"), Contribution(below, self.sinking, "negative")
+        above = [Product(positive, self.more_positive), Product(negative, self.more_negative)]
+        below = [Product(positive, self.more_negative), Product(negative, self.more_positive)]
+        contributions = (
+            Contribution(above, self.more_positive, "positive"),
+            Contribution(below, self.more_negative, "negative"),
+        )
         super().__init__(contributions, stabilizer)
 
-    def rising(self, weight: Tensor) -> Tensor:
+    def more_positive(self, weight: Tensor) -> Tensor:
         """`w + γ w⁺`."""
         return weight + self.gamma * weight.clamp(min=0)
 
-    def sinking(self, weight: Tensor) -> Tensor:
+    def more_negative(self, weight: Tensor) -> Tensor:
         """`w + γ w⁻`."""
         return weight + self.gamma * weight.clamp(max=0)
-
-    def small(self, weight: Tensor) -> Tensor:
-        """`c |w|` with `c = γ / (2 + γ)`, for `fast_rules.py`."""
-        return weight.abs() * (self.gamma / (2 + self.gamma))
-
-    def opposed(self, weight: Tensor) -> Tensor:
-        """`-(w + γ w⁻) / (2 + γ)`, for `fast_rules.py`."""
-        return self.sinking(weight) / -(2 + self.gamma)
 
 
 class Flat(Rule):

@@ -9,7 +9,7 @@ from torch import fx
 from whycluster.lrp.linear_maps import LinearMap
 
 Attention = Literal["cp", "attn"]
-Values = Callable[[Any], Any]  # a node `->` its value; what is no node stays as it is
+Values = Callable[[Any], Any]  # looks up the value of a node; what is no node it returns as it is
 
 
 class Facts(NamedTuple):
@@ -28,7 +28,7 @@ class Step:
 
     carriers: Sequence[fx.Node] = ()  # the arguments that relevance passes on to
     facts: Facts = UNKNOWN  # of the output
-    rectifier: bool = False  # whether the output is positive exactly where the first carrier is
+    rectifier: bool = False  # as a ReLU: whether the output is positive only where the first carrier is
 
 
 class ConstantStep(Step):
