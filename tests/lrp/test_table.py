@@ -1,4 +1,4 @@
-"""What the table says of an operation is true of it: functions keep to their units, moves only move, sums are linear."""
+"""What the table says of an operation is true: functions keep to their units, moves only move, sums are linear."""
 
 import operator
 from collections.abc import Callable
