@@ -254,5 +254,11 @@ class Bilinear(LinearMap):
         return torch.matmul(*xs)
 
     def transpose(self, y: Tensor, xs: Sequence[Tensor], weight: Weight) -> Sequence[Tensor]:
-        (left, right), half = xs, y / 2
-        return (half @ right.mT).sum_to_size(left.shape), (left.mT @ half).sum_to_size(right.shape)
+        left, right = xs
+        back = _half_product(y, right.mT), _half_product(left.mT, y)
+        return [one.sum_to_size(x.shape) for one, x in zip(back, xs, strict=True)]
+
+
+def _half_product(a: Tensor, b: Tensor) -> Tensor:
+    """`a·b / 2`; attention matrices are large, so the smaller factor is halved."""
+    return (a / 2) @ b if a.numel() < b.numel() else a @ (b / 2)

@@ -126,8 +126,11 @@ class SoftmaxRelevance(Function):
     @staticmethod
     def backward(ctx: Any, relevance: Tensor) -> tuple[Any, ...]:
         x, softmax = ctx.saved_tensors
-        passed = x.masked_fill(softmax == 0, 0) * (relevance - softmax * relevance.sum(ctx.dim, keepdim=True))
-        ctx.site.book_lost(relevance, [passed])
+        total = relevance.sum(ctx.dim, keepdim=True)
+        passed = torch.addcmul(relevance, softmax, total, value=-1).mul_(x)
+        if not passed.sum().isfinite():  # scores that a mask makes infinite
+            passed.masked_fill_(softmax == 0, 0)
+        ctx.site.book_lost(total, [passed])
         return None, None, passed
 
 
