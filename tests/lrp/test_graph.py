@@ -42,6 +42,8 @@ def test_names_are_those_of_modules_or_of_operations_within_them() -> None:
         (lambda net, x: x.permute(1, 0, 2, 3).reshape(-1, 4).relu(), Batch(0, 4)),  # (C, N, H) in one
         (lambda net, x: x.permute(1, 0, 2, 3).flatten(1).relu(), Batch(1, 16)),
         (lambda net, x: x.flatten(0, 1).mean(1), Batch(0, 3)),
+        (lambda net, x: x.reshape(-1, 4, 2, 2).permute(2, 0, 3, 1).unbind(0)[1].relu(), Batch(0, 3)),
+        (lambda net, x: x.permute(1, 0, 2, 3).reshape(-1, 4).topk(2).values.relu(), Batch(0, 4)),
         (lambda net, x: x.reshape(-1, 4).reshape(-1, 3, 4, 4).relu(), Batch(0)),
     ],
 )

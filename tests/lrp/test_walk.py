@@ -1,5 +1,7 @@
 """The walk in other layouts, precisions and places."""
 
+from typing import Any
+
 import pytest
 import torch
 from families import FAMILIES, TRANSFORMERS
@@ -33,6 +35,41 @@ def close(one: Attribution, other: Attribution, share: float) -> None:
 
 def output(values: Tensor) -> Tensor:
     return values
+
+
+def of_timm() -> dict[str, nn.Module]:
+    """Attention over windows, over channels, and with tokens of a class that come late."""
+    models = pytest.importorskip("timm.models", reason="timm is not installed (whycluster[timm])")
+    tiny: dict[str, Any] = {"img_size": 16, "patch_size": 4, "embed_dim": 8, "num_classes": 3}
+    return {
+        "swin": models.swin_transformer.SwinTransformer(**tiny, depths=(2, 1), num_heads=(2, 2), window_size=2),
+        "xcit": models.xcit.Xcit(**{**tiny, "patch_size": 8}, depth=1, num_heads=2, cls_attn_layers=1),
+        "cait": models.cait.Cait(**tiny, depth=1, num_heads=2, depth_token_only=1),
+    }
+
+
+@pytest.mark.parametrize("family", [*SIZE, "swin of timm", "xcit of timm", "cait of timm"])
+def test_values_of_an_image_are_where_the_graph_says(family: str) -> None:
+    if "timm" in family:
+        torch.manual_seed(0)
+        network, images = randomized(of_timm()[family.split()[0]]).eval(), torch.rand(3, 3, 16, 16)
+    else:
+        network, images = network_of(family), images_of(family)
+    program = LRP(network.double(), EpsilonPlus())._program(images.double())
+    other = images.double()
+    other[1] = other[1].flip(2) * 0.9
+    seen: list[list[Any]] = [[], []]
+    with torch.no_grad():
+        for some, values in zip((images.double(), other), seen, strict=True):
+            program.run(some, Ledger(3), lambda name, value, values=values: values.append(value))
+    nodes = [one.node for one in program.planned if one.node not in program.constants]
+    changed = 0
+    for node, one, two in zip(nodes, *seen, strict=True):
+        if isinstance(one, Tensor) and node in program.batches:
+            first, second, third = program.batches[node].per_image((one != two).double(), 3).tolist()
+            assert first == third == 0, node
+            changed += second > 0
+    assert changed > 3
 
 
 @pytest.mark.parametrize("family", SOME)
