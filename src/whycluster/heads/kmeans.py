@@ -95,9 +95,10 @@ class NeuralizedKMeans(Head):
         return LayerRelevance(coefficients, offset)
 
     def _by_competitor(self, forward: Forward, rule: RuleName) -> Tensor:
-        (x, _, _, chosen, h, pooled), mu = forward, self.centroids
+        (x, _, _, chosen, h, pooled), mu = forward, self.centroids - self.centre
         duals = mu if self.duals is None else self.duals
         relevance = x.new_empty(*h.shape, self.n_features)
-        for row, c, q, out in zip(x, chosen, quotients(pooled, h), relevance, strict=True):
-            torch.sub(duals[c], duals, out=out).mul_(2 * q[:, None]).mul_(row - (mu + mu[c]) / 2 * (rule == "midpoint"))
+        for row, c, q, out in zip(x, chosen, quotients(pooled, h), relevance, strict=True):  # (K, D) each
+            inputs = row if rule == "zero" else row - self.centre - (mu + mu[c]) / 2
+            torch.sub(duals[c], duals, out=out).mul_(2 * q[:, None]).mul_(inputs)
         return relevance
