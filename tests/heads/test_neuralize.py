@@ -19,6 +19,7 @@ from whycluster.heads import (
     NeuralizedBisectingKMeans,
     NeuralizedKernelKMeans,
     NeuralizedKMeans,
+    NeuralizedLinear,
     heuristic_beta,
     neuralize,
 )
@@ -316,3 +317,25 @@ def test_clusters_are_whole_numbers(name: str, wrong: Any) -> None:
     head = neuralize(torch.randn(4, 3))
     with pytest.raises(ValueError, match=f"{name}=.* should be a cluster number"):
         head.relevance(torch.randn(1, 3), **{name: wrong})
+
+
+@pytest.mark.parametrize("rule", ["midpoint", "zero"])
+@pytest.mark.parametrize("row", [[0.0, 0.0, 0.0], [0.3, -1.7, 2.2]])
+def test_scores_that_differ_by_their_biases_alone(row: list[float], rule: Any) -> None:
+    """No border separates them, and no feature is the reason: the biases keep what there is."""
+    weight = torch.tensor([[1.0, 0.0, -1.0], row, row], dtype=torch.float64)
+    head = NeuralizedLinear(weight, torch.tensor([0.0, 1.0, 0.5], dtype=torch.float64), beta=0.3)
+    x = torch.randn(20, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    alone = head.attribute(x, 1, 2, rule)
+    assert alone.relevance.abs().max() <= 1e-12
+    torch.testing.assert_close(alone.absorbed, torch.full((20,), 0.5, dtype=torch.float64))
+    for target in range(3):
+        explained = head.attribute(x, target, rule=rule)
+        torch.testing.assert_close(explained.relevance.sum(1) + explained.absorbed, explained.explained)
+        one = head.attribute(x[:1], target, rule=rule)
+        torch.testing.assert_close(one.relevance, explained.relevance[:1])
+
+
+def test_a_stiffness_beyond_the_range_of_numbers_is_infinite() -> None:
+    head, x = NeuralizedKMeans(torch.randn(4, 3)), torch.randn(5, 3)
+    torch.testing.assert_close(head.relevance(x, beta=1e39), head.relevance(x, beta=math.inf))

@@ -1,9 +1,10 @@
-"""Transformers against gradients of a network in which attention, deviations and gates are constants, in float64.
+"""Transformers against gradients of restated networks, in float64.
 
-With LRP-0 everywhere, what enters as `z·q` arrives as `x·∂(q·f)/∂x`, where `f` is the network with its softmaxes and
-the deviations of its layer norms held constant, its activations written as `h·(b(h)/h)` with a constant factor, and
-its biases as they are (Ali et al., arXiv 2202.07304, sections 3.1 and 3.2). AttnLRP (Achtibat et al., arXiv 2402.05602)
-has a backward pass of its own for the softmax (eq. 12), and halves the relevance between factors of a product (eq. 14).
+With LRP-0 everywhere, what enters as `z·q` arrives as `x·∂(q·f)/∂x`, where `f` is the network with the deviations of its
+layer norms held constant, its activations written as `h·(b(h)/h)` with a constant factor, and its biases as they are. For
+CP-LRP its softmaxes are constants, too (Ali et al., arXiv 2202.07304, sections 3.1 and 3.2). AttnLRP, the default (Achtibat
+et al., arXiv 2402.05602), has a backward pass of its own for the softmax (eq. 12), and halves the relevance between factors
+of a product (eq. 14).
 """
 
 import math
@@ -160,6 +161,20 @@ def test_both_ways_through_attention_by_hand() -> None:
     expected = [values[0] / 2 + to_scores[0] + to_scores[1] / 2, values[1] / 2 + to_scores[1] / 2]
     [relevance] = LRP(Head(), ZERO, "attn")(x, r)[1]
     torch.testing.assert_close(relevance.flatten().tolist(), expected)
+
+
+def test_a_mask_in_one_image_changes_nothing_in_others() -> None:
+    class Masked(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return (x * 1.0).masked_fill(x > 2500, -torch.inf).softmax(1)
+
+    x = torch.tensor([[1.0, 2.0, -2000.0], [1.0, 2.0, 3000.0]], dtype=torch.float64)  # the first softmax underflows
+    lrp = LRP(Masked(), ZERO)
+    whole = lrp.attribute(x, torch.ones_like)
+    assert whole.relevance[0, 2] == -2000
+    torch.testing.assert_close(whole.relevance[:1], lrp.attribute(x[:1], torch.ones_like).relevance)
+    assert whole.relevance[1, 2] == 0
+    assert whole.receipt.imbalance.max() <= 1e-12
 
 
 def test_masked_tokens_get_nothing() -> None:

@@ -141,7 +141,7 @@ LINEAR: dict[str, Case] = {
     "a constant subtracted": Case(lambda net, x: net.conv(x - net.mean).sub(2)),
     "from a constant": of_map(lambda h: 1 - h),
     "from constants": Case(lambda net, x: net.mean - x),
-    "rsub": of_map(lambda h: torch.rsub(h, MATRIX)),
+    "rsub": of_map(lambda h: torch.rsub(h, MATRIX, alpha=2)),
     "a size added": Case(lambda net, x: net.conv(x) + x.shape[1]),
     "normalised inside": Case(lambda net, x: net.conv((x - net.mean) / along(MATRIX[0, :3])) * 3),
     "a layer twice": Case(lambda net, x: net.conv(net.conv(x)[:, :3])),

@@ -105,4 +105,4 @@ class NeuralizedBisectingKMeans(Head):
         chosen, q = forward.chosen, quotients(forward.pooled, forward.h)
         coefficients = torch.zeros_like(forward.scores)
         coefficients.scatter_add_(1, self.split_of[chosen], q * self.side_of[chosen])
-        return LayerRelevance(coefficients, lambda: coefficients @ (self.weight * (self.midpoint - self.centre)))
+        return LayerRelevance(coefficients, lambda: (coefficients @ (self.weight * (self.midpoint - self.centre)), 0.0))

@@ -45,7 +45,10 @@ class LayerRelevance(NamedTuple):
     """Relevance at the linear layer: the sums over competitors that both of its rules are made of."""
 
     coefficients: Tensor  # of the weights of the units in Σ_k R_k / h_k · w_k, (N, S)
-    offset: Callable[[], Tensor]  # Σ_k R_k / h_k · w_k ∘ m_k with the origin at the centre, (N, D)
+    offset: Callable[
+        [], tuple[Tensor, Tensor | float]
+    ]  # Σ_k R_k / h_k · w_k ∘ m_k with the origin at the centre, (N, D);
+    # and what competitors take from whom no border separates, (N,)
     lost: Tensor | float = 0.0  # relevance of competitors that no unit stands for, (N,)
 
 
@@ -235,7 +238,9 @@ class Head(nn.Module, ABC):
         (weight, bias), explained = forward.layer, forward.pooled.explained[:, 0]
         direction = coefficients @ weight
         if rule == "midpoint":
-            relevance = (forward.x - self.centre) * direction - offset()
+            moved, without_border = offset()
+            relevance = (forward.x - self.centre) * direction - moved
+            absorbed = absorbed + without_border
         else:
             relevance = forward.x * direction
             absorbed = absorbed + coefficients @ bias - direction @ self.centre

@@ -93,7 +93,7 @@ class NeuralizedKernelKMeans(Head):
                 if self.duals is not None:
                     offset[some] = crossed(q, own, self.near, self.duals)
         squares = self.near * (self.near if self.duals is None else self.duals)
-        return LayerRelevance(coefficients, lambda: offset + coefficients @ squares, lost)
+        return LayerRelevance(coefficients, lambda: (offset + coefficients @ squares, 0.0), lost)
 
     def _pair_quotients(
         self, own: Tensor, scores: Tensor, shares: Tensor, explained: Tensor, weights: Tensor

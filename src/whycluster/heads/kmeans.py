@@ -86,11 +86,11 @@ class NeuralizedKMeans(Head):
         q = quotients(forward.pooled, forward.h)
         coefficients = score_coefficients(q, forward.chosen)
 
-        def offset() -> Tensor:
+        def offset() -> tuple[Tensor, float]:
             mu, duals = self.centroids - self.centre, self.duals
             if duals is None:
-                return coefficients @ mu.square()
-            return coefficients @ (mu * duals) + crossed(q[:, None], forward.chosen[:, None], mu, duals)
+                return coefficients @ mu.square(), 0.0
+            return coefficients @ (mu * duals) + crossed(q[:, None], forward.chosen[:, None], mu, duals), 0.0
 
         return LayerRelevance(coefficients, offset)
 

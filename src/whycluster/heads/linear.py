@@ -1,5 +1,6 @@
 """Linear scores as a neural network: `argmax_k w_k·x + b_k`, with exactly its decision."""
 
+import torch
 from torch import Tensor
 
 from whycluster.heads.arguments import checked_points
@@ -50,11 +51,14 @@ class NeuralizedLinear(Head):
     def _propagate(self, forward: Forward) -> LayerRelevance:
         (w, b), chosen, q = forward.layer, forward.chosen, quotients(forward.pooled, forward.h)
 
-        def offset() -> Tensor:
+        def offset() -> tuple[Tensor, Tensor]:
             # The nearest point of a border is m_ck = -b_ck / |w_ck|² · w_ck, so that w_ck ∘ m_ck has (w_c - w_k)².
             own, squares = w[chosen], w.square().sum(1)
             lengths = squares[chosen, None] + squares - 2 * own @ w.T  # |w_ck|², (N, K)
-            g = (q * (b[chosen, None] - b) / lengths).masked_fill((q == 0) | (lengths <= 0), 0)
-            return 2 * own * (g @ w) - g.sum(1, keepdim=True) * own.square() - g @ w.square()
+            of_bias = (q * (b[chosen, None] - b)).masked_fill(q == 0, 0)
+            equal = lengths <= 16 * torch.finfo(w.dtype).eps * (squares[chosen, None] + squares)  # but for rounding
+            g = (of_bias / lengths).masked_fill(equal, 0)
+            offset = 2 * own * (g @ w) - g.sum(1, keepdim=True) * own.square() - g @ w.square()
+            return offset, of_bias.masked_fill(~equal, 0).sum(1)  # scores that differ by their biases alone
 
         return LayerRelevance(score_coefficients(q, chosen), offset)

@@ -73,7 +73,7 @@ def take_most(h: Tensor, beta: float) -> Pooled:
         beta: stiffness, from 0 (all competitors alike) to infinity (the nearest alone).
     """
     f = h.amin(1, keepdim=True)
-    if beta == torch.inf:
+    if beta > torch.finfo(h.dtype).max:
         return Pooled(f, torch.zeros_like(h).scatter_(1, h.argmin(1, keepdim=True), 1))
     exponents = (h - f).mul_(-beta)
     if beta == 0:

@@ -76,6 +76,12 @@ def addcmul(x: Tensor, first: Tensor, second: Tensor, *, value: float = 1) -> Te
     return x + first * second * value
 
 
+def baddbmm(x: Tensor, first: Tensor, second: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
+    """A value plus a product of matrices."""
+    product = first @ second
+    return (x if beta == 1 else x * beta) + (product if alpha == 1 else product * alpha)
+
+
 def copied(target: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:
     """What stands in a tensor after another was copied into it."""
     return source.to(target.dtype).expand(target.shape)
@@ -117,6 +123,7 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
         aten.rms_norm.default: rms_norm,
         aten.glu.default: glu,
         aten.addcmul.default: addcmul,
+        aten.baddbmm.default: baddbmm,
         aten.copy.default: copied,
         aten.conv1d.padding: convolution_same,
         aten.conv2d.padding: convolution_same,

@@ -12,7 +12,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from whycluster.lrp.linear_maps import Add, Convolution, LinearMap, Modify, TokenLinear
+from whycluster.lrp.linear_maps import Add, Convolution, LinearMap, MatrixProduct, Modify, TokenLinear
 from whycluster.lrp.receipts import Absorbed
 from whycluster.lrp.redistribution import Passage, Redistributed, redistribute
 from whycluster.lrp.rules import AlphaBeta, Epsilon, Gamma, Norm, Ratio, Rule, ZBox, ZPlus, negative, positive
@@ -42,6 +42,7 @@ def _parts(passage: Passage) -> list[tuple[slice, Passage]]:
     n = passage.n
     largest = max(x.numel() * x.element_size() for x in (passage.z, *passage.xs))
     alone = passage.batch == (0, 1) and all(len(x) == n for x in (passage.z, *passage.xs) if x.ndim)
+    alone = alone and not isinstance(passage.layer, MatrixProduct)  # whose weights may be those of each image
     size = n if passage.z.device.type != "cpu" or not alone else max(1, n * CHEAP // max(largest, 1))
     if size >= n:
         return [(slice(None), passage)]
@@ -56,6 +57,8 @@ def _nonzero_ranges(passage: Passage, relevance: Tensor) -> list[slice] | None:
     """
     axis, dims = passage.batch.axis, range(relevance.ndim)
     if not isinstance(passage.layer, TokenLinear) or passage.memo is not None or not relevance.numel():
+        return None
+    if not passage.rule.proportional:  # its inputs may have bounds of their own
         return None
     for some in (relevance.narrow(axis, 0, 1), relevance):  # mostly one image, or part of one, gets some everywhere
         arrives = [_not_zero(some, [at for at in dims if at != dim]) for dim in dims if dim != axis]

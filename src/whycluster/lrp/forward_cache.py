@@ -7,7 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from whycluster.lrp.receipts import Attribution, Ledger, Receipt, per_image
+from whycluster.lrp.linear_maps import Shift
+from whycluster.lrp.plan import Planned
+from whycluster.lrp.receipts import Absorbed, Attribution, Ledger, Receipt, per_image
+from whycluster.lrp.steps import LinearStep
 from whycluster.lrp.walk import Program
 
 Relevance = Tensor | Sequence[Tensor]
@@ -94,12 +97,17 @@ class ForwardCache:
         self, outputs: Sequence[Tensor], entering: Sequence[Tensor], ledger: Ledger, retain_graph: bool
     ) -> Attribution:
         ledger.retain, ledger.layers, ledger.unsigned = retain_graph, {}, []
-        if any(one.requires_grad for one in outputs) and len(self._images):
-            given = [one.clone() for one in entering]
-            (pixels,) = torch.autograd.grad(outputs, self._images, given, retain_graph, materialize_grads=True)
+        explained = [(one, given.clone()) for one, given in zip(outputs, entering, strict=True) if one.requires_grad]
+        if explained and len(self._images):
+            ones, given = zip(*explained, strict=True)
+            (pixels,) = torch.autograd.grad(ones, self._images, given, retain_graph, materialize_grads=True)
             pixels = pixels.contiguous()
         else:
             pixels = torch.zeros_like(self._images)
+        for one, kept in zip(outputs, entering, strict=True):
+            if not one.requires_grad:  # it does not depend on the images, or holds whole numbers
+                nothing = Absorbed.nothing(kept, len(kept))
+                ledger.add("constant output", nothing._replace(bias=per_image(kept)))
         entered = torch.stack([per_image(one) for one in entering]).sum(0)
         unsigned = torch.stack([per_image(one.abs()) for one in entering]).sum(0)
         looked_at = unsigned, per_image(pixels.abs()), *ledger.unsigned
@@ -116,11 +124,15 @@ class ForwardCache:
         if not self._images.isfinite().all():
             raise ValueError("the batch of images holds values that are not finite.")
 
-        def look(name: str, value: Any) -> None:
-            if isinstance(value, Tensor):
-                _check_finite(value.detach(), f"the output of {name!r}")
-            if isinstance(value, Tensor) and value.requires_grad:
-                at = f"the relevance that arrives at {name!r}"
+        def look(one: Planned, value: Any) -> None:
+            if not isinstance(value, Tensor):
+                return
+            # What a mask of attention makes infinite, its softmax takes to zero.
+            may_be_masked = not isinstance(one.step, LinearStep) or one.step.kind is Shift
+            found = value.detach().masked_fill(value == -torch.inf, 0) if may_be_masked else value.detach()
+            _check_finite(found, f"the output of {one.name!r}")
+            if value.requires_grad:
+                at = f"the relevance that arrives at {one.name!r}"
                 value.register_hook(partial(_check_finite, what=at))  # type: ignore[no-untyped-call]
 
         ledger = Ledger(len(self._images))
@@ -149,7 +161,7 @@ def _multiplies_short(images: Tensor) -> bool:
     return images.dtype == torch.float32 and not exact
 
 
-def _check_finite(values: Tensor, what: str) -> None:
-    if not values.isfinite().all():
+def _check_finite(values: Tensor | None, what: str) -> None:
+    if values is not None and not values.isfinite().all():  # a part of a tensor that gets no relevance is `None`
         kind = "NaN" if values.isnan().any() else "an infinity"
         raise ValueError(f"{what} holds {kind}; look at the weights there, or raise the stabilizer of its rule.")

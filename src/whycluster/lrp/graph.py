@@ -207,7 +207,7 @@ def _batches(nodes: Sequence[fx.Node], images: fx.Node) -> dict[fx.Node, Batch]:
     batches = {images: Batch(0)}
     for node in nodes:
         value = node.meta.get("val")
-        value = value[0] if isinstance(value, list | tuple) and value else value  # of several outputs, all alike
+        value = value[0] if isinstance(value, list | tuple) and value else value  # of several outputs the first
         shape = list(value.shape) if isinstance(value, Tensor) else []
         factors = [batch_factor(size, images) for size in shape]
         axis = next((at for at, factor in enumerate(factors) if factor), None)

@@ -135,7 +135,7 @@ class TokenLinear(Linear):
 
 
 class MatrixProduct(LinearMap):
-    """A matrix product with a factor that is constant for relevance, such as an attention matrix.
+    """A matrix product with a factor that is constant for relevance, as an attention matrix is with `attention="cp"`.
 
     Args:
         weight: the constant factor, `(…, n, m)`.

@@ -28,7 +28,8 @@ class LRP:
             mode.
         composite: the rule of each layer.
         attention: `attn`: relevance passes the softmax of attention, and both factors of products (AttnLRP: Achtibat et
-            al., arXiv 2402.05602); `cp`: that softmax is a constant (CP-LRP: Ali et al., arXiv 2202.07304).
+            al., arXiv 2402.05602); `cp`: that softmax is a constant (CP-LRP: Ali et al., arXiv 2202.07304), for which
+            a composite should have `tokens=0.05`.
 
     Raises:
         ValueError: for what is no network, no composite, or another kind of attention.

@@ -5,7 +5,7 @@
 | `LinearStep` | convolutions, linear layers, norms, poolings, sums, matrix products | by the rule of the composite |
 | `PassStep` | activations, casts, products with a constant or a gate | stays with its unit |
 | `MoveStep` | views, slices, concatenation, padding, maximum | goes where the value came from |
-| `SoftmaxStep` | softmax | by the derivative (AttnLRP); with `attention="cp"` it is a constant |
+| `SoftmaxStep` | softmax | AttnLRP; a constant with `attention="cp"`, and as a factor of a product of units |
 | `ConstantStep` | deviations, norms, comparisons | none: constants |
 
 An operation that is not in the table may be computed, but relevance must not arrive there.
@@ -126,7 +126,8 @@ def _average(call: Call) -> Step:
 
 def _sum(call: Call, signs: tuple[int, int]) -> Step:
     first, second = call.args[:2]
-    by = signs[0], signs[1] * call.argument(2, "alpha", 1)
+    alpha = call.argument(2, "alpha", 1)  # of what is added or taken away
+    by = (signs[0], signs[1] * alpha) if signs[0] > 0 else (signs[0] * alpha, signs[1])
     if call.carries(first) and call.carries(second):
         facts = call.joint._replace(nonnegative=call.joint.nonnegative and min(by) >= 0)
         return LinearStep(maps.Add, lambda value: maps.Add(by), [first, second], (), facts)
@@ -162,12 +163,16 @@ def _quotient(call: Call) -> Step:
 
 
 def _pass(call: Call, nonnegative: bool = False, gate: int = 0, rectifier: bool = False) -> Step:
-    return PassStep(call.carriers[:1], Facts(nonnegative or rectifier, gate), rectifier)
+    if not call.carries(call.args[0]):
+        return ConstantStep()
+    return PassStep([call.args[0]], Facts(nonnegative or rectifier, gate), rectifier)
 
 
 def _same(call: Call) -> Step:
     """The value itself: copies, casts, dropout."""
-    return PassStep(call.carriers[:1], call.facts[call.carriers[0]], rectifier=True)
+    if not call.carries(call.args[0]):
+        return ConstantStep()
+    return PassStep([call.args[0]], call.facts[call.args[0]], rectifier=True)
 
 
 def _clamp(call: Call, least: float | None = None, most: float | None = None) -> Step:
@@ -198,10 +203,9 @@ def _constant(call: Call) -> Step:
 
 
 def _softmax(call: Call) -> Step:
-    facts = Facts(nonnegative=True, gate=2)
     if call.attention == "attn":
-        return steps.SoftmaxStep(call.carriers[:1], facts, dim=call.args[1])
-    return ConstantStep(facts=facts)
+        return steps.SoftmaxStep(call.carriers[:1], Facts(nonnegative=True, gate=2), dim=call.args[1])
+    return ConstantStep()
 
 
 ROWS: tuple[tuple[Build, str], ...] = (
@@ -264,7 +268,9 @@ def step_of(call: Call) -> Step:
     Raises:
         UnknownOperationError: for arguments that relevance cannot pass on to.
     """
-    target = call.node.target
+    target, value = call.node.target, call.node.meta.get("val")
+    if isinstance(value, Tensor) and not (value.is_floating_point() or value.is_complex()):
+        return ConstantStep()  # whole numbers, such as the indices of a maximum
     key = getattr(target, "overloadpacket", target)
     build = REGISTERED.get(key) or TABLE.get(key)
     if build is None:

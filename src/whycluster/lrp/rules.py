@@ -143,7 +143,7 @@ class Gamma(Rule):
     """What has the sign of the output counts `1 + gamma` times (generalized: Andéol et al. 2021).
 
     Args:
-        gamma: `>= 0`; 0 is `Epsilon`, infinity the z⁺-rule.
+        gamma: `>= 0`; 0 is `Epsilon`, and as it grows the rule approaches the z⁺-rule.
         stabilizer: added to denominators, with their sign.
 
     Raises:

@@ -15,13 +15,13 @@ from torch.autograd import Function
 
 from whycluster.lrp.fast_rules import redistribute_fast
 from whycluster.lrp.graph import Batch
-from whycluster.lrp.linear_maps import Add, LinearMap
+from whycluster.lrp.linear_maps import Add, LinearMap, Shift
 from whycluster.lrp.plan import Planned
 from whycluster.lrp.receipts import Absorbed, Ledger
 from whycluster.lrp.redistribution import Passage
 from whycluster.lrp.steps import ConstantStep, LinearStep, MoveStep, PassStep, SoftmaxStep
 
-Look = Callable[[str, Any], None]
+Look = Callable[[Planned, Any], None]
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,11 @@ class LinearRelevance(Function):
         if site.planned.with_relu:
             z.relu_()
         z = z.to(site.dtype)
-        site.ledger.sums.append(z.sum())
+        total = z.sum()
+        if isinstance(layer, Shift) and total == -torch.inf:  # a mask of attention, which the softmax takes to zero
+            xs = tuple(x.masked_fill(x == -torch.inf, 0) for x in xs)
+            total = z.masked_fill(z == -torch.inf, 0).sum()
+        site.ledger.sums.append(total)
         ctx.layer, ctx.site, ctx.memo = layer, site, {}
         ctx.save_for_backward(*xs, z)
         return z
@@ -129,7 +133,7 @@ class SoftmaxRelevance(Function):
         total = relevance.sum(ctx.dim, keepdim=True)
         passed = torch.addcmul(relevance, softmax, total, value=-1).mul_(x)
         if not passed.sum().isfinite():  # scores that a mask makes infinite
-            passed.masked_fill_(softmax == 0, 0)
+            passed.masked_fill_(x == -torch.inf, 0)
         ctx.site.book_lost(total, [passed])
         return None, None, passed
 
@@ -151,7 +155,7 @@ class Program:
         Args:
             images: `(N, ...)`, which require gradients.
             ledger: takes what layers absorb, when relevance comes back.
-            look: is shown every value and the name of its node.
+            look: is shown every value and what is planned for its node.
         """
         values: dict[fx.Node, Any] = {self.images: images}
         last = {source: one.node for one in self.planned for source in one.reads}
@@ -160,7 +164,7 @@ class Program:
                 continue
             values[one.node] = self._value(one, values, ledger, images.dtype)
             if look is not None:
-                look(one.name, values[one.node])
+                look(one, values[one.node])
             for source in one.reads:
                 if last[source] is one.node and source not in self.outputs:
                     values.pop(source, None)
@@ -184,9 +188,15 @@ class Program:
         summed = isinstance(step, LinearStep) and issubclass(step.kind, Add)
         sources: Sequence[Any] = one.node.args[:2] if summed else step.carriers
         xs: list[Any] = [fx.map_arg(source, look_up) for source in sources]
-        if summed:
-            xs = _summands(xs, dtype)
         batches = [self.batches[source] if source in step.carriers else None for source in sources]
+        if summed:
+            found, xs = xs, _summands(xs, dtype)
+            batches = [
+                None
+                if batch is None
+                else batch._replace(axis=batch.axis + x.ndim - given.ndim)  # as dimensions come first
+                for batch, x, given in zip(batches, xs, found, strict=True)
+            ]
         site = Site(one, ledger, self.batches[one.node], batches, dtype)
         if isinstance(step, LinearStep):
             layer = self.layers.get(one.node) or step.make(lambda given: fx.map_arg(given, look_up))
