@@ -1,10 +1,10 @@
 """Transformers against gradients of restated networks, in float64.
 
-With LRP-0 everywhere, what enters as `z·q` arrives as `x·∂(q·f)/∂x`, where `f` is the network with the deviations of its
-layer norms held constant, its activations written as `h·(b(h)/h)` with a constant factor, and its biases as they are. For
-CP-LRP its softmaxes are constants, too (Ali et al., arXiv 2202.07304, sections 3.1 and 3.2). AttnLRP, the default (Achtibat
-et al., arXiv 2402.05602), has a backward pass of its own for the softmax (eq. 12), and halves the relevance between factors
-of a product (eq. 14).
+With LRP-0 everywhere, what enters as `z·q` arrives as `x·∂(q·f)/∂x`, where `f` is the network with the deviations of
+its layer norms held constant, its activations written as `h·(b(h)/h)` with a constant factor, and its biases as they
+are. For CP-LRP its softmaxes are constants, too (Ali et al., arXiv 2202.07304, sections 3.1 and 3.2). AttnLRP, the
+default (Achtibat et al., arXiv 2402.05602), has a backward pass of its own for the softmax (eq. 12), and halves the
+relevance between factors of a product (eq. 14).
 """
 
 import math
