@@ -192,9 +192,7 @@ class Program:
         if summed:
             found, xs = xs, _summands(xs, dtype)
             batches = [
-                None
-                if batch is None
-                else batch._replace(axis=batch.axis + x.ndim - given.ndim)  # as dimensions come first
+                batch and batch._replace(axis=batch.axis + x.ndim - given.ndim)  # new dimensions come first
                 for batch, x, given in zip(batches, xs, found, strict=True)
             ]
         site = Site(one, ledger, self.batches[one.node], batches, dtype)
