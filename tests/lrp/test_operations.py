@@ -243,6 +243,7 @@ BENT: dict[str, Callable[[Tensor], Tensor]] = {
     "expm1": torch.expm1,
     "square": torch.square,
     "power": lambda h: h**3,
+    "power of a number": lambda h: 2**h,
     "root": lambda h: (h.abs() + 0).sqrt(),
     "logarithm": lambda h: h.abs().log1p(),
     "gelu": F.gelu,

@@ -163,9 +163,9 @@ def _quotient(call: Call) -> Step:
 
 
 def _pass(call: Call, nonnegative: bool = False, gate: int = 0, rectifier: bool = False) -> Step:
-    if not call.carries(call.args[0]):
+    if isinstance(call.args[0], fx.Node) and not call.carries(call.args[0]):  # but the base of a power may be a number
         return ConstantStep()
-    return PassStep([call.args[0]], Facts(nonnegative or rectifier, gate), rectifier)
+    return PassStep(call.carriers[:1], Facts(nonnegative or rectifier, gate), rectifier)
 
 
 def _same(call: Call) -> Step:
