@@ -193,7 +193,7 @@ def main() -> None:
         for name, method in built.items():
             file = None if options.keep is None else options.keep / name / f"{start:03d}.pt"
             if file is not None and file.exists():
-                parts[name].append(Found(*torch.load(file)))
+                parts[name].append(Found(*torch.load(file, weights_only=True)))
                 continue
             parts[name].append(measured(method, model, images[some], clusters[some], flips, seed=start))
             if file is not None:

@@ -15,7 +15,7 @@ from whycluster.lrp.steps import Call, ConstantStep, Facts, LinearStep, MoveStep
 
 aten = torch.ops.aten
 VOLUME, LINE = (2, 2, 2, 2, 2), (2, 4, 4)
-OTHER = torch.randn(2, 4, 4, 4, dtype=torch.float64)
+OTHER = torch.randn(2, 4, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 MASK = OTHER > 0
 # Arguments after the first; names that are not here take none. A tuple of numbers in the first place is another shape.
 ARGUMENTS: dict[str, tuple[Any, ...]] = {

@@ -41,14 +41,16 @@ class Forward(NamedTuple):
     pooled: Pooled  # the minimum of h_k
 
 
+# Makes Σ_k R_k / h_k · w_k ∘ m_k with the origin at the centre, (N, D), and what competitors take from whom no border
+# separates the cluster, (N,).
+Offset = Callable[[], tuple[Tensor, Tensor | float]]
+
+
 class LayerRelevance(NamedTuple):
     """Relevance at the linear layer: the sums over competitors that both of its rules are made of."""
 
     coefficients: Tensor  # of the weights of the units in Σ_k R_k / h_k · w_k, (N, S)
-    offset: Callable[
-        [], tuple[Tensor, Tensor | float]
-    ]  # Σ_k R_k / h_k · w_k ∘ m_k with the origin at the centre, (N, D);
-    # and what competitors take from whom no border separates, (N,)
+    offset: Offset  # only the midpoint rule asks for it
     lost: Tensor | float = 0.0  # relevance of competitors that no unit stands for, (N,)
 
 

@@ -106,8 +106,7 @@ class ForwardCache:
             pixels = torch.zeros_like(self._images)
         for one, kept in zip(outputs, entering, strict=True):
             if not one.requires_grad:  # it does not depend on the images, or holds whole numbers
-                nothing = Absorbed.nothing(kept, len(kept))
-                ledger.add("constant output", nothing._replace(bias=per_image(kept)))
+                ledger.add("constant output", Absorbed.nothing(kept, len(kept))._replace(bias=per_image(kept)))
         entered = torch.stack([per_image(one) for one in entering]).sum(0)
         unsigned = torch.stack([per_image(one.abs()) for one in entering]).sum(0)
         looked_at = unsigned, per_image(pixels.abs()), *ledger.unsigned
