@@ -1,9 +1,10 @@
 """Runs a command in one child after another, and kills each at a random moment, until one gets to the end; and again.
 
-    python killing.py wanted most_seconds script [settings …]
+    python killing.py wanted script [settings …]
 
-Children are forked from a process that has all modules imported, or most of the time would go into that. Each line that
-is printed says in which folder a run has ended, and by which signals its predecessors did.
+Children are forked from a process that has all modules imported, or most of the time would go into that. The first run
+is left alone and timed, so that kills fall into the run on a machine of any speed. Each line that is printed says in
+which folder a run has ended, and by which signals its predecessors did.
 """
 
 import json
@@ -50,6 +51,8 @@ def run(script: str, settings: list[str], log: Path) -> None:
 def killed(chance: random.Random, most: float, script: str, settings: list[str], log: Path) -> list[str]:
     """Runs until one gets to the end; returns the signals that ended the others.
 
+    A run that is never given as long as it takes to the first thing done would never end: each gets a little longer.
+
     Raises:
         RuntimeError: if it ends by an error.
     """
@@ -58,7 +61,7 @@ def killed(chance: random.Random, most: float, script: str, settings: list[str],
         child = os.fork()
         if not child:
             run(script, settings, log)
-        time.sleep(chance.uniform(0, most))
+        time.sleep(chance.uniform(0, most * (1 + len(signals) / 8)))
         sent = chance.choice(SIGNALS)
         ended, status = os.waitpid(child, os.WNOHANG)
         if not ended:
@@ -72,15 +75,28 @@ def killed(chance: random.Random, most: float, script: str, settings: list[str],
         signals.append(sent.name)
 
 
-def main(wanted: str, most: str, script: str, *settings: str) -> None:
+def seconds(script: str, settings: list[str], log: Path) -> float:
+    """How long a run takes that nobody kills."""
+    since = time.monotonic()
+    child = os.fork()
+    if not child:
+        run(script, settings, log)
+    _, status = os.waitpid(child, 0)
+    if status:
+        raise RuntimeError(f"{script} ended with status {status}: {log.read_text()[-3000:]}")
+    return time.monotonic() - since
+
+
+def main(wanted: str, script: str, *settings: str) -> None:
     """Kills as many as are wanted."""
+    name = Path(script).stem
+    most = seconds(script, [*settings, f"hydra.run.dir={name}0"], Path(f"{name}0.log"))
+    print(json.dumps({"folder": f"{name}0", "signals": []}), flush=True)
     chance, n_killed, number = random.Random(0), 0, 0
     while n_killed < int(wanted):
         number += 1
-        folder = f"{Path(script).stem}{number}"
-        signals = killed(
-            chance, float(most), script, [*settings, f"hydra.run.dir={folder}"], Path(f"{folder}.killed.log")
-        )
+        folder = f"{name}{number}"
+        signals = killed(chance, most, script, [*settings, f"hydra.run.dir={folder}"], Path(f"{folder}.log"))
         n_killed += len(signals)
         print(json.dumps({"folder": folder, "signals": signals}), flush=True)
 
