@@ -1,9 +1,10 @@
 """Put a folder of photos in; get clusters out, and for every photo the pixels that put it in its cluster."""
 
 from whycluster.clustering.kernel_kmeans import KernelKMeans
+from whycluster.errors import UserError
 from whycluster.explain import ClusterModel, Explainer
 from whycluster.explain.table import explain_table
 from whycluster.heads import neuralize
 from whycluster.output.bars import plot_relevance
 
-__all__ = ["ClusterModel", "Explainer", "KernelKMeans", "explain_table", "neuralize", "plot_relevance"]
+__all__ = ["ClusterModel", "Explainer", "KernelKMeans", "UserError", "explain_table", "neuralize", "plot_relevance"]

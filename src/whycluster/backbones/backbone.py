@@ -10,6 +10,7 @@ from whycluster.backbones.default_layer import default_layer
 from whycluster.backbones.layers import REFUSALS, blank_images, evaluated
 from whycluster.backbones.pooling import POOLS, layout_of, pooled
 from whycluster.backbones.preprocessing import Preprocessing
+from whycluster.errors import UserError
 
 # What networks call the parameters that become tokens before those of the patches; one of the first two is the class's.
 PREFIX_TOKENS = ("cls_token", "class_token", "dist_token", "distillation_token", "reg_token", "register_tokens")
@@ -25,25 +26,25 @@ class PooledNetwork(CutNetwork):
         images: one blank, square image of the size that the network was trained with, `(1, 3, S, S)`.
 
     Raises:
-        ValueError: for an unknown layer (with the nearest names) or pool, one that does not fit the layer, or a layer
+        UserError: for an unknown layer (with the nearest names) or pool, one that does not fit the layer, or a layer
             whose output is no features.
     """
 
     def __init__(self, network: nn.Module, layer: str, pool: str | None, images: Tensor) -> None:
         if pool is not None and pool not in POOLS:
-            raise ValueError(f"backbone.pool={pool!r} is unknown; choose from {', '.join(POOLS)}.")
+            raise UserError(f"backbone.pool={pool!r} is unknown; choose from {', '.join(POOLS)}.")
         super().__init__(network, layer, images)
         with torch.no_grad():
             output = self.features_before_pooling(images)
             if not isinstance(output, Tensor) or output.ndim not in (2, 3, 4, 5) or len(output) != 1:
-                raise ValueError(
+                raise UserError(
                     f"backbone.layer={layer!r} gives no features: (N, C, H, W), (N, L, C) or (N, D) is needed, "
                     f"here it is {tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__}."
                 )
             self.layout = layout_of(output, lambda: self._of_wider(images))
         self.n_prefix, has_class_token = self._prefix_tokens()
         if pool == "cls" and not has_class_token:
-            raise ValueError(
+            raise UserError(
                 f"backbone.pool='cls', but the layer {layer!r} of this network has no class token; "
                 "leave backbone.pool at null, or choose avg, sum, max or flatten."
             )
@@ -92,7 +93,7 @@ class Backbone(nn.Module):
         n_features: `D`.
 
     Raises:
-        ValueError: for a layer or a pool that does not fit the network.
+        UserError: for a layer or a pool that does not fit the network.
     """
 
     mean: Tensor

@@ -18,6 +18,7 @@ from whycluster.backbones import glyphnet, timm_models
 from whycluster.backbones.backbone import Backbone
 from whycluster.backbones.preprocessing import Preprocessing
 from whycluster.backbones.weights import Weights, check_finite, differences, load
+from whycluster.errors import UserError
 
 GLYPHNET = "glyphnet"
 # For these two, torchvision first draws from a slow distribution what is overwritten anyway, and has a published
@@ -45,7 +46,7 @@ def build_backbone(
             that torchvision publishes under the same file name, else of the first.
 
     Raises:
-        ValueError: for an unknown name, weights that cannot be had or do not fit, an unknown layer or pool.
+        UserError: for an unknown name, weights that cannot be had or do not fit, an unknown layer or pool.
     """
     _check_name(name)
     prepare = _preprocessing(name, weights, preprocessing)
@@ -67,7 +68,7 @@ def restore_backbone(origin: Mapping[str, Any], state_dict: Mapping[str, Tensor]
     """The backbone that has this `origin`, with its weights; nothing is read or fetched from elsewhere.
 
     Raises:
-        ValueError: if they do not fit together.
+        UserError: if they do not fit together.
     """
     if _is_of_timm(origin):
         network = timm_models.create(origin["name"], origin["image_size"])
@@ -80,7 +81,7 @@ def restore_backbone(origin: Mapping[str, Any], state_dict: Mapping[str, Tensor]
     wanted = backbone.network.state_dict()
     wrong = differences(wanted, state_dict, {f"network.{key}": value for key, value in network.state_dict().items()})
     if wrong:
-        raise ValueError(f"the saved weights do not fit {origin['name']} up to {origin['layer']}: {wrong}.")
+        raise UserError(f"the saved weights do not fit {origin['name']} up to {origin['layer']}: {wrong}.")
     load(backbone.network, state_dict)
     return backbone
 
@@ -89,10 +90,10 @@ def check_restorable(origin: Mapping[str, Any]) -> None:
     """Makes sure that a backbone of this origin can be restored from a file.
 
     Raises:
-        ValueError: if it was not built by name: a file holds weights, never the code of a network.
+        UserError: if it was not built by name: a file holds weights, never the code of a network.
     """
     if not _is_of_timm(origin) and origin.get("name") not in names():
-        raise ValueError(
+        raise UserError(
             f"a backbone of one's own (name={origin.get('name')!r}) cannot be saved, as a file holds no code to build "
             "it again; build it by name with build_backbone, or save what the head holds with torch.save."
         )
@@ -110,7 +111,7 @@ def names() -> list[str]:
 def _check_name(name: str) -> None:
     if name not in names():
         near = difflib.get_close_matches(name, names(), n=3, cutoff=0)
-        raise ValueError(f"backbone.name={name!r} is unknown; the nearest are {', '.join(near)}.")
+        raise UserError(f"backbone.name={name!r} is unknown; the nearest are {', '.join(near)}.")
 
 
 def _network(name: str) -> nn.Module:
@@ -128,7 +129,7 @@ def _published(name: str, weights: str | None, preprocessing: str | None) -> Wei
     if wanted in published.__members__:
         return published[wanted]
     if preprocessing is not None:
-        raise ValueError(
+        raise UserError(
             f"backbone.preprocessing={preprocessing!r} is unknown; {name} has {', '.join(published.__members__)}."
         )
     same_file = [entry for entry in published if weights and entry.url.endswith(f"/{Path(weights).name}")]
@@ -152,7 +153,7 @@ def _path(name: str, weights: str) -> Path:
     path = Path(weights).expanduser()
     if not path.is_file():
         known = "DEFAULT" if name == GLYPHNET else ", ".join(published)
-        raise ValueError(f"backbone.weights={str(path)!r} is neither a file nor weights of {name} ({known}).")
+        raise UserError(f"backbone.weights={str(path)!r} is neither a file nor weights of {name} ({known}).")
     return path
 
 
@@ -164,7 +165,7 @@ def _fetched(name: str, weights: WeightsEnum) -> Path:
             path.parent.mkdir(parents=True, exist_ok=True)
             torch.hub.download_url_to_file(weights.url, str(path), hash_prefix=path.stem.rsplit("-")[-1])
         except (OSError, HTTPException, RuntimeError) as error:  # no way there, a broken way, a wrong hash
-            raise ValueError(
+            raise UserError(
                 f"the weights {weights.name} of {name} could not be fetched ({error}); put the file {path.name} "
                 f"into {path.parent}, or give its path as backbone.weights=/path/to/{path.name}."
             ) from error

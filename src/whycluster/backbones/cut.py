@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from whycluster.backbones.layers import Layer, LayerWatch, evaluated, layer_names
+from whycluster.errors import UserError
 
 NOTHING = object()  # what modules return that have nothing left to do; no operation takes it
 
@@ -34,7 +35,7 @@ class CutNetwork(nn.Module):
         unused: the names of these.
 
     Raises:
-        ValueError: for an unknown layer, with the nearest names.
+        UserError: for an unknown layer, with the nearest names.
     """
 
     def __init__(self, network: nn.Module, layer: str, images: Tensor) -> None:
@@ -61,7 +62,7 @@ class CutNetwork(nn.Module):
                 self.network(images)
         except _ReachedError as reached:
             return reached.output
-        raise ValueError(f"the layer {self.layer!r} is not reached with images of shape {tuple(images.shape)}.")
+        raise UserError(f"the layer {self.layer!r} is not reached with images of shape {tuple(images.shape)}.")
 
     def _exported(self, images: Tensor) -> Any:
         kept: list[Any] = []
@@ -184,7 +185,7 @@ def _find(network: nn.Module, name: str, images: Tensor) -> Layer:
         found: Layer = reached.output
         return found._replace(output=None)
     near = ", ".join(difflib.get_close_matches(name, layer_names(network, images), n=4, cutoff=0))
-    raise ValueError(f"backbone.layer={name!r} is no layer of this network; the nearest are {near}.")
+    raise UserError(f"backbone.layer={name!r} is no layer of this network; the nearest are {near}.")
 
 
 def _pass_over_unused(cut: Any, keys: Any) -> None:

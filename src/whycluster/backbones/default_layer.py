@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torchvision.models import MaxVit, SwinTransformer, VisionTransformer
 
 from whycluster.backbones.layers import Layer, LayerWatch, all_layers, layer_names
+from whycluster.errors import UserError
 
 # What torchvision's networks call the pooling over all places that ends their feature maps.
 LAST_POOLINGS = ("avgpool", "adaptive_avg_pool2d", "mean", "global_pool")
@@ -31,7 +32,7 @@ def default_layer(network: nn.Module, images: Tensor, pool: str | None = None) -
         pool: a pooling that is asked for; it takes the place of the network's own.
 
     Raises:
-        ValueError: if it is not plain where to cut.
+        UserError: if it is not plain where to cut.
     """
     if callable(getattr(network, "forward_features", None)):
         layer = (_own_pooling(network) if pool is None else None) or _end_of_features(network, images)
@@ -39,7 +40,7 @@ def default_layer(network: nn.Module, images: Tensor, pool: str | None = None) -
         layer = _known_transformer(network) or _before_last_pooling(network, images)
     if layer is None:
         tail = ", ".join(layer_names(network, images)[-8:])
-        raise ValueError(f"where to cut this network is not plain; set backbone.layer to one of {tail}.")
+        raise UserError(f"where to cut this network is not plain; set backbone.layer to one of {tail}.")
     return layer
 
 

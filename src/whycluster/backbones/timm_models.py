@@ -15,6 +15,7 @@ from whycluster.backbones.backbone import Backbone
 from whycluster.backbones.layers import REFUSALS
 from whycluster.backbones.preprocessing import Preprocessing
 from whycluster.backbones.weights import Weights, check_finite
+from whycluster.errors import UserError
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
 
@@ -41,7 +42,7 @@ def build_timm_backbone(
         image_size: side of the images that the network gets, in pixels; `None`: what it was trained with.
 
     Raises:
-        ValueError: if timm is not installed, for an unknown name, weights that cannot be had or do not fit, an unknown
+        UserError: if timm is not installed, for an unknown name, weights that cannot be had or do not fit, an unknown
             layer or pool, or an image size that the network does not take.
     """
     read = _read(name, weights)
@@ -54,7 +55,7 @@ def build_timm_backbone(
     except REFUSALS as error:
         if str(error).startswith(("backbone.", "where to cut")):
             raise
-        raise ValueError(f"{name} does not take images of {prepare.crop} by {prepare.crop} pixels: {error}") from error
+        raise UserError(f"{name} does not take images of {prepare.crop} by {prepare.crop} pixels: {error}") from error
     if read is not None:
         read.load_into(backbone.network, network, name, _translator(name, network))
     elif weights is None:
@@ -67,12 +68,12 @@ def create(name: str, image_size: int | None, pretrained: bool = False) -> nn.Mo
     """A network of timm, with random weights unless `pretrained`.
 
     Raises:
-        ValueError: if timm is not installed, or has no such model.
+        UserError: if timm is not installed, or has no such model.
     """
     timm = _timm()
     if not timm.is_model(name):
         near = ", ".join(timm.list_models(f"*{name.split('_')[0]}*")[:4] or ["see timm.list_models()"])
-        raise ValueError(f"backbone.name={name!r} is no model of timm {timm.__version__}; some are {near}.")
+        raise UserError(f"backbone.name={name!r} is no model of timm {timm.__version__}; some are {near}.")
     size = {} if image_size is None else {"img_size": image_size}
     try:
         network: nn.Module = timm.create_model(name, pretrained=pretrained, **size)
@@ -87,7 +88,7 @@ def _timm() -> ModuleType:
     try:
         import timm  # slow to import, and needed for its own networks only
     except ImportError as error:
-        raise ValueError('networks of timm need timm: pip install "whycluster[timm]".') from error
+        raise UserError('networks of timm need timm: pip install "whycluster[timm]".') from error
     module: ModuleType = timm
     return module
 
@@ -98,7 +99,7 @@ def _read(name: str, weights: str | None) -> Weights | None:
         return None
     path = Path(weights).expanduser()
     if not path.is_file():
-        raise ValueError(
+        raise UserError(
             f"backbone.weights={str(path)!r} is neither a file nor DEFAULT, the weights that timm publishes as {name}."
         )
     return Weights.read(path)
@@ -108,10 +109,10 @@ def _fetched(name: str, image_size: int | None) -> nn.Module:
     """The network with published weights, which timm keeps in its own cache."""
     try:
         return create(name, image_size, pretrained=True)
-    except ValueError:
+    except UserError:
         raise
     except Exception as error:  # on its way to the weights, timm meets errors of several libraries
-        raise ValueError(
+        raise UserError(
             f"the published weights of {name} could not be had ({error!r:.200}); give a file as "
             "backbone.weights=/path/to/file.safetensors."
         ) from error

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from whycluster.backbones.cut import CutNetwork
+from whycluster.errors import UserError
 
 # Keys under which trainers keep a `state_dict`; of several, the first here is taken: averaged weights and teachers are
 # what such trainers evaluate.
@@ -42,7 +43,7 @@ class Weights(NamedTuple):
         """Reads a file; nothing in it is executed.
 
         Raises:
-            ValueError: in one sentence, if it is damaged or holds no `state_dict`.
+            UserError: in one sentence, if it is damaged or holds no `state_dict`.
         """
         content, wrapped = _content(path), ""
         while isinstance(content, Mapping) and not _is_state_dict(content):
@@ -51,7 +52,7 @@ class Weights(NamedTuple):
                 break
             content, wrapped = content[key], f"{wrapped}.{key}".lstrip(".")
         if not isinstance(content, Mapping) or not _is_state_dict(content):
-            raise ValueError(f"the weights file {str(path)!r} holds no state_dict: names and tensors are wanted.")
+            raise UserError(f"the weights file {str(path)!r} holds no state_dict: names and tensors are wanted.")
         return cls(path, {OLD_DENSE_NAME.sub(r"\1\2", key): value for key, value in content.items()}, wrapped)
 
     def load_into(
@@ -70,7 +71,7 @@ class Weights(NamedTuple):
             convert: translates a published file, if it does not fit as it is.
 
         Raises:
-            ValueError: in one sentence, if the file does not fit.
+            UserError: in one sentence, if the file does not fit.
         """
         wanted = {key.removeprefix("network."): value for key, value in cut.state_dict().items()}
         known = network.state_dict()
@@ -82,7 +83,7 @@ class Weights(NamedTuple):
             given = next((tensors for tensors in converted if not differences(wanted, tensors, known)), given)
             wrong = differences(wanted, given, known)
         if wrong:
-            raise ValueError(f"the weights file {str(self.path)!r} does not fit {name}: {wrong}.")
+            raise UserError(f"the weights file {str(self.path)!r} does not fit {name}: {wrong}.")
         load(cut, {f"network.{key}": value for key, value in given.items()})
         self._tell(prefix, [key for key in given if not _is_as_in(known, key, given[key])])
 
@@ -142,11 +143,11 @@ def check_finite(cut: CutNetwork, weights: str | None) -> None:
     """Looks at what the cut uses only: some published weights have NaN in the classifier on purpose.
 
     Raises:
-        ValueError: if a weight is NaN or infinite.
+        UserError: if a weight is NaN or infinite.
     """
     broken = [key.removeprefix("network.") for key, value in cut.state_dict().items() if not value.isfinite().all()]
     if broken:
-        raise ValueError(
+        raise UserError(
             f"backbone.weights={weights!r} has values that are not finite in {_named(broken, 'tensors')}: "
             "the file is damaged, or its training diverged."
         )
@@ -158,11 +159,11 @@ def _content(path: Path) -> Any:
             return _safetensors(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except ImportError as error:
-        raise ValueError(f"to read {str(path)!r}, install safetensors: pip install safetensors.") from error
+        raise UserError(f"to read {str(path)!r}, install safetensors: pip install safetensors.") from error
     except (PermissionError, IsADirectoryError) as error:
-        raise ValueError(f"the weights file {str(path)!r} cannot be read: {error.strerror}.") from error
+        raise UserError(f"the weights file {str(path)!r} cannot be read: {error.strerror}.") from error
     except Exception as error:  # a damaged file makes torch, pickle and zip raise errors of many kinds
-        raise ValueError(
+        raise UserError(
             f"the weights file {str(path)!r} is damaged, or holds more than names and tensors and is refused because "
             f"it could run code ({type(error).__name__}); torch.save(network.state_dict(), …) writes what can be read."
         ) from error

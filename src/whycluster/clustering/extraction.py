@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from whycluster.clustering.features import FeatureStore
 from whycluster.data import Batch, PreparedImages, Progress
 from whycluster.data.prediction import ImagePass, PassWriter
+from whycluster.errors import UserError
 from whycluster.files import to_disk
 
 
@@ -62,7 +63,7 @@ class FeatureWriter(PassWriter):
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not self.path.exists() and self.progress.done.any():
-            raise ValueError(
+            raise UserError(
                 f"the features of images that are done, {str(self.path)!r}, are gone; begin anew with overwrite=true."
             )
         if trainer.is_global_zero and not self.path.exists():

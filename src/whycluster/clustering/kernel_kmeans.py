@@ -17,6 +17,7 @@ from torch import Tensor
 
 from whycluster.clustering.kernel_fit import fit_kernel_kmeans, representatives
 from whycluster.clustering.soft_distances import assign_softly
+from whycluster.errors import UserError, whole_number
 
 DTYPES = [np.float64, np.float32]
 
@@ -74,12 +75,12 @@ class KernelKMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # scikit
         """Fits rows `(N, D)`.
 
         Raises:
-            ValueError: for settings that make no sense, more clusters than rows, or rows that are not finite.
+            UserError: for settings that make no sense, more clusters than rows, or rows that are not finite.
         """
         self._check_settings()
         x = torch.as_tensor(validate_data(self, X, dtype=DTYPES, copy=True))
         if len(x) < self.n_clusters:
-            raise ValueError(f"n_samples={len(x)} should be >= n_clusters={self.n_clusters}.")
+            raise UserError(f"n_samples={len(x)} should be >= n_clusters={self.n_clusters}.")
         self.gamma_ = auto_gamma(x) if self.gamma == "auto" else float(self.gamma)
         fit = fit_kernel_kmeans(
             x, self.n_clusters, self.gamma_, self.n_init, self.max_iter, self.random_state, self.saved
@@ -110,7 +111,7 @@ class KernelKMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # scikit
         """The cluster of each row, `(N,)`.
 
         Raises:
-            ValueError: for rows of another width, or not finite; scikit-learn's `NotFittedError` before `fit`.
+            UserError: for rows of another width, or not finite; scikit-learn's `NotFittedError` before `fit`.
         """
         check_is_fitted(self)
         return self._decide(torch.as_tensor(validate_data(self, X, dtype=DTYPES, copy=True, reset=False)))
@@ -127,9 +128,7 @@ class KernelKMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # scikit
         if self.max_supports is not None:
             least["max_supports"] = self.n_clusters
         for name, value in least.items():
-            given = getattr(self, name)
-            if isinstance(given, bool) or not isinstance(given, int | np.integer) or given < value:
-                raise ValueError(f"{name}={given!r} should be a whole number >= {value}.")
+            whole_number(name, getattr(self, name), value)
         check_gamma(self.gamma)
 
 
@@ -141,9 +140,9 @@ def auto_gamma(x: Tensor) -> float:
 
 def check_gamma(gamma: Any) -> None:
     """Raises:
-    ValueError: unless it is `auto`, or a number above 0.
+    UserError: unless it is `auto`, or a number above 0.
     """
     number = isinstance(gamma, int | float | np.number) and not isinstance(gamma, bool)
     auto = isinstance(gamma, str) and gamma == "auto"
     if not auto and not (number and 0 < gamma < np.inf):
-        raise ValueError(f"gamma={gamma!r} should be a number > 0, or 'auto'.")
+        raise UserError(f"gamma={gamma!r} should be a number > 0, or 'auto'.")

@@ -11,6 +11,8 @@ import torch
 from sklearn.cluster import kmeans_plusplus
 from torch import Tensor
 
+from whycluster.errors import UserError
+
 
 class Sums(NamedTuple):
     """What one pass over rows adds up to; the sums of several passes or processes add up to the sums of all.
@@ -137,10 +139,10 @@ def starts(sample: np.ndarray, n_clusters: int, n_init: int, seed: int) -> Tenso
         `(R, K, D)` in the sample's type.
 
     Raises:
-        ValueError: if there are fewer rows than clusters.
+        UserError: if there are fewer rows than clusters.
     """
     if len(sample) < n_clusters:
-        raise ValueError(f"head.n_clusters={n_clusters} should be <= the number of images, {len(sample)}.")
+        raise UserError(f"head.n_clusters={n_clusters} should be <= the number of images, {len(sample)}.")
     random = np.random.RandomState(seed)
     return torch.stack(
         [torch.as_tensor(kmeans_plusplus(sample, n_clusters, random_state=random)[0]) for _ in range(n_init)]

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from whycluster.clustering.features import FeatureStore
 from whycluster.clustering.kmeans import Sums, accumulate, assign, reseed, starts, update
+from whycluster.errors import UserError
 from whycluster.files import written_whole
 
 SAMPLE = 10_000  # rows that k-means++ draws starts from; more for many clusters
@@ -39,7 +40,7 @@ class KMeans(pl.LightningModule):
         seconds: that all iterations took.
 
     Raises:
-        ValueError: for more clusters than rows, fewer than two, or features that are not finite.
+        UserError: for more clusters than rows, fewer than two, or features that are not finite.
     """
 
     automatic_optimization = False  # nothing here has a gradient
@@ -58,14 +59,14 @@ class KMeans(pl.LightningModule):
         super().__init__()
         for name, value, least in (("n_clusters", n_clusters, 2), ("n_init", n_init, 1), ("max_iter", max_iter, 1)):
             if value < least:
-                raise ValueError(f"head.{name}={value} should be >= {least}.")
+                raise UserError(f"head.{name}={value} should be >= {least}.")
         if not tol >= 0:
-            raise ValueError(f"head.tol={tol} should be >= 0.")
+            raise UserError(f"head.tol={tol} should be >= 0.")
         self.features = features
         self.max_iter = max_iter
         mean = features.mean()
         if not mean.isfinite().all():
-            raise ValueError("the features contain NaN or infinity; the weights of the backbone are not usable.")
+            raise UserError("the features contain NaN or infinity; the weights of the backbone are not usable.")
         self.threshold = tol * features.variance(mean)
         # Distances are computed around the mean, or float32 cancels.
         self.register_buffer("origin", mean.float(), persistent=False)

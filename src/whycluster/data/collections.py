@@ -10,6 +10,7 @@ from sklearn.datasets import load_digits
 
 from whycluster.data.decoding import read_image
 from whycluster.data.listing import Listing, list_files
+from whycluster.errors import UserError, whole_number
 
 
 class Collection(Protocol):
@@ -55,12 +56,12 @@ class Digits:
         limit: take the first so many only.
 
     Raises:
-        ValueError: if `limit` is no number above 0.
+        UserError: if `limit` is no number above 0.
     """
 
     def __init__(self, limit: int | None = None) -> None:
-        if limit is not None and (not isinstance(limit, int) or limit < 1):
-            raise ValueError(f"data.limit={limit} should be a whole number >= 1, or null for all digits.")
+        if limit is not None:
+            whole_number("data.limit", limit, 1)
         digits = load_digits()
         self._pixels: np.ndarray = digits.images[:limit]  # (N, 8, 8), from 0 to 16
         self.labels = [str(label) for label in digits.target[:limit]]
@@ -89,7 +90,7 @@ class Folder:
         root: the folder, or one image file.
 
     Raises:
-        ValueError: if there is no such folder or no file in it.
+        UserError: if there is no such folder or no file in it.
     """
 
     def __init__(self, root: str | Path) -> None:
@@ -100,7 +101,7 @@ class Folder:
             self.root, listing = given, list_files(given)
         self.paths, self.skipped = listing
         if not self.paths:
-            raise ValueError(f"the image folder {str(root)!r} has no files in it{_listed(self.skipped)}.")
+            raise UserError(f"the image folder {str(root)!r} has no files in it{_listed(self.skipped)}.")
         self.labels = [path.split("/")[0] if "/" in path else "" for path in self.paths]
         self.source: dict[str, Any] = {"kind": "folder", "root": str(given.absolute())}
 

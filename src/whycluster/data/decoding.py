@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from whycluster.errors import UserError
+
 # Raster formats that Pillow decodes by itself (MPO comes with JPEG). PostScript is left out on purpose: to read it, a
 # program in the file is run.
 KNOWN_FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
@@ -16,7 +18,7 @@ Image.init()
 FORMATS = [name for name in KNOWN_FORMATS if name in Image.OPEN]
 
 
-class UnreadableImageError(Exception):
+class UnreadableImageError(UserError):
     """An image that cannot be used; the message is the reason, without the path."""
 
 

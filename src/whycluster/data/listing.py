@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from whycluster.errors import UserError
+
 NOT_TEXT = "the name is not UTF-8; rename it"
 # What tells a folder with results of this program: the request that they answer. Of a run that is done it lies in the
 # folder itself, else in a sub-folder.
@@ -39,10 +41,10 @@ def list_files(root: Path) -> Listing:
     photos, and are none. A folder that is reached both by its own name and through a link is listed under its own name.
 
     Raises:
-        ValueError: if `root` is not a folder that can be read.
+        UserError: if `root` is not a folder that can be read.
     """
     if not os.path.isdir(root):
-        raise ValueError(
+        raise UserError(
             f"the image folder {str(root)!r} {'is no folder' if os.path.exists(root) else 'does not exist'}."
         )
     found = _Found([], [""], [], {})
@@ -60,7 +62,7 @@ def list_files(root: Path) -> Listing:
                 _sort_entries(entries, folder, found)
         except OSError as error:
             if not folder:
-                raise ValueError(f"the image folder {str(root)!r} cannot be read: {error.strerror}.") from error
+                raise UserError(f"the image folder {str(root)!r} cannot be read: {error.strerror}.") from error
             found.skipped[folder] = f"the folder cannot be read: {error.strerror}"
     return Listing(sorted(found.files), found.skipped)
 

@@ -12,6 +12,8 @@ import numpy as np
 from PIL import Image
 from sklearn.datasets import load_digits, load_sample_images
 
+from whycluster.errors import UserError, whole_number
+
 SIDE = 224  # pixels
 RIM = 1 / 14  # of the side; nothing is pasted there, as networks look at the centre of an image only
 CROP = (0.4, 0.95)  # side of the part taken of a photograph, as a share of its shorter side
@@ -59,7 +61,7 @@ class Scenes:
         seed: same seed, same scenes.
 
     Raises:
-        ValueError: for an unknown variant, or numbers that make no sense.
+        UserError: for an unknown variant, or numbers that make no sense.
     """
 
     def __init__(
@@ -71,12 +73,11 @@ class Scenes:
     ) -> None:
         values = list(values)
         if variant not in ("digit", "mark"):
-            raise ValueError(f"data.variant={variant!r} is unknown; choose digit or mark.")
-        if type(per_group) is not int or per_group < 1:
-            raise ValueError(f"data.per_group={per_group} should be a whole number >= 1.")
+            raise UserError(f"data.variant={variant!r} is unknown; choose digit or mark.")
+        whole_number("data.per_group", per_group, 1)
         digits_only = all(type(value) is int and 0 <= value <= 9 for value in values)
         if not digits_only or len(set(values)) < max(2, len(values)):
-            raise ValueError(f"data.values={values} should be two or more of the digits from 0 to 9, each once.")
+            raise UserError(f"data.values={values} should be two or more of the digits from 0 to 9, each once.")
         self.groups = [str(value) for value in values] if variant == "digit" else ["marked", "plain"]
         self.source: dict[str, Any] = {
             "kind": "scenes", "variant": variant, "per_group": per_group, "values": values, "seed": seed

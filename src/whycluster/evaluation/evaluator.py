@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from whycluster.errors import UserError
 from whycluster.evaluation.evaluation import Evaluation
 from whycluster.evaluation.fills import FILLS
 from whycluster.evaluation.measuring import Flips, assigned, measure, n_patches, region
@@ -32,7 +33,7 @@ class Evaluator:
         seed: of all that is drawn.
 
     Raises:
-        ValueError: for settings that make no sense.
+        UserError: for settings that make no sense.
     """
 
     def __init__(
@@ -48,24 +49,24 @@ class Evaluator:
         for name, value, least in (("sample", sample, 1), ("patch", patch, 1), ("steps", steps, 1), ("seed", seed, 0)):
             optional = name in ("sample", "patch")
             if not (value is None and optional) and (type(value) is not int or not least <= value < 2**32):
-                raise ValueError(f"evaluation.{name}={value} should be a whole number >= {least}.")
+                raise UserError(f"evaluation.{name}={value} should be a whole number >= {least}.")
         if not isinstance(fraction, int | float) or not 0 < fraction <= 1:
-            raise ValueError(f"evaluation.fraction={fraction} should be above 0, and at most 1.")
+            raise UserError(f"evaluation.fraction={fraction} should be above 0, and at most 1.")
         self.fills = _some_of("fills", fills, FILLS)
         self.baselines = _some_of("baselines", baselines, BASELINES)
         if not self.fills:
-            raise ValueError(f"evaluation.fills=[] should name at least one of {', '.join(FILLS)}.")
+            raise UserError(f"evaluation.fills=[] should name at least one of {', '.join(FILLS)}.")
         self.sample, self.patch, self.fraction, self.steps, self.seed = sample, patch, float(fraction), steps, seed
 
     def methods(self, explainer: Explainer) -> dict[str, Method]:
         """Ours, and the baselines.
 
         Raises:
-            ValueError: if captum is wanted and not there, or the images of the model have no two patches.
+            UserError: if captum is wanted and not there, or the images of the model have no two patches.
         """
         side = explainer.model.backbone.preprocessing.crop
         if self.patch is not None and self.patch >= side:
-            raise ValueError(
+            raise UserError(
                 f"evaluation.patch={self.patch} should be smaller than the images, {side} by {side} pixels."
             )
         theirs = {name: baseline(name, explainer.model) for name in self.baselines}
@@ -96,10 +97,10 @@ class Evaluator:
             batch_size: images at once.
 
         Raises:
-            ValueError: if there are no images, or captum is wanted and not there.
+            UserError: if there are no images, or captum is wanted and not there.
         """
         if not len(images):
-            raise ValueError("there are no images to evaluate on.")
+            raise UserError("there are no images to evaluate on.")
         methods = self.methods(explainer)
         images = images.float() / 255 if images.dtype == torch.uint8 else images
         clusters, flips = assigned(explainer.model, images, batch_size), self.flips(images)
@@ -146,9 +147,9 @@ def _some_of(name: str, given: Any, known: Mapping[str, Any]) -> list[str]:
     """A list of names, each once.
 
     Raises:
-        ValueError: for anything else.
+        UserError: for anything else.
     """
     names = list(given) if isinstance(given, Sequence) and not isinstance(given, str) else None
     if names is None or not all(one in known for one in names) or len(set(names)) < len(names):
-        raise ValueError(f"evaluation.{name}={given} should be a list of some of {', '.join(known)}, each once.")
+        raise UserError(f"evaluation.{name}={given} should be a list of some of {', '.join(known)}, each once.")
     return names

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from whycluster.errors import UserError
 from whycluster.explain import ClusterModel, Explainer, Target
 
 NOISE = 0.15  # of the range of values: deviation of the noise that SmoothGrad adds (Smilkov et al. 2017)
@@ -127,16 +128,16 @@ def baseline(name: str, model: ClusterModel) -> Method:
     """A baseline by its name.
 
     Raises:
-        ValueError: for an unknown name, or if captum is not there.
+        UserError: for an unknown name, or if captum is not there.
     """
     if name not in BASELINES:
-        raise ValueError(f"baseline {name!r} is unknown; choose from {', '.join(BASELINES)}.")
+        raise UserError(f"baseline {name!r} is unknown; choose from {', '.join(BASELINES)}.")
     try:
         return BASELINES[name](model)
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] != "captum":
             raise
-        raise ValueError(
+        raise UserError(
             f"the baseline {name!r} wants captum: pip install 'whycluster[evaluation]'; or name others, such as "
             "evaluation.baselines=[random,blob]."
         ) from error

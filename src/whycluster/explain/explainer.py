@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from whycluster.errors import UserError
 from whycluster.explain.images import Images, batches
 from whycluster.explain.model import Assignment, ClusterModel
 from whycluster.explain.targets import Target, parse_target
@@ -97,7 +98,7 @@ class Explainer:
         residual: of a composite given by name, else `None`.
 
     Raises:
-        ValueError: for an unknown composite or rule, or a network that LRP cannot pass.
+        UserError: for an unknown composite or rule, or a network that LRP cannot pass.
 
     Example:
         >>> import whycluster.backbones, whycluster.heads
@@ -117,7 +118,7 @@ class Explainer:
         attention: Attention = "attn",
     ) -> None:
         if head_rule not in ("auto", "zero", "midpoint"):
-            raise ValueError(f"head_rule={head_rule!r} is unknown; choose auto, zero or midpoint.")
+            raise UserError(f"head_rule={head_rule!r} is unknown; choose auto, zero or midpoint.")
         self.beta = given_beta(beta)
         self.model = model
         self.head_rule: Rule = "zero" if head_rule == "auto" else head_rule
@@ -145,12 +146,12 @@ class Explainer:
             target: `assigned`, `runner_up`, a cluster number, or a pair `c:k` (why `c` and not `k`).
 
         Raises:
-            ValueError: for a target that does not exist, no images, or a tensor of another shape, type or range.
+            UserError: for a target that does not exist, no images, or a tensor of another shape, type or range.
             UnreadableImageError: for a path that holds no image.
         """
         targets = parse_target(target, self.model.n_clusters)
         if len(targets) != 1:
-            raise ValueError(f"target={target!r} has many answers; use explain_all, or ask for one after another.")
+            raise UserError(f"target={target!r} has many answers; use explain_all, or ask for one after another.")
         return _joined([explanations[0] for explanations in self._batches(images, targets)])
 
     def explain_all(self, images: Images, target: str | int = "all") -> list[Explanation]:

@@ -13,6 +13,7 @@ from torch import Tensor
 from whycluster.backbones import Preprocessing
 from whycluster.data import UnreadableImageError, read_image
 from whycluster.data.decoding import to_rgb
+from whycluster.errors import UserError
 
 Array: TypeAlias = Tensor | NDArray[Any]
 Images: TypeAlias = Array | Sequence[str | Path | Image.Image] | Sequence[Array]
@@ -28,7 +29,7 @@ def batches(images: Images, prepare: Preprocessing, size: int) -> Iterator[Tenso
         size: of a batch.
 
     Raises:
-        ValueError: for no images, or tensors of another shape, type or range.
+        UserError: for no images, or tensors of another shape, type or range.
         UnreadableImageError: for a path that holds no image.
     """
     if isinstance(images, np.ndarray) and images.ndim == 1 and images.dtype.kind in "OUS":
@@ -43,15 +44,15 @@ def batches(images: Images, prepare: Preprocessing, size: int) -> Iterator[Tenso
 
 
 def _check_collection(images: Images) -> None:
-    """Raises a `ValueError` unless there are several images, all of one kind and, as tensors, of one shape."""
+    """Raises a `UserError` unless there are several images, all of one kind and, as tensors, of one shape."""
     if isinstance(images, str | Path | Image.Image):
-        raise ValueError("one image is given where a list is wanted; write explain([image]).")
+        raise UserError("one image is given where a list is wanted; write explain([image]).")
     if not isinstance(images, Tensor | np.ndarray | Sequence):
-        raise ValueError(f"images are given as {type(images).__name__}; give a list of paths or a tensor (N, 3, H, W).")
+        raise UserError(f"images are given as {type(images).__name__}; give a list of paths or a tensor (N, 3, H, W).")
     if isinstance(images, Tensor | np.ndarray) and (images.ndim != 4 or images.shape[1] != 3):
-        raise ValueError(f"images of shape {tuple(images.shape)} should have the shape (N, 3, H, W).")
+        raise UserError(f"images of shape {tuple(images.shape)} should have the shape (N, 3, H, W).")
     if not len(images):
-        raise ValueError("there are no images to explain.")
+        raise UserError("there are no images to explain.")
     if isinstance(images, Sequence) and any(isinstance(image, Tensor | np.ndarray) for image in images):
         _check_list(images)
 
@@ -59,12 +60,12 @@ def _check_collection(images: Images) -> None:
 def _check_list(images: Sequence[object]) -> None:
     shapes = {tuple(image.shape) if isinstance(image, Tensor | np.ndarray) else None for image in images}
     if None in shapes:
-        raise ValueError("tensors and other images are mixed in one list; explain them one list after the other.")
+        raise UserError("tensors and other images are mixed in one list; explain them one list after the other.")
     for shape in shapes:
         if shape is not None and (len(shape) != 3 or shape[0] != 3):
-            raise ValueError(f"an image of shape {shape} in a list should have the shape (3, H, W).")
+            raise UserError(f"an image of shape {shape} in a list should have the shape (3, H, W).")
     if len(shapes) > 1:
-        raise ValueError(f"images of several shapes, {', '.join(map(str, shapes))}, should all have the same one.")
+        raise UserError(f"images of several shapes, {', '.join(map(str, shapes))}, should all have the same one.")
 
 
 def _prepared(image: object, prepare: Preprocessing) -> Tensor:
@@ -76,17 +77,17 @@ def _as_tensor(array: Array) -> Tensor:
     if isinstance(array, Tensor):
         return array
     if array.dtype.kind not in "biufc":
-        raise ValueError(f"images of type {array.dtype} should be uint8, or floats from 0 to 1.")
+        raise UserError(f"images of type {array.dtype} should be uint8, or floats from 0 to 1.")
     return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="C"))
 
 
 def _checked(images: Tensor) -> Tensor:
     """Images that have pixels, with values that are allowed."""
     if 0 in images.shape:
-        raise ValueError(f"images of shape {tuple(images.shape)} have no pixels.")
+        raise UserError(f"images of shape {tuple(images.shape)} have no pixels.")
     if images.dtype != torch.uint8 and not (images.is_floating_point() and _within_0_and_1(images)):
         low, high = (float(value) for value in images.to(torch.complex128).real.aminmax())
-        raise ValueError(
+        raise UserError(
             f"images of type {images.dtype} from {low:g} to {high:g} should be uint8, "
             "or floats from 0 to 1; the model normalises them itself."
         )
@@ -103,7 +104,7 @@ def _opened(image: object) -> Image.Image:
     if isinstance(image, Image.Image):
         return to_rgb(image)
     if not isinstance(image, str | Path):
-        raise ValueError(f"{image!r:.100} is no image; give a path, a Pillow image, or a tensor (3, H, W).")
+        raise UserError(f"{image!r:.100} is no image; give a path, a Pillow image, or a tensor (3, H, W).")
     try:
         return read_image(Path(image))
     except UnreadableImageError as error:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from whycluster.backbones import Backbone, check_restorable, restore_backbone
+from whycluster.errors import UserError
 from whycluster.files import written_whole
 from whycluster.heads import Head, NeuralizedKernelKMeans, NeuralizedKMeans
 from whycluster.heads.pooling import best_two
@@ -52,7 +53,7 @@ class ClusterModel(nn.Module):
         groups: names of the clusters, where they are known groups.
 
     Raises:
-        ValueError: if the head takes other features than the backbone gives.
+        UserError: if the head takes other features than the backbone gives.
     """
 
     def __init__(
@@ -66,9 +67,7 @@ class ClusterModel(nn.Module):
     ) -> None:
         super().__init__()
         if head.n_features != backbone.n_features:
-            raise ValueError(
-                f"the backbone gives {backbone.n_features} features, and the head takes {head.n_features}."
-            )
+            raise UserError(f"the backbone gives {backbone.n_features} features, and the head takes {head.n_features}.")
         self.backbone = backbone
         self.head = head
         self.source = source
@@ -97,7 +96,7 @@ class ClusterModel(nn.Module):
         """Writes the model to a file, whole or not at all.
 
         Raises:
-            ValueError: for a head of a kind that no file holds, or a backbone that was not built by name.
+            UserError: for a head of a kind that no file holds, or a backbone that was not built by name.
         """
         check_restorable(self.backbone.origin)
         content = {
@@ -122,7 +121,7 @@ class ClusterModel(nn.Module):
             path: the file, or a run folder with `model.ckpt` in it.
 
         Raises:
-            ValueError: if there is none, or the file is damaged or no model of this program.
+            UserError: if there is none, or the file is damaged or no model of this program.
         """
         try:
             content = _read(Path(path).expanduser())
@@ -135,7 +134,7 @@ class ClusterModel(nn.Module):
                 content.get("groups"),
             )
         except (AttributeError, KeyError, TypeError, RuntimeError) as error:
-            raise ValueError(f"the checkpoint {str(path)!r} is incomplete or damaged ({error!r:.200}).") from error
+            raise UserError(f"the checkpoint {str(path)!r} is incomplete or damaged ({error!r:.200}).") from error
 
 
 def running_versions() -> dict[str, str]:
@@ -151,7 +150,7 @@ def _plain_head(head: Head) -> dict[str, Any]:
             values = {name: getattr(head, name).cpu() for name in arguments}
             numbers = {name: value.item() for name, value in values.items() if value.ndim == 0}
             return {"kind": kind, **values, **numbers, "beta": float(head.beta)}
-    raise ValueError(
+    raise UserError(
         f"a model with a {type(head).__name__} of this kind cannot be saved; use k-means or kernel k-means."
     )
 
@@ -159,7 +158,7 @@ def _plain_head(head: Head) -> dict[str, Any]:
 def _restored_head(plain: dict[str, Any]) -> Head:
     kind = plain["kind"]
     if kind not in HEADS:
-        raise ValueError(f"it has a head of kind {kind!r}; this version reads {', '.join(HEADS)}.")
+        raise UserError(f"it has a head of kind {kind!r}; this version reads {', '.join(HEADS)}.")
     made, arguments = HEADS[kind]
     return made(**{name: plain[name] for name in (*arguments, "beta")})
 
@@ -168,17 +167,17 @@ def _read(path: Path) -> dict[str, Any]:
     """The plain content of a model file."""
     file = path / FILE_NAME if path.is_dir() else path
     if not file.is_file():
-        raise ValueError(f"there is no checkpoint {str(file)!r}; python train.py makes one.")
+        raise UserError(f"there is no checkpoint {str(file)!r}; python train.py makes one.")
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # on damaged files torch, pickle and zip raise errors of many kinds
-        raise ValueError(
+        raise UserError(
             f"{str(file)!r} is not a checkpoint of whycluster, or damaged ({type(error).__name__})."
         ) from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise ValueError(f"{str(file)!r} is not a checkpoint of whycluster; it wants a model.ckpt that train.py wrote.")
+        raise UserError(f"{str(file)!r} is not a checkpoint of whycluster; it wants a model.ckpt that train.py wrote.")
     if content["format_version"] != FORMAT_VERSION:
-        raise ValueError(
+        raise UserError(
             f"the checkpoint {str(file)!r} has format {content['format_version']}, and this version reads "
             f"{FORMAT_VERSION}; use the whycluster that wrote it, {content['versions'].get('whycluster')}."
         )

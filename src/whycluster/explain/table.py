@@ -8,6 +8,7 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
+from whycluster.errors import UserError
 from whycluster.heads import Beta, Head, Rule, neuralize
 from whycluster.heads.arguments import as_tensor
 from whycluster.heads.head import TARGETS
@@ -50,7 +51,7 @@ def explain_table(
         the frame's own index) and `cluster`, the one explained.
 
     Raises:
-        ValueError: if the model cannot be neuralized; if features do not fit it in number, names or order, or are not
+        UserError: if the model cannot be neuralized; if features do not fit it in number, names or order, or are not
             finite numbers; for a wrong number of names; for a cluster or rule that does not exist.
         ImportError: without pandas.
 
@@ -105,17 +106,17 @@ def _check_names(own: Any, fitted: Any) -> None:
     """Relevance must not end up under the name of another column.
 
     Raises:
-        ValueError: unless the columns of a frame are those that the model was fitted with, in their order.
+        UserError: unless the columns of a frame are those that the model was fitted with, in their order.
     """
     if fitted is None or own is None or not _all_text(own) or list(own) == list(fitted):
         return
     missing, unknown = ([name for name in a if name not in set(b)] for a, b in ((fitted, own), (own, fitted)))
     if not missing and not unknown and len(own) == len(fitted):
-        raise ValueError(
+        raise UserError(
             "the columns of X are in another order than those the model was fitted with; "
             "give X[model.feature_names_in_]."
         )
-    raise ValueError(
+    raise UserError(
         "the columns of X are not those the model was fitted with; "
         f"missing: {_some(missing)}; unknown: {_some(unknown)}; {len(own)} where {len(fitted)} are expected."
     )
@@ -131,21 +132,21 @@ def _some(names: list[str]) -> str:
 
 def _check_width(shape: tuple[int, ...], n_features: int) -> None:
     """Raises:
-    ValueError: unless it is `(N, D)`.
+    UserError: unless it is `(N, D)`.
     """
     if len(shape) != 2 or shape[1] != n_features:
         hint = "; one row alone has the shape (1, D)" if len(shape) == 1 else ""
-        raise ValueError(f"features of shape {shape} do not fit this model, which takes (N, {n_features}){hint}.")
+        raise UserError(f"features of shape {shape} do not fit this model, which takes (N, {n_features}){hint}.")
 
 
 def _columns(given: Any, own: Any, fitted: Any, n_features: int) -> Any:
     """What the columns of the table are called."""
     if given is not None:
         if isinstance(given, str):
-            raise ValueError(f"feature_names={given!r} should be a list of {n_features} names.")
+            raise UserError(f"feature_names={given!r} should be a list of {n_features} names.")
         names = given if hasattr(given, "nlevels") else list(given)
         if len(names) != n_features:
-            raise ValueError(f"feature_names holds {len(names)} names, but the model takes {n_features} features.")
+            raise UserError(f"feature_names holds {len(names)} names, but the model takes {n_features} features.")
         return names
     if own is not None and (fitted is None or _all_text(own)):
         return own
@@ -156,12 +157,12 @@ def _numbers(pd: Any, x: Any) -> Any:
     """Data in a form whose rows can be sliced.
 
     Raises:
-        ValueError: for a column of a frame that does not hold numbers.
+        UserError: for a column of a frame that does not hold numbers.
     """
     if isinstance(x, pd.DataFrame):
         for name, dtype in zip(x.columns, x.dtypes, strict=True):
             if not pd.api.types.is_numeric_dtype(dtype) or pd.api.types.is_complex_dtype(dtype):
-                raise ValueError(f"column {name!r} holds {dtype}, which are no numbers; encode it, or leave it out.")
+                raise UserError(f"column {name!r} holds {dtype}, which are no numbers; encode it, or leave it out.")
         return x
     if sparse.issparse(x):
         return x.tocsr()
@@ -185,12 +186,12 @@ def _slices(n_rows: int, head: Head) -> Iterator[slice]:
 
 def _finite(x: Tensor, labels: Any, columns: Any) -> Tensor:
     """Raises:
-    ValueError: for the first entry that is NaN or infinite, with its row and column.
+    UserError: for the first entry that is NaN or infinite, with its row and column.
     """
     wrong = (~x.isfinite()).nonzero()
     if len(wrong):
         row, column = wrong[0].tolist()
-        raise ValueError(
+        raise UserError(
             f"row {_said(labels[row])} has {float(x[row, column])} in column {_said(columns[column])}; "
             "fill it in, or leave the row out."
         )
@@ -204,9 +205,7 @@ def _said(label: Any) -> str:
 def _asked(target: Any, n_rows: int) -> Any:
     """A target in words, or as a cluster for each row."""
     if isinstance(target, str) and target not in TARGETS:
-        raise ValueError(
-            f"target={target!r} should be a cluster number, one for each row, {', '.join(TARGETS)} or all."
-        )
+        raise UserError(f"target={target!r} should be a cluster number, one for each row, {', '.join(TARGETS)} or all.")
     return target if isinstance(target, str) else _per_row("target", target, n_rows)
 
 
@@ -216,7 +215,7 @@ def _per_row(name: str, value: Any, n_rows: int) -> Tensor | None:
         return None
     clusters = np.asarray(value.cpu() if isinstance(value, Tensor) else value)
     if clusters.dtype.kind not in "iu" or clusters.shape not in ((), (n_rows,)):
-        raise ValueError(f"{name}={value!r} should be a cluster number, or one for each of {n_rows} rows.")
+        raise UserError(f"{name}={value!r} should be a cluster number, or one for each of {n_rows} rows.")
     return torch.as_tensor(clusters.astype(np.int64)).expand(n_rows)
 
 
@@ -224,6 +223,6 @@ def _index(pd: Any, labels: Any, clusters: np.ndarray) -> Any:
     """The index of the rows, and their clusters."""
     names = ["row"] if labels.names == [None] else list(labels.names)
     if "cluster" in names:
-        raise ValueError("the index of X has a level named 'cluster', as the table will; rename it.")
+        raise UserError("the index of X has a level named 'cluster', as the table will; rename it.")
     levels = [labels.get_level_values(level) for level in range(labels.nlevels)]
     return pd.MultiIndex.from_arrays([*levels, clusters], names=[*names, "cluster"])

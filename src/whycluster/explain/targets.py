@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from whycluster.errors import UserError
 from whycluster.explain.model import Assignment
 
 
@@ -38,7 +39,7 @@ def parse_target(text: str | int, n_clusters: int) -> list[Target]:
         n_clusters: `K`.
 
     Raises:
-        ValueError: for anything else, clusters that do not exist, or a cluster against itself.
+        UserError: for anything else, clusters that do not exist, or a cluster against itself.
 
     Example:
         >>> parse_target("2:0", n_clusters=3)
@@ -55,13 +56,13 @@ def parse_target(text: str | int, n_clusters: int) -> list[Target]:
         return [target for k in others for target in parse_target(f"{pairs[1]}:{k}", n_clusters)]
     numbers = re.fullmatch(r"(\d+)(?::(\d+))?", name, re.ASCII)
     if numbers is None:
-        raise ValueError(
+        raise UserError(
             f"target={name!r} is unknown; choose assigned, runner_up, all, a cluster number, a pair like 2:0, or 2:all."
         )
     cluster, against = (None if number is None else int(number) for number in numbers.groups())
     for number in (cluster, against):
         if number is not None and number >= n_clusters:
-            raise ValueError(f"target={name!r}: there is no cluster {number}; the model has 0 to {n_clusters - 1}.")
+            raise UserError(f"target={name!r}: there is no cluster {number}; the model has 0 to {n_clusters - 1}.")
     if cluster == against:
-        raise ValueError(f"target={name!r} asks for a cluster against itself; give two different ones.")
+        raise UserError(f"target={name!r} asks for a cluster against itself; give two different ones.")
     return [Target(f"{cluster}" if against is None else f"{cluster}:{against}", cluster, against)]

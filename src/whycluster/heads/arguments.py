@@ -7,52 +7,54 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
+from whycluster.errors import UserError
+
 
 def as_tensor(values: Any, name: str = "features") -> Tensor:
-    """A tensor from tensors, arrays, frames, sparse matrices or lists; `ValueError` if they do not hold numbers."""
+    """A tensor from tensors, arrays, frames, sparse matrices or lists; `UserError` if they do not hold numbers."""
     if isinstance(values, Tensor):
         return values
     array = np.asarray(values.toarray() if sparse.issparse(values) else values)
     if array.dtype.kind not in "fiub":
-        raise ValueError(f"{name} of type {array.dtype} should be numbers.")
+        raise UserError(f"{name} of type {array.dtype} should be numbers.")
     return torch.as_tensor(np.require(array, requirements=["C", "W"]))  # frames are not writable, flips run backwards
 
 
 def as_features(values: Any, like: Tensor) -> Tensor:
-    """Features `(N, D)`, placed as a head's centre `(D,)`; `ValueError` for another shape, NaN or infinity."""
+    """Features `(N, D)`, placed as a head's centre `(D,)`; `UserError` for another shape, NaN or infinity."""
     features = as_tensor(values)
     shape = tuple(features.shape)
     if len(shape) != 2 or shape[1] != len(like):
-        raise ValueError(f"features of shape {shape} do not fit this model, which takes (N, {len(like)}).")
+        raise UserError(f"features of shape {shape} do not fit this model, which takes (N, {len(like)}).")
     features = features.to(like)
     if not features.isfinite().all():
         row = int((~features.isfinite()).any(1).nonzero()[0])
-        raise ValueError(f"the features of row {row} contain NaN or infinity.")
+        raise UserError(f"the features of row {row} contain NaN or infinity.")
     return features
 
 
 def checked_points(name: str, points: Tensor) -> Tensor:
-    """A copy of points `(M, D)` in floating point; `ValueError` for another shape, or if they are not finite."""
+    """A copy of points `(M, D)` in floating point; `UserError` for another shape, or if they are not finite."""
     if points.ndim != 2 or not points.shape[1]:
-        raise ValueError(f"{name} of shape {tuple(points.shape)} should have the shape (K, D).")
+        raise UserError(f"{name} of shape {tuple(points.shape)} should have the shape (K, D).")
     if not points.is_floating_point():
         points = points.double()
     if not points.isfinite().all():
-        raise ValueError(f"the {name} contain NaN or infinity.")
+        raise UserError(f"the {name} contain NaN or infinity.")
     return points.detach().clone()
 
 
 def as_clusters(name: str, value: Any, n_rows: int, n_clusters: int) -> Tensor:
-    """One cluster, or one for each row, as `(N,)`; `ValueError` for another number of them, or no such cluster."""
+    """One cluster, or one for each row, as `(N,)`; `UserError` for another number of them, or no such cluster."""
     clusters = as_tensor(value, name)
     if clusters.dtype == torch.bool or not torch.can_cast(clusters.dtype, torch.int64):
-        raise ValueError(f"{name}={value!r:.60} should be a cluster number, or one for each row.")
+        raise UserError(f"{name}={value!r:.60} should be a cluster number, or one for each row.")
     if clusters.ndim > 1 or clusters.numel() not in (1, n_rows):
-        raise ValueError(
+        raise UserError(
             f"{name} of shape {tuple(clusters.shape)} should be one cluster, or one for each of {n_rows} rows."
         )
     clusters = clusters.long().expand(n_rows)
     wrong = clusters[(clusters < 0) | (clusters >= n_clusters)]
     if len(wrong):
-        raise ValueError(f"{name}={int(wrong[0])} is no cluster of this model; it has clusters 0 to {n_clusters - 1}.")
+        raise UserError(f"{name}={int(wrong[0])} is no cluster of this model; it has clusters 0 to {n_clusters - 1}.")
     return clusters

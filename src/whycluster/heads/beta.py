@@ -5,6 +5,8 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from whycluster.errors import UserError
+
 Beta = float | Literal["auto"] | None
 
 
@@ -12,19 +14,19 @@ def given_beta(beta: Any, name: str = "beta") -> float | None:
     """The number that was given; `None` for `auto` and `None`, which leave it to the head.
 
     Raises:
-        ValueError: unless it is `auto`, `None`, or a number `>= 0`.
+        UserError: unless it is `auto`, `None`, or a number `>= 0`.
     """
     return None if beta is None or (isinstance(beta, str) and beta == "auto") else checked_beta(beta, name)
 
 
 def checked_beta(beta: Any, name: str = "beta") -> float:
-    """A number `>= 0`, possibly infinite; `ValueError` for anything else."""
+    """A number `>= 0`, possibly infinite; `UserError` for anything else."""
     try:
         number = float("nan" if isinstance(beta, str) else beta)
     except (TypeError, ValueError):
         number = float("nan")
     if not number >= 0:
-        raise ValueError(f"{name}={beta!r} should be a number >= 0, or 'auto'.")
+        raise UserError(f"{name}={beta!r} should be a number >= 0, or 'auto'.")
     return number
 
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from whycluster.errors import UserError
 from whycluster.heads.arguments import checked_points
 from whycluster.heads.head import Forward, Head, LayerRelevance
 from whycluster.heads.kmeans import middle, projected_duals
@@ -35,7 +36,7 @@ class NeuralizedBisectingKMeans(Head):
         projection: as in `NeuralizedKMeans`.
 
     Raises:
-        ValueError: for centres of another shape or that are not finite, or a negative `beta`.
+        UserError: for centres of another shape or that are not finite, or a negative `beta`.
 
     Example:
         >>> left, right = torch.tensor([[1.0], [0.0]]), torch.tensor([[9.0], [2.0]])
@@ -55,7 +56,7 @@ class NeuralizedBisectingKMeans(Head):
         left, right = checked_points("centres", left), checked_points("centres", right)
         if left.shape != right.shape or len(left) != len(splits):
             shapes = f"{tuple(left.shape)} and {tuple(right.shape)}"
-            raise ValueError(f"centres of shapes {shapes} should be one for each side of {len(splits)} splits.")
+            raise UserError(f"centres of shapes {shapes} should be one for each side of {len(splits)} splits.")
         super().__init__(len(splits) + 1, middle(torch.cat([left, right])), beta)
         split_of, side_of = torch.zeros(2, self.n_clusters, self.n_clusters, dtype=torch.long)
         for number, (ones, others) in enumerate(splits):

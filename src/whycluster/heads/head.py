@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple, Self, cast, get_args
 import torch
 from torch import Tensor, nn
 
+from whycluster.errors import UserError
 from whycluster.heads.arguments import as_clusters, as_features
 from whycluster.heads.beta import Beta, checked_beta, given_beta
 from whycluster.heads.pooling import Pooled, best_two, discriminants, logits, take_most
@@ -55,9 +56,9 @@ class LayerRelevance(NamedTuple):
 
 
 def checked_rule(rule: Any) -> RuleName:
-    """A rule of the linear layer; `ValueError` for anything else."""
+    """A rule of the linear layer; `UserError` for anything else."""
     if rule not in get_args(RuleName):
-        raise ValueError(f"rule={rule!r} is unknown; choose 'midpoint' or 'zero'.")
+        raise UserError(f"rule={rule!r} is unknown; choose 'midpoint' or 'zero'.")
     return cast(RuleName, rule)
 
 
@@ -73,7 +74,7 @@ class Head(nn.Module, ABC):
         feature_names_in_: names of the columns that the clustering was fitted with, if they had any.
 
     Raises:
-        ValueError: for a single cluster, or a negative `beta`.
+        UserError: for a single cluster, or a negative `beta`.
     """
 
     centre: Tensor
@@ -83,7 +84,7 @@ class Head(nn.Module, ABC):
     def __init__(self, n_clusters: int, centre: Tensor, beta: float) -> None:
         super().__init__()
         if n_clusters < 2:
-            raise ValueError(f"n_clusters={n_clusters} should be >= 2, as one cluster alone has no competitor.")
+            raise UserError(f"n_clusters={n_clusters} should be >= 2, as one cluster alone has no competitor.")
         self.n_clusters = n_clusters
         self.register_buffer("centre", centre)
         self.register_buffer("beta", torch.tensor(checked_beta(beta), dtype=torch.float64))
@@ -162,11 +163,11 @@ class Head(nn.Module, ABC):
         relevance of a logit is that of the discriminant at the same `β`, times logit over discriminant.
 
         Raises:
-            ValueError: if `β` is infinite.
+            UserError: if `β` is infinite.
         """
         s = self._stiffness(stiffness)
         if s == math.inf:
-            raise ValueError("with an infinite stiffness each logit is infinite; give a finite one, or use forward.")
+            raise UserError("with an infinite stiffness each logit is infinite; give a finite one, or use forward.")
         return self._logits(self._scores(as_features(x, self.centre)), s)
 
     def probability(self, x: Tensor, stiffness: float | None = None) -> Tensor:
@@ -200,7 +201,7 @@ class Head(nn.Module, ABC):
             beta: stiffness of the pooling over competitors; `None` or `auto`: the head's own.
 
         Raises:
-            ValueError: for an unknown rule, a cluster that does not exist, a target against itself, or features that
+            UserError: for an unknown rule, a cluster that does not exist, a target against itself, or features that
                 do not fit or are not finite.
         """
         return self._pass_backward(self._pass_forward(x, target, against, beta), checked_rule(rule))
@@ -253,7 +254,7 @@ class Head(nn.Module, ABC):
         if target is not None and not isinstance(target, str):
             return as_clusters("target", target, len(scores), self.n_clusters).to(scores.device)
         if target is not None and target not in TARGETS:
-            raise ValueError(f"target={target!r} is unknown; choose a cluster, {' or '.join(TARGETS)}.")
+            raise UserError(f"target={target!r} is unknown; choose a cluster, {' or '.join(TARGETS)}.")
         return best_two(self._discriminants(scores))[1] if target == "runner_up" else self._assigned(scores)
 
     def _compete(self, h: Tensor, chosen: Tensor, against: Any) -> Tensor:
@@ -262,7 +263,7 @@ class Head(nn.Module, ABC):
             return h.scatter_(1, chosen[:, None], math.inf)
         competitor = as_clusters("against", against, len(chosen), self.n_clusters).to(chosen)
         if (competitor == chosen).any():
-            raise ValueError("a cluster cannot be explained against itself; choose another `against`.")
+            raise UserError("a cluster cannot be explained against itself; choose another `against`.")
         alone = competitor[:, None]
         return torch.full_like(h, math.inf).scatter_(1, alone, h.gather(1, alone))
 

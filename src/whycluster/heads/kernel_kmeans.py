@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from whycluster.clustering.soft_distances import soft_distances
+from whycluster.errors import UserError
 from whycluster.heads.arguments import checked_points
 from whycluster.heads.head import Forward, Head, LayerRelevance
 from whycluster.heads.kmeans import crossed, distance_layer, middle, projected_duals
@@ -29,7 +30,7 @@ class NeuralizedKernelKMeans(Head):
         projection: as in `NeuralizedKMeans`.
 
     Raises:
-        ValueError: for supports or labels of another shape or that are not finite, fewer than two clusters, a cluster
+        UserError: for supports or labels of another shape or that are not finite, fewer than two clusters, a cluster
             without supports, a `gamma` that is not positive, or a negative `beta`.
 
     Example:
@@ -49,11 +50,11 @@ class NeuralizedKernelKMeans(Head):
         supports = checked_points("supports", supports)
         if labels.shape != supports.shape[:1]:
             shape = tuple(labels.shape)
-            raise ValueError(f"labels of shape {shape} should be one for each of {len(supports)} supports.")
+            raise UserError(f"labels of shape {shape} should be one for each of {len(supports)} supports.")
         if not len(labels) or labels.min() < 0 or (torch.bincount(labels) == 0).any():
-            raise ValueError("labels should run from 0 to K - 1, and each cluster should have supports.")
+            raise UserError("labels should run from 0 to K - 1, and each cluster should have supports.")
         if not 0 < gamma < torch.inf:
-            raise ValueError(f"gamma={gamma} should be a number > 0.")
+            raise UserError(f"gamma={gamma} should be a number > 0.")
         super().__init__(int(labels.max()) + 1, middle(supports), beta)
         order = labels.argsort(stable=True)  # cluster by cluster
         self.register_buffer("gamma", torch.tensor(float(gamma), dtype=torch.float64))

@@ -8,6 +8,7 @@ distances up to `|x|²`, which cancels in `h = s_i - s_j`. Behind a projection `
 import torch
 from torch import Tensor
 
+from whycluster.errors import UserError
 from whycluster.heads.arguments import checked_points
 from whycluster.heads.head import Forward, Head, LayerRelevance, RuleName
 from whycluster.heads.pooling import quotients, score_coefficients
@@ -56,7 +57,7 @@ class NeuralizedKMeans(Head):
             centroids are in the space of `x` all the same.
 
     Raises:
-        ValueError: for centroids of another shape, fewer than two, or not finite; for a negative `beta`.
+        UserError: for centroids of another shape, fewer than two, or not finite; for a negative `beta`.
 
     Example:
         >>> import torch
@@ -74,7 +75,7 @@ class NeuralizedKMeans(Head):
         centroids = checked_points("centroids", centroids)
         if len(centroids) < 2:
             shape = tuple(centroids.shape)
-            raise ValueError(f"centroids of shape {shape} should have K >= 2, as one cluster alone has no competitor.")
+            raise UserError(f"centroids of shape {shape} should have K >= 2, as one cluster alone has no competitor.")
         super().__init__(len(centroids), middle(centroids), beta)
         self.register_buffer("centroids", centroids)
         self.register_buffer("duals", projected_duals(centroids - self.centre, projection))

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from whycluster.errors import UserError
 from whycluster.heads.arguments import checked_points
 from whycluster.heads.head import Forward, Head, LayerRelevance
 from whycluster.heads.pooling import quotients, score_coefficients
@@ -22,7 +23,7 @@ class NeuralizedLinear(Head):
             the origin. The mean of the data is a good one.
 
     Raises:
-        ValueError: for weights of another shape, fewer than two, or not finite; for a negative `beta`.
+        UserError: for weights of another shape, fewer than two, or not finite; for a negative `beta`.
 
     Example:
         >>> import torch
@@ -40,7 +41,7 @@ class NeuralizedLinear(Head):
         weight = checked_points("weights", weight)
         bias = weight.new_zeros(len(weight)) if bias is None else bias.detach().to(weight).clone()
         if bias.shape != weight.shape[:1] or not bias.isfinite().all():
-            raise ValueError(f"the bias should be one finite number for each of {len(weight)} scores.")
+            raise UserError(f"the bias should be one finite number for each of {len(weight)} scores.")
         super().__init__(len(weight), weight.new_zeros(weight.shape[1]) if centre is None else centre.to(weight), beta)
         self.register_buffer("weight", weight)
         self.register_buffer("bias", bias)

@@ -10,6 +10,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from whycluster.clustering.kernel_kmeans import KernelKMeans
+from whycluster.errors import UserError
 from whycluster.heads.arguments import as_tensor
 from whycluster.heads.beta import Beta, given_beta, heuristic_beta
 from whycluster.heads.bisecting_kmeans import NeuralizedBisectingKMeans, Split
@@ -36,7 +37,7 @@ def neuralize(model: Any, X: Any = None, *, beta: Beta = "auto") -> Head:  # noq
             as `f_c` of a mean is at least the mean of `f_c`. For linear scores it is then 1.
 
     Raises:
-        ValueError: if the model is not fitted (scikit-learn's `NotFittedError`), of another kind, has one cluster only,
+        UserError: if the model is not fitted (scikit-learn's `NotFittedError`), of another kind, has one cluster only,
             or if a step of a pipeline is not affine.
 
     Example:
@@ -79,7 +80,7 @@ def _rewritten(model: Any) -> tuple[Head, Tensor, Tensor]:
         bias = as_tensor(np.broadcast_to(estimator.intercept_, len(weight))).double()
         return _linear(*folded.scores_back(weight, bias))
     if not hasattr(estimator, "cluster_centers_"):
-        raise ValueError(
+        raise UserError(
             f"cannot neuralize a {type(estimator).__name__}; give a fitted KMeans, BisectingKMeans, KernelKMeans or "
             "linear classifier, a pipeline that ends in one, (K, D) centroids, or (weight, bias) of linear scores."
         )
@@ -112,5 +113,5 @@ def _tree(model: BisectingKMeans) -> tuple[list[Split], np.ndarray]:
             centres += [side.center + getattr(model, "_X_mean", 0) for side in sides]
             waiting += sides
     if not splits:
-        raise ValueError("n_clusters=1 should be >= 2, as one cluster alone has no competitor.")
+        raise UserError("n_clusters=1 should be >= 2, as one cluster alone has no competitor.")
     return splits, np.stack(centres)

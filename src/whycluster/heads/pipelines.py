@@ -14,6 +14,7 @@ from sklearn.preprocessing import MaxAbsScaler, MinMaxScaler, RobustScaler, Stan
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
+from whycluster.errors import UserError
 from whycluster.heads.arguments import as_tensor
 
 
@@ -25,19 +26,19 @@ class Folded:
         projection: `A`, `(D,)` for a scaling, or `(D', D)`; `None` if there are no steps.
 
     Raises:
-        ValueError: for a step that is not affine.
+        UserError: for a step that is not affine.
     """
 
     def __init__(self, model: Any) -> None:
         steps = _named_steps(model) if isinstance(model, Pipeline) else [("", model)]
         if not steps:
-            raise ValueError("this pipeline is empty; let it end in a k-means.")
+            raise UserError("this pipeline is empty; let it end in a k-means.")
         *before, (_, self.estimator) = steps
         self._steps = [step for _, step in before]
         self.projection = torch.as_tensor(reduce(_after, starmap(_linear_part, before))) if before else None
 
     def back(self, points: np.ndarray) -> Tensor:
-        """Points in original columns that the map takes to these; `ValueError` if there are none."""
+        """Points in original columns that the map takes to these; `UserError` if there are none."""
         if self.projection is None:
             return as_tensor(points)
         original = points.astype(np.float64)  # offsets may be large
@@ -47,7 +48,7 @@ class Folded:
         moved, wanted = (rows - rows[0]).double(), torch.as_tensor(points - points[0]).double()
         again = moved * a if a.ndim == 1 else moved @ a.double().T
         if not torch.allclose(again, wanted, rtol=1e-4, atol=1e-4 * float(wanted.abs().max())):
-            raise ValueError("the steps of this pipeline cannot be undone; transform the data with them first.")
+            raise UserError("the steps of this pipeline cannot be undone; transform the data with them first.")
         return rows
 
     def scores_back(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
@@ -78,7 +79,7 @@ def _linear_part(name: str, step: Any) -> np.ndarray:
         if isinstance(step, kinds) and not getattr(step, "clip", False):
             check_is_fitted(step)
             return np.asarray(linear_part(step))
-    raise ValueError(
+    raise UserError(
         f"step {name!r} of the pipeline, {type(step).__name__}, is no affine map that could be folded; "
         "transform the data up to there first, and neuralize the steps after it."
     )

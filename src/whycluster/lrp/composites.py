@@ -8,6 +8,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from whycluster.errors import UserError
 from whycluster.lrp import linear_maps
 from whycluster.lrp.linear_maps import Convolution, Linear, LinearMap, TokenLinear
 from whycluster.lrp.rules import AlphaBeta, Epsilon, Flat, Gamma, Norm, Ratio, Rule, ZBox, ZPlus
@@ -38,7 +39,7 @@ class Composite:
             (`features.0`), in which `*` stands for any text (`blocks.*.mlp.fc1`).
 
     Raises:
-        ValueError: for a key that is none of these, such as a module of torch, or for what is no rule.
+        UserError: for a key that is none of these, such as a module of torch, or for what is no rule.
 
     Example:
         >>> from whycluster.lrp import Convolution, EpsilonPlus, Gamma
@@ -52,17 +53,17 @@ class Composite:
     def __init__(self, rows: Sequence[Row]) -> None:
         for row in rows:
             if not (isinstance(row, tuple) and len(row) == 2 and isinstance(row[1], Rule)):
-                raise ValueError(f"{row!r:.100} is no row of a composite; write (Convolution, Gamma(0.25)).")
+                raise UserError(f"{row!r:.100} is no row of a composite; write (Convolution, Gamma(0.25)).")
             kind = row[0].kind if isinstance(row[0], First) else row[0]
             if not (isinstance(kind, str) or (isinstance(kind, type) and issubclass(kind, LinearMap))):
-                raise ValueError(f"{kind!r} is no kind of layer; take one of whycluster.lrp, such as Convolution.")
+                raise UserError(f"{kind!r} is no kind of layer; take one of whycluster.lrp, such as Convolution.")
         self.rows = list(rows)
 
     def rule(self, kind: type[LinearMap], name: str, first: bool) -> Rule:
         """The rule for a layer of this kind and name; `first`: no layer with weights stands before it.
 
         Raises:
-            ValueError: if no row fits.
+            UserError: if no row fits.
         """
         for key, rule in self.rows:
             if isinstance(key, str):
@@ -75,7 +76,7 @@ class Composite:
                 return rule
         if isinstance(kind.default_rule, Rule):
             return kind.default_rule
-        raise ValueError(f"{type(self).__name__} has no rule for a layer of kind {kind.__name__}")
+        raise UserError(f"{type(self).__name__} has no rule for a layer of kind {kind.__name__}")
 
 
 # Kinds of layer and what makes their rules from the stabilizer.
@@ -101,7 +102,7 @@ class NamedComposite(Composite):
             the rule of attention (`docs/transformers.md`).
 
     Raises:
-        ValueError: for a number below 0 or an unknown residual rule.
+        UserError: for a number below 0 or an unknown residual rule.
     """
 
     convolutions: Makers = ()
@@ -110,7 +111,7 @@ class NamedComposite(Composite):
         self, epsilon: float = 1e-6, stabilizer: float = 1e-6, residual: Residual = "ratio", tokens: float = 0.0
     ) -> None:
         if residual not in RESIDUALS:
-            raise ValueError(f"residual={residual!r} is unknown; choose from {', '.join(RESIDUALS)}.")
+            raise UserError(f"residual={residual!r} is unknown; choose from {', '.join(RESIDUALS)}.")
         rows: list[Row] = [
             (TokenLinear, Gamma(tokens, stabilizer) if tokens else Epsilon(epsilon)),
             (Linear, Epsilon(epsilon)),
@@ -151,7 +152,7 @@ class EpsilonGammaBox(NamedComposite):
         gamma: how much more counts what has the sign of the output, in convolutions, `>= 0`.
 
     Raises:
-        ValueError: for bounds that do not broadcast to images, a `low` above `high`, or a number below 0.
+        UserError: for bounds that do not broadcast to images, a `low` above `high`, or a number below 0.
     """
 
     def __init__(
@@ -193,9 +194,9 @@ def named_composite(
         attention: the rule of attention that it is for, which decides the gamma of linear layers on tokens.
 
     Raises:
-        ValueError: for an unknown name or residual rule.
+        UserError: for an unknown name or residual rule.
     """
     if name not in COMPOSITES:
-        raise ValueError(f"composite={name!r} is unknown; choose from {', '.join(COMPOSITES)}.")
+        raise UserError(f"composite={name!r} is unknown; choose from {', '.join(COMPOSITES)}.")
     bounds = (low, high) if name == "epsilon_gamma_box" else ()
     return COMPOSITES[name](*bounds, residual=residual, tokens=TOKENS.get(attention, 0.0))

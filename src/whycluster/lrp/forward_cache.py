@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from whycluster.errors import UserError
 from whycluster.lrp.linear_maps import Shift
 from whycluster.lrp.plan import Planned
 from whycluster.lrp.receipts import Absorbed, Attribution, Ledger, Receipt, per_image
@@ -28,7 +29,7 @@ class ForwardCache:
         output: of the network, a tensor or a tuple of tensors.
 
     Raises:
-        ValueError: if an output does not have a row for each image.
+        UserError: if an output does not have a row for each image.
     """
 
     def __init__(self, program: Program, images: Tensor) -> None:
@@ -46,7 +47,7 @@ class ForwardCache:
         self.output: Any = outputs[0] if len(outputs) == 1 else tuple(outputs)
         for output in outputs:
             if not output.ndim or len(output) != len(images):
-                raise ValueError(
+                raise UserError(
                     f"the network makes an output of shape {tuple(output.shape)} from images of shape "
                     f"{tuple(images.shape)}; it should have a row for each image. Let it keep the batch dimension."
                 )
@@ -60,12 +61,12 @@ class ForwardCache:
                 each value once relevance has passed it.
 
         Raises:
-            ValueError: if the relevance is not shaped as the output, if a NaN or an infinity appears on the way, or if
+            UserError: if the relevance is not shaped as the output, if a NaN or an infinity appears on the way, or if
                 the values were freed before.
         """
         entering = [one.detach().to(self._images.dtype) for one in self._checked(relevance)]
         if self._used_up:
-            raise ValueError("these values were freed by propagate(…, retain_graph=False); run forward again.")
+            raise UserError("these values were freed by propagate(…, retain_graph=False); run forward again.")
         self._used_up = not retain_graph
         with torch.inference_mode(False), self._autocast():
             entering = [one.clone() if one.is_inference() else one for one in entering]
@@ -83,14 +84,14 @@ class ForwardCache:
         wanted = [tuple(output.shape) for output in outputs]
         text = f"of shape {wanted[0]}" if len(wanted) == 1 else f"for each output, of shapes {wanted}"
         if not isinstance(given, list | tuple) or not all(isinstance(one, Tensor) for one in given):
-            raise ValueError(
+            raise UserError(
                 f"relevance of the output should be a tensor {text}, or a function that makes one from the output; "
                 f"here it is {relevance!r:.100}."
             )
         shapes = [tuple(one.shape) for one in given]
         if shapes != wanted:
             found = shapes[0] if len(shapes) == 1 else shapes
-            raise ValueError(f"relevance of shape {found} does not fit the output: a tensor {text} is wanted.")
+            raise UserError(f"relevance of shape {found} does not fit the output: a tensor {text} is wanted.")
         return list(given)
 
     def _pass_back(
@@ -118,10 +119,10 @@ class ForwardCache:
         """Goes both ways again, looking at every value.
 
         Raises:
-            ValueError: with the name of the first node whose values are not finite, if there is one.
+            UserError: with the name of the first node whose values are not finite, if there is one.
         """
         if not self._images.isfinite().all():
-            raise ValueError("the batch of images holds values that are not finite.")
+            raise UserError("the batch of images holds values that are not finite.")
 
         def look(one: Planned, value: Any) -> None:
             if not isinstance(value, Tensor):
@@ -138,7 +139,7 @@ class ForwardCache:
         with torch.enable_grad():
             outputs = self._program.run(self._images, ledger, look)
         if not all(one.isfinite().all() for one in entering):
-            raise ValueError("the relevance given for the output holds values that are not finite.")
+            raise UserError("the relevance given for the output holds values that are not finite.")
         again = self._pass_back(outputs, entering, ledger, retain_graph=False)
         _check_finite(again.relevance, "the relevance that arrives at the images")
         if balanced:  # finite values may have an infinite sum
@@ -147,7 +148,7 @@ class ForwardCache:
         worst = max(
             kept, key=lambda name: float(kept[name].total.abs().nan_to_num(torch.inf).max()), default="no layer"
         )
-        raise ValueError(
+        raise UserError(
             "what entered is not what arrived and was absorbed: the weights were changed through .data, which goes "
             "unnoticed (make a new LRP); the numbers are too short for this network (compute in float64; most was "
             f"absorbed at {worst!r}); or a rule of your own takes more or less than all of the relevance."
@@ -163,4 +164,4 @@ def _multiplies_short(images: Tensor) -> bool:
 def _check_finite(values: Tensor | None, what: str) -> None:
     if values is not None and not values.isfinite().all():  # a part of a tensor that gets no relevance is `None`
         kind = "NaN" if values.isnan().any() else "an infinity"
-        raise ValueError(f"{what} holds {kind}; look at the weights there, or raise the stabilizer of its rule.")
+        raise UserError(f"{what} holds {kind}; look at the weights there, or raise the stabilizer of its rule.")

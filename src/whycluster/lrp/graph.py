@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram, export
 
+from whycluster.errors import UserError
 from whycluster.lrp.decompositions import decompositions
 
 aten = torch.ops.aten
@@ -81,10 +82,10 @@ def export_graph(network: nn.Module, images: Tensor) -> Graph:
         images: `(N, ...)`; of them only shape, dtype and device matter.
 
     Raises:
-        ValueError: if the network cannot be exported, with PyTorch's reason and the line of the network's source.
+        UserError: if the network cannot be exported, with PyTorch's reason and the line of the network's source.
     """
     if isinstance(network, torch.jit.ScriptModule):
-        raise ValueError("a network compiled by torch.jit cannot be exported; give the module that it was made from.")
+        raise UserError("a network compiled by torch.jit cannot be exported; give the module that it was made from.")
     example = torch.zeros(2, *images.shape[1:], dtype=images.dtype, device=images.device)
     try:
         with _evaluating(network), torch.no_grad(), torch.autocast(images.device.type, enabled=False):
@@ -92,7 +93,7 @@ def export_graph(network: nn.Module, images: Tensor) -> Graph:
             program = export(network, (example,), dynamic_shapes=({0: Dim("batch")},))
             program = program.run_decompositions(decompositions())
     except Exception as error:  # the network's own program runs here, on tensors without values: anything may fail
-        raise ValueError(_reason(network, error)) from error
+        raise UserError(_reason(network, error)) from error
     return _graph(network, program)
 
 
@@ -145,7 +146,7 @@ def _graph(network: nn.Module, program: ExportedProgram) -> Graph:
     outputs = [one for one in returned if isinstance(one, fx.Node) and isinstance(one.meta.get("val"), Tensor)]
     kind = program.call_spec.out_spec.type
     if len(images) != 1 or len(outputs) != len(returned) or kind not in (None, tuple, list):
-        raise ValueError(
+        raise UserError(
             f"{type(network).__name__} should take one tensor of images and return a tensor or a tuple of tensors; "
             f"it takes {len(images)} tensors and returns {len(returned)} values"
             f"{f' in a {kind.__name__}' if kind else ''}, of which {len(outputs)} are tensors."

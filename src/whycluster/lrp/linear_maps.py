@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from whycluster.errors import UserError
+
 aten = torch.ops.aten
 Modify = Callable[[Tensor], Tensor]
 Weight = Any  # a tensor; `None` where a layer has no weights of its own
@@ -51,13 +53,13 @@ class LinearMap:
         """The weights as a rule modifies them; computed once for each function.
 
         Raises:
-            ValueError: for a layer whose weights are fixed.
+            UserError: for a layer whose weights are fixed.
         """
         if modify is unmodified:
             return self.weight
         if self.weight is None:
             name = getattr(modify, "__name__", "modified")
-            raise ValueError(f"the rule wants {name} weights, and {type(self).__name__} has no weights to modify")
+            raise UserError(f"the rule wants {name} weights, and {type(self).__name__} has no weights to modify")
         if modify not in self._modified:
             self._modified[modify] = modify(self.weight)
         return self._modified[modify]

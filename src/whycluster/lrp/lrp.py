@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from whycluster.errors import UserError
 from whycluster.lrp.composites import Composite
 from whycluster.lrp.description import described
 from whycluster.lrp.forward_cache import ForwardCache, RelevanceOf
@@ -32,7 +33,7 @@ class LRP:
             a composite should have `tokens=0.05`.
 
     Raises:
-        ValueError: for what is no network, no composite, or another kind of attention.
+        UserError: for what is no network, no composite, or another kind of attention.
 
     Example:
         >>> from whycluster.lrp import LRP, EpsilonPlus
@@ -45,12 +46,12 @@ class LRP:
 
     def __init__(self, network: nn.Module, composite: Composite, attention: Attention = "attn") -> None:
         if not isinstance(network, nn.Module):
-            raise ValueError(f"the network should be an nn.Module; here it is {network!r:.100}.")
+            raise UserError(f"the network should be an nn.Module; here it is {network!r:.100}.")
         if not isinstance(composite, Composite):
             make = "named_composite makes one from a name"
-            raise ValueError(f"composite={composite!r:.100} should be a composite such as EpsilonPlus(); {make}.")
+            raise UserError(f"composite={composite!r:.100} should be a composite such as EpsilonPlus(); {make}.")
         if attention not in ("cp", "attn"):
-            raise ValueError(f"attention={attention!r} is unknown; choose 'cp' or 'attn'.")
+            raise UserError(f"attention={attention!r} is unknown; choose 'cp' or 'attn'.")
         self.network, self.composite, self.attention = _unwrapped(network), composite, attention
         self._structure = ""
         self._plans: dict[Any, tuple[Graph, list[Planned]]] = {}
@@ -73,7 +74,7 @@ class LRP:
             The output, the relevance of the images, and the receipt.
 
         Raises:
-            ValueError: as `forward` and `ForwardCache.propagate`.
+            UserError: as `forward` and `ForwardCache.propagate`.
         """
         cache = self.forward(images)
         with torch.inference_mode(False), torch.no_grad():
@@ -87,12 +88,12 @@ class LRP:
             images: `(N, ...)`; a copy is kept, so they may be overwritten.
 
         Raises:
-            ValueError: for images that are no tensor of floating point numbers; if the network cannot be exported, has
+            UserError: for images that are no tensor of floating point numbers; if the network cannot be exported, has
                 an operation or a layer that relevance cannot pass, or mixes its images.
         """
         if not isinstance(images, Tensor) or not images.is_floating_point() or not images.ndim:
             kind = f"one of {images.dtype}, {tuple(images.shape)}" if isinstance(images, Tensor) else f"{images!r:.60}"
-            raise ValueError(f"images should be a tensor (N, ...) of floating point numbers; here it is {kind}.")
+            raise UserError(f"images should be a tensor (N, ...) of floating point numbers; here it is {kind}.")
         with torch.inference_mode(False):
             return ForwardCache(self._program(images), _copied(images.detach()))
 
@@ -100,7 +101,7 @@ class LRP:
         """Exports the network for images `(N, ...)` of this shape beforehand; otherwise `forward` does so on first use.
 
         Raises:
-            ValueError: as `forward`.
+            UserError: as `forward`.
         """
         with torch.inference_mode(False):
             self._plan(images)
@@ -118,7 +119,7 @@ class LRP:
             images: `(N, ...)`, of which only shape and kind matter.
 
         Raises:
-            ValueError: as `forward`.
+            UserError: as `forward`.
         """
         with torch.inference_mode(False):
             return described(self._plan(images)[1])

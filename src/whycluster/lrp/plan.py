@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, fx
 
+from whycluster.errors import UserError
 from whycluster.lrp.composites import Composite
 from whycluster.lrp.folding import fold
 from whycluster.lrp.graph import BATCH_NORM, Graph, aten, function_of, source_line
@@ -59,7 +60,7 @@ def plan(graph: Graph, composite: Composite, attention: Attention) -> list[Plann
     """The plan for a graph, in order of computation; nodes that relevance does not reach are constants.
 
     Raises:
-        ValueError: if relevance would reach an operation that LRP does not know, or a layer without a rule.
+        UserError: if relevance would reach an operation that LRP does not know, or a layer without a rule.
     """
     steps, names = _steps(graph, attention), dict(graph.names)
     norms = _fold_norms(graph, steps, names)
@@ -69,9 +70,9 @@ def plan(graph: Graph, composite: Composite, attention: Attention) -> list[Plann
     for node, step in steps.items():
         reached = node in users
         if reached and isinstance(step, UnknownStep):
-            raise ValueError(f"{step.problem}; {CURE}.")
+            raise UserError(f"{step.problem}; {CURE}.")
         if reached and isinstance(node.meta["val"], Tensor) and node not in graph.batches:
-            raise ValueError(f"the network mixes its images at node {graph.names[node]!r}{source_line(node)}; {MIXED}.")
+            raise UserError(f"the network mixes its images at node {graph.names[node]!r}{source_line(node)}; {MIXED}.")
         one = planned[node] = Planned(node, names[node], step if reached else ConstantStep(), norms.get(node))
         later = any(carrier in behind_weights for carrier in step.carriers)
         if isinstance(one.step, LinearStep):
@@ -79,7 +80,7 @@ def plan(graph: Graph, composite: Composite, attention: Attention) -> list[Plann
             try:
                 one.rule = composite.rule(one.step.kind, one.name, first=not later)
             except ValueError as error:
-                raise ValueError(f"{error}, node {one.name!r}.") from error
+                raise UserError(f"{error}, node {one.name!r}.") from error
         if later or (isinstance(step, LinearStep) and step.weights and step.kind.weighted):
             behind_weights.add(node)
     _rectify(graph, planned, users)
@@ -133,7 +134,7 @@ def _users(graph: Graph, steps: dict[fx.Node, Step]) -> dict[fx.Node, list[fx.No
             for carrier in steps[node].carriers:
                 users.setdefault(carrier, []).append(node)
     if graph.images not in users:
-        raise ValueError(f"no relevance can reach the images: {RETURN}.")
+        raise UserError(f"no relevance can reach the images: {RETURN}.")
     return users
 
 

@@ -17,6 +17,7 @@ from typing import ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from whycluster.errors import UserError
 from whycluster.lrp.linear_maps import Modify, unmodified
 
 Outputs = Literal["all", "positive", "negative"]
@@ -49,7 +50,7 @@ class Rule:
         proportional: whether inputs that are zero get no relevance.
 
     Raises:
-        ValueError: for a stabilizer that is negative or not finite.
+        UserError: for a stabilizer that is negative or not finite.
     """
 
     proportional: ClassVar[bool] = True
@@ -114,13 +115,13 @@ class AlphaBeta(Rule):
         stabilizer: added to denominators, with their sign.
 
     Raises:
-        ValueError: for numbers that would create or lose relevance.
+        UserError: for numbers that would create or lose relevance.
     """
 
     def __init__(self, alpha: float = 2.0, beta: float = 1.0, stabilizer: float = 1e-6) -> None:
         self.alpha, self.beta = at_least_zero("alpha", alpha), at_least_zero("beta", beta)
         if not math.isclose(alpha - beta, 1):
-            raise ValueError(f"alpha={alpha:g} minus beta={beta:g} should be 1, or relevance is created or lost.")
+            raise UserError(f"alpha={alpha:g} minus beta={beta:g} should be 1, or relevance is created or lost.")
         excites = [Product(positive, positive), Product(negative, negative)]
         inhibits = [Product(positive, negative), Product(negative, positive)]
         contributions = [Contribution(excites, bias=positive, factor=self.alpha)]
@@ -147,7 +148,7 @@ class Gamma(Rule):
         stabilizer: added to denominators, with their sign.
 
     Raises:
-        ValueError: for a `gamma` that is negative or not finite.
+        UserError: for a `gamma` that is negative or not finite.
     """
 
     def __init__(self, gamma: float = 0.25, stabilizer: float = 1e-6) -> None:
@@ -198,7 +199,7 @@ class ZBox(Rule):
         stabilizer: added to denominators, with their sign.
 
     Raises:
-        ValueError: for bounds that do not broadcast to images, or a `low` above `high`.
+        UserError: for bounds that do not broadcast to images, or a `low` above `high`.
     """
 
     proportional = False
@@ -207,12 +208,12 @@ class ZBox(Rule):
         bounds = {"low": torch.as_tensor(low).cpu(), "high": torch.as_tensor(high).cpu()}
         for name, bound in bounds.items():
             if bound.ndim == 1 and len(bound) > 1:
-                raise ValueError(
+                raise UserError(
                     f"{name} of shape {tuple(bound.shape)} should be a number, or broadcast to an image; for a bound "
                     "of each channel give the shape (channels, 1, 1)."
                 )
         if bool((bounds["low"] > bounds["high"]).any()):
-            raise ValueError(f"low={low} should not be above high={high}.")
+            raise UserError(f"low={low} should not be above high={high}.")
         products = [Product(partial(_from, low), positive), Product(partial(_from, high), negative)]
         super().__init__([Contribution(products)], stabilizer)
 
@@ -225,5 +226,5 @@ def _from(bound: float | Tensor, values: Tensor) -> Tensor:
 def at_least_zero(name: str, value: float) -> float:
     """The value, checked."""
     if not 0 <= value < math.inf:
-        raise ValueError(f"{name}={value} should be a finite number >= 0.")
+        raise UserError(f"{name}={value} should be a finite number >= 0.")
     return value

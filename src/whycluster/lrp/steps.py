@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 from torch import fx
 
+from whycluster.errors import UserError
 from whycluster.lrp.linear_maps import LinearMap
 
 Attention = Literal["cp", "attn"]
@@ -124,7 +125,7 @@ class Call:
         return self.carries(argument) and self.facts[argument].nonnegative
 
 
-class UnknownOperationError(ValueError):
+class UnknownOperationError(UserError):
     """What is wrong with a node."""
 
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from whycluster.errors import UserError, whole_number
 from whycluster.output.heatmaps import BLUE as BLUES
 from whycluster.output.heatmaps import RED as REDS
 
@@ -36,7 +37,7 @@ def plot_relevance(
         The axes.
 
     Raises:
-        ValueError: for anything but a series or a frame of finite numbers, or `n_features` below 1.
+        UserError: for anything but a series or a frame of finite numbers, or `n_features` below 1.
         ImportError: without pandas or matplotlib.
 
     Example:
@@ -47,7 +48,7 @@ def plot_relevance(
         >>> [label.get_text() for label in ax.get_yticklabels()], [float(bar.get_width()) for bar in ax.patches]
         (['hue', 'colour', '2 others'], [2.0, 0.5, 0.25])
     """
-    _check_n_features(n_features)
+    n_features = whole_number("n_features", n_features, 1)
     table = _as_table(relevance)
     names, values, colours = _strongest(table, n_features)
     ax = _new_axes(len(names)) if ax is None else ax
@@ -56,11 +57,6 @@ def plot_relevance(
     what = "relevance" if len(table) == 1 else "mean relevance ± standard deviation"
     ax.set_xlabel(f"{what}\n(red: for the cluster, blue: against it)")
     return ax
-
-
-def _check_n_features(n_features: Any) -> None:
-    if isinstance(n_features, bool) or not isinstance(n_features, int | np.integer) or n_features < 1:
-        raise ValueError(f"n_features={n_features!r} should be a whole number >= 1.")
 
 
 def _as_table(relevance: Any) -> Any:
@@ -77,9 +73,9 @@ def _as_table(relevance: Any) -> Any:
             index = pd.Index([name], dtype=object)
         relevance = pd.DataFrame(relevance.to_numpy()[None], index=index, columns=relevance.index)
     if not isinstance(relevance, pd.DataFrame):
-        raise ValueError(f"relevance is a {type(relevance).__name__}; give a pandas series, such as table.iloc[0].")
+        raise UserError(f"relevance is a {type(relevance).__name__}; give a pandas series, such as table.iloc[0].")
     if not relevance.size or not np.isfinite(relevance.to_numpy(np.float64)).all():
-        raise ValueError(f"relevance of shape {relevance.shape} should hold finite numbers, and at least one.")
+        raise UserError(f"relevance of shape {relevance.shape} should hold finite numbers, and at least one.")
     return relevance
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from whycluster.data import Collection, UnreadableImageError
+from whycluster.errors import UserError
 from whycluster.files import all_to_disk
 
 CHOICES = ("none", "links", "copies")
@@ -14,9 +15,9 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def check_export(export: str) -> None:
-    """Raises a `ValueError` for a choice that does not exist."""
+    """Raises a `UserError` for a choice that does not exist."""
     if export not in CHOICES:
-        raise ValueError(f"export={export!r} is unknown; choose from {', '.join(CHOICES)}.")
+        raise UserError(f"export={export!r} is unknown; choose from {', '.join(CHOICES)}.")
 
 
 def export_clusters(
@@ -34,7 +35,7 @@ def export_clusters(
         Path `->` reason, of the images that could not be laid out.
 
     Raises:
-        ValueError: for another choice.
+        UserError: for another choice.
         OSError: if there is no room.
     """
     check_export(export)

@@ -10,6 +10,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from torch import Tensor
 
 from whycluster.data import Collection, PreparedImages
+from whycluster.errors import UserError
 from whycluster.evaluation import Evaluation, Evaluator
 from whycluster.evaluation.measuring import assigned
 from whycluster.explain import ClusterModel, Explainer
@@ -41,7 +42,7 @@ def evaluate_sample(
         quiet: whether to show no progress.
 
     Raises:
-        ValueError: if none of the images can be read.
+        UserError: if none of the images can be read.
     """
     rows, photos = _sample(images, evaluator)
     masks = _masks(explainer.model, images.collection, rows, photos)
@@ -81,7 +82,7 @@ def _sample(images: PreparedImages, evaluator: Evaluator) -> tuple[list[int], Te
         if isinstance(image, Tensor):
             found[row] = image
     if not found:
-        raise ValueError("none of the images can be read, and there is nothing to evaluate on.")
+        raise UserError("none of the images can be read, and there is nothing to evaluate on.")
     rows = sorted(found)
     return rows, torch.stack([found[row] for row in rows])
 

@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from whycluster.data import Collection, Folder, PreparedImages, Progress, open_collection
+from whycluster.errors import UserError, whole_number
 from whycluster.evaluation import Evaluator
 from whycluster.explain import ClusterModel, Explainer, Target, parse_target
 from whycluster.explain.predict import ExplanationModule
@@ -29,7 +30,7 @@ from whycluster.output.tables import ASSIGNMENTS, RECEIPTS, write_skipped, write
 from whycluster.runs.evaluating import EVALUATION, evaluate_sample
 from whycluster.runs.folders import CHECKPOINT, Run, digest, find_checkpoint, working_on
 from whycluster.runs.ranks import gathered, is_first
-from whycluster.runs.settings import decoding_workers, full_precision, images_per_second, whole_number
+from whycluster.runs.settings import decoding_workers, full_precision, images_per_second
 
 METRICS = "metrics.json"
 TABLES = ("assignments.csv", "receipts.csv", "skipped.csv")
@@ -84,7 +85,7 @@ def explain(
         How many images were explained.
 
     Raises:
-        ValueError: for settings that do not work, for a folder that is not free, and if no image can be read.
+        UserError: for settings that do not work, for a folder that is not free, and if no image can be read.
     """
     run = Run(Path(folder), RESULTS, resume, overwrite)
     whole_number("batch_size", batch_size, 1)
@@ -167,7 +168,7 @@ def _explain(
     if done < len(images):
         explaining.predict(module, return_predictions=False)
         if sum(gathered(explaining, progress.written)) < len(images) - done:
-            raise ValueError("the trainer stopped before all images were explained; give limit=… for fewer.")
+            raise UserError("the trainer stopped before all images were explained; give limit=… for fewer.")
     return explaining
 
 
@@ -181,7 +182,7 @@ def _write_tables(
     if not explained.images:
         progress.forget()
         path, reason = next(iter(skipped.items()))
-        raise ValueError(f"none of the {len(images)} files can be read as an image; {path!r}: {reason}.")
+        raise UserError(f"none of the {len(images)} files can be read as an image; {path!r}: {reason}.")
     write_table(folder / "assignments.csv", ASSIGNMENTS, assignment_rows(progress, collection))
     write_table(folder / "receipts.csv", RECEIPTS, receipt_rows(progress, collection, targets))
     write_skipped(folder / "skipped.csv", collection.skipped | skipped)
@@ -202,11 +203,11 @@ def _collection(model: ClusterModel, images: str | None) -> Collection:
     if images is not None:
         return Folder(images)
     if model.source is None:
-        raise ValueError("this model does not say what it was trained on; give images=/path/to/photos.")
+        raise UserError("this model does not say what it was trained on; give images=/path/to/photos.")
     try:
         return open_collection(model.source)
-    except ValueError as error:
-        raise ValueError(f"of what the model was trained on, {error} Give images=/path/to/photos.") from error
+    except UserError as error:
+        raise UserError(f"of what the model was trained on, {error} Give images=/path/to/photos.") from error
 
 
 def _first(n_images: int, limit: int | None) -> Sequence[int]:

@@ -10,6 +10,7 @@ from whycluster.backbones import Backbone
 from whycluster.clustering.extraction import FeatureExtractor, FeatureWriter
 from whycluster.clustering.features import FeatureStore
 from whycluster.data import Collection, PreparedImages, Progress
+from whycluster.errors import UserError
 from whycluster.output.console import say
 from whycluster.runs.folders import Run
 from whycluster.runs.ranks import gathered, is_first
@@ -53,7 +54,7 @@ def extract(
         num_workers: processes that decode; `None`: as many as fit.
 
     Raises:
-        ValueError: if no image can be read, or the trainer stops early.
+        UserError: if no image can be read, or the trainer stops early.
     """
     images, kept = PreparedImages(data, backbone.preprocessing), run.state / FEATURES
     progress = Progress(run.state, "extracted", len(images))
@@ -68,13 +69,13 @@ def extract(
         extractor = FeatureExtractor(backbone, images, batch_size, workers, progress.done)
         extraction.predict(extractor, return_predictions=False)
         if sum(gathered(extraction, progress.written)) < left:
-            raise ValueError("the trainer stopped before all images were read; leave out what limits its batches.")
+            raise UserError("the trainer stopped before all images were read; leave out what limits its batches.")
     unread = progress.skipped()
     if len(unread) == len(images):
         progress.forget()
         writer.path.unlink(missing_ok=True)
         index, reason = next(iter(unread.items()))
-        raise ValueError(f"none of the {len(images)} files can be read as an image; {data.paths[index]!r}: {reason}.")
+        raise UserError(f"none of the {len(images)} files can be read as an image; {data.paths[index]!r}: {reason}.")
     rows = np.setdiff1d(np.arange(len(images)), list(unread))
     if going:
         if extraction.is_global_zero:

@@ -18,9 +18,9 @@ from whycluster.clustering.kmeans import assign
 from whycluster.clustering.lloyd import KMeans
 from whycluster.clustering.soft_distances import assign_softly
 from whycluster.data import has_labels
+from whycluster.errors import UserError, whole_number
 from whycluster.heads import Beta, Head, NeuralizedKernelKMeans, NeuralizedKMeans, heuristic_beta
 from whycluster.heads.beta import given_beta
-from whycluster.runs.settings import whole_number
 
 
 class Fitted(NamedTuple):
@@ -67,7 +67,7 @@ class Clustering(Protocol):
             saved: a file for iterations that are finished, to go on from, where a fit can.
 
         Raises:
-            ValueError: for settings that do not fit the features, or features that are not finite.
+            UserError: for settings that do not fit the features, or features that are not finite.
         """
 
     def settings(self) -> dict[str, Any]:
@@ -86,7 +86,7 @@ class KMeansHead:
         beta: stiffness of the head; `auto`: `1 / E[f_c]` over the features.
 
     Raises:
-        ValueError: for settings that make no sense.
+        UserError: for settings that make no sense.
     """
 
     n_clusters: int
@@ -98,7 +98,7 @@ class KMeansHead:
     def __post_init__(self) -> None:
         _check(self)
         if not (isinstance(self.tol, int | float) and self.tol >= 0):
-            raise ValueError(f"head.tol={self.tol} should be a number >= 0.")
+            raise UserError(f"head.tol={self.tol} should be a number >= 0.")
 
     def fit(self, features: FeatureStore, labels: Sequence[str], trainer: pl.Trainer, seed: int, saved: Path) -> Fitted:
         lloyd = KMeans(features, self.n_clusters, self.n_init, self.max_iter, self.tol, seed, saved)
@@ -106,7 +106,7 @@ class KMeansHead:
         if len(lloyd.active):
             trainer.fit(lloyd)
         if not math.isfinite(lloyd.inertia):
-            raise ValueError("the trainer stopped before k-means had ended; leave out what limits its steps or time.")
+            raise UserError("the trainer stopped before k-means had ended; leave out what limits its steps or time.")
         centroids = lloyd.centroids.cpu()
         head = _with_beta(NeuralizedKMeans(centroids), self.beta, features)
         figures = {"inertia": lloyd.inertia, "n_iter": lloyd.n_iter}
@@ -129,7 +129,7 @@ class KernelKMeansHead:
         beta: stiffness of the head; `auto`: `1 / E[f_c]` over the features.
 
     Raises:
-        ValueError: for settings that make no sense.
+        UserError: for settings that make no sense.
     """
 
     n_clusters: int
@@ -174,7 +174,7 @@ class GroupMeansHead:
         beta: stiffness of the head; `auto`: `1 / E[f_c]` over the features.
 
     Raises:
-        ValueError: for a `beta` that makes no sense.
+        UserError: for a `beta` that makes no sense.
     """
 
     beta: Beta = "auto"
@@ -187,7 +187,7 @@ class GroupMeansHead:
 
     def fit(self, features: FeatureStore, labels: Sequence[str], trainer: pl.Trainer, seed: int, saved: Path) -> Fitted:
         if not has_labels(list(labels)):
-            raise ValueError(
+            raise UserError(
                 "head=group_means takes the labels of images for groups, and not all images have one of two; lay "
                 "each group into a sub-folder of its own, or take head=kmeans."
             )

@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from whycluster.data.listing import FINISHED, REQUEST, UNFINISHED, is_run, is_unfinished_run
+from whycluster.errors import UserError
 from whycluster.explain.model import FILE_NAME
 from whycluster.files import is_left_over, to_disk, write_json
 from whycluster.runs.ranks import is_first, started_together
@@ -41,12 +42,12 @@ class Run:
         state: the sub-folder.
 
     Raises:
-        ValueError: if it is to go on and to be replaced.
+        UserError: if it is to go on and to be replaced.
     """
 
     def __init__(self, folder: Path, results: Sequence[str], resume: bool = False, overwrite: bool = False) -> None:
         if resume and overwrite:
-            raise ValueError("resume=true goes on with a run and overwrite=true begins it anew; choose one of them.")
+            raise UserError("resume=true goes on with a run and overwrite=true begins it anew; choose one of them.")
         self.folder, self.state, self.results = folder, folder / UNFINISHED, tuple(results)
         self.resume, self.overwrite = resume, overwrite
         self.lock_file = self.state / "lock"
@@ -57,7 +58,7 @@ class Run:
         """Whether there is nothing left to go on with: all of this is done, and nobody is at work on the folder.
 
         Raises:
-            ValueError: if it was something else that is done.
+            UserError: if it was something else that is done.
         """
         done = _request(self.folder / FINISHED) if self.resume else {}
         if not done or self.begun():
@@ -83,16 +84,16 @@ class Run:
             request: plain values that the results depend on; a run that goes on needs the same.
 
         Raises:
-            ValueError: if another process works on it, or there is something that may not be replaced.
+            UserError: if another process works on it, or there is something that may not be replaced.
         """
         self._check_free()
         if self._state_is_of_others():
-            raise ValueError(f"the run folder {str(self.folder)!r} already holds {UNFINISHED}{OF_OTHERS}")
+            raise UserError(f"the run folder {str(self.folder)!r} already holds {UNFINISHED}{OF_OTHERS}")
         self.state.mkdir(parents=True, exist_ok=True)
         try:
             self.lock.acquire()
         except Timeout:
-            raise ValueError(
+            raise UserError(
                 f"another process works on the run folder {str(self.folder)!r}; wait for it, or choose another "
                 "hydra.run.dir."
             ) from None
@@ -103,12 +104,12 @@ class Run:
             if begun and self.resume:
                 self._check_same("that did not finish", "go on with what it was begun with", begun, request)
             elif begun and not self.overwrite:
-                raise ValueError(
+                raise UserError(
                     f"the run folder {str(self.folder)!r} holds a run that did not finish; go on with it by "
                     "resume=true, or begin anew with overwrite=true."
                 )
             elif begun and started_together():  # others may have read already what is about to go
-                raise ValueError(
+                raise UserError(
                     f"the run folder {str(self.folder)!r} holds a run that did not finish, and several processes that "
                     "start at once cannot agree on its end; remove the folder, or go on with it by resume=true."
                 )
@@ -132,7 +133,7 @@ class Run:
             return
         ours = is_run(self.folder) or self.lock_file.exists()
         if not (ours and self.overwrite):
-            raise ValueError(
+            raise UserError(
                 f"the run folder {str(self.folder)!r} already holds {self._found()[0]}"
                 + ("; choose another hydra.run.dir, or overwrite=true." if ours else OF_OTHERS)
             )
@@ -140,7 +141,7 @@ class Run:
     def _check_same(self, which: str, cure: str, begun: dict[str, Any], request: dict[str, Any]) -> None:
         for name, was, value in _differing(begun, json.loads(json.dumps(request))):
             if name != CHECKPOINT:
-                raise ValueError(
+                raise UserError(
                     f"the run in {str(self.folder)!r} {which} was begun with {name}={was}, and now it is {value}; "
                     f"{cure}, or begin anew with overwrite=true and without resume=true."
                 )
@@ -220,19 +221,19 @@ def find_checkpoint(checkpoint: str) -> Path:
         checkpoint: a model file, a run folder, or `latest`: the newest finished run below `outputs/train`.
 
     Raises:
-        ValueError: if there is none, or the run did not finish.
+        UserError: if there is none, or the run did not finish.
     """
     if checkpoint != "latest":
         path = Path(str(checkpoint)).expanduser()  # a folder named 2024 arrives as a number
         if is_unfinished_run(path) or (path.name == FILE_NAME and is_unfinished_run(path.parent)):
-            raise ValueError(
+            raise UserError(
                 f"the run in {str(path)!r} did not finish; go on with it by python train.py …, the command that began "
                 "it, with its folder as hydra.run.dir and resume=true."
             )
         return path / FILE_NAME if path.is_dir() else path
     finished = list(_finished_models(TRAIN_RUNS))
     if not finished:
-        raise ValueError(
+        raise UserError(
             f"there is no finished train run in {TRAIN_RUNS}; run python train.py first, "
             f"or give checkpoint=/path/to/{FILE_NAME}."
         )

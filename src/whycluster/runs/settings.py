@@ -7,18 +7,9 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
+from whycluster.errors import whole_number
+
 MOST_WORKERS = 8  # more rarely decode faster than one machine's devices compute
-
-
-def whole_number(name: str, value: Any, least: int) -> int:
-    """A setting that has to be a whole number.
-
-    Raises:
-        ValueError: if it is none, or below `least`.
-    """
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name}={value} should be a whole number >= {least}.")
-    return value
 
 
 def make_trainer(accelerator: str = "auto", **settings: Any) -> pl.Trainer:
@@ -42,7 +33,7 @@ def decoding_workers(wanted: int | None, n_images: int, batch_size: int) -> int:
     """`wanted`, or, where the user leaves it open, one for every second core; none where a batch or two is all.
 
     Raises:
-        ValueError: if `wanted` is negative.
+        UserError: if `wanted` is negative.
     """
     if wanted is not None:
         return whole_number("num_workers", wanted, 0)

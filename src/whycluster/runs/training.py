@@ -20,6 +20,7 @@ from whycluster.backbones import Backbone
 from whycluster.clustering.features import FeatureStore
 from whycluster.clustering.metrics import SILHOUETTE_ROWS, label_agreement, silhouette
 from whycluster.data import Collection, PreparedImages, has_labels
+from whycluster.errors import UserError, whole_number
 from whycluster.explain import ClusterModel
 from whycluster.explain.model import FILE_NAME
 from whycluster.files import write_json, written_whole
@@ -32,7 +33,7 @@ from whycluster.runs.extracting import FEATURES, Extraction, extract
 from whycluster.runs.fitting import Clustering, Fitted
 from whycluster.runs.folders import Run, digest, working_on
 from whycluster.runs.ranks import is_first
-from whycluster.runs.settings import full_precision, images_per_second, whole_number
+from whycluster.runs.settings import full_precision, images_per_second
 
 NAMED = 10  # images that a report gives by name
 RESULTS = (FILE_NAME, "assignments.csv", "metrics.json", "skipped.csv", FEATURES, "clusters", "tensorboard")
@@ -82,7 +83,7 @@ def train(
         What `metrics.json` says; empty in all processes but the first.
 
     Raises:
-        ValueError: for settings that do not work, for a folder that is not free, and if no image can be read.
+        UserError: for settings that do not work, for a folder that is not free, and if no image can be read.
     """
     run = Run(Path(folder), RESULTS, resume, overwrite)
     check_export(export)
@@ -148,7 +149,7 @@ def _kept_metrics(run: Run) -> dict[str, Any]:
 def _check_size(n_clusters: int, n_images: int, what: str) -> None:
     """More clusters than images is an error before the work as well as after it."""
     if n_images < n_clusters:
-        raise ValueError(f"head.n_clusters={n_clusters} should be <= the number of {what}, {n_images}.")
+        raise UserError(f"head.n_clusters={n_clusters} should be <= the number of {what}, {n_images}.")
 
 
 def _cannot_be_explained(backbone: Backbone) -> str:
@@ -156,7 +157,7 @@ def _cannot_be_explained(backbone: Backbone) -> str:
     try:
         side = backbone.preprocessing.crop
         LRP(backbone.network, EpsilonPlus()).prepare(backbone.mean.new_zeros(1, 3, side, side))
-    except ValueError as error:
+    except UserError as error:
         return str(error)
     return ""
 
