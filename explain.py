@@ -1,23 +1,6 @@
 """Explains the clusters of images: `python explain.py --help`."""
 
-import signal
-
-if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # while libraries load, Ctrl-C ends it without a traceback
-
-import hydra
-from omegaconf import DictConfig
-
-from whycluster.runs import plain_errors
-
-
-@hydra.main(version_base="1.3", config_path="conf", config_name="explain")
-def main(config: DictConfig) -> None:
-    """Builds what the config names, and runs it."""
-    with plain_errors():
-        hydra.utils.instantiate(config)()
-
+from whycluster.runs import run
 
 if __name__ == "__main__":
-    with plain_errors():
-        main()
+    run("explain")

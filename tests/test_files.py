@@ -4,8 +4,9 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import torch
 
-from whycluster.files import Journal, write_json, written_whole
+from whycluster.files import write_json, write_tensors, written_whole
 
 
 def test_a_file_appears_when_it_is_complete(tmp_path):
@@ -65,23 +66,18 @@ def test_json_that_cannot_be_written_leaves_nothing(tmp_path):
 
 
 def test_json_has_no_nan(tmp_path):
-    write_json(tmp_path / "a.json", {"a": float("nan"), "b": 1.5, "c": [1]})
-    assert json.loads((tmp_path / "a.json").read_text()) == {"a": None, "b": 1.5, "c": [1]}
+    write_json(tmp_path / "a.json", {"a": float("nan"), "b": 1.5, "c": [1, {"d": float("inf")}]})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"a": None, "b": 1.5, "c": [1, {"d": None}]}
 
 
-TORN = [b'{"a": 3', b'{"a": 3}', b"\0\0\0\0", b"\0\0\n\0", b'{"a": \n{"a": 4}\n', b"\xff\xfe\n"]
-
-
-@pytest.mark.parametrize("torn", TORN)
-def test_an_entry_that_was_cut_does_not_count_and_is_written_over(tmp_path, torn):
-    path = tmp_path / "done.jsonl"
-    path.write_bytes(b'{"a": 1}\n{"a": 2}\n' + torn)
-    assert [entry["a"] for _, entry in Journal.places(path)] == [1, 2]
-    journal = Journal(path)
-    journal.append({"a": 5, "text": "ä\n"})
-    journal.close()
-    assert path.read_bytes() == b'{"a": 1}\n{"a": 2}\n{"a": 5, "text": "\\u00e4\\n"}\n'
-    assert [Journal.entry(path, place) for place, _ in Journal.places(path)][2] == {"a": 5, "text": "ä\n"}
+def test_tensors_have_the_same_bytes_under_any_name(tmp_path):
+    content = {"weights": torch.arange(6.0).view(2, 3), "names": ["a"]}
+    for name in ("a.ckpt", "another name.pt"):
+        write_tensors(tmp_path / name, content)
+    assert (tmp_path / "a.ckpt").read_bytes() == (tmp_path / "another name.pt").read_bytes()
+    found = torch.load(tmp_path / "a.ckpt", weights_only=True)
+    assert torch.equal(found["weights"], content["weights"])
+    assert found["names"] == ["a"]
 
 
 def test_two_threads_write_files_of_like_names_at_once(tmp_path):

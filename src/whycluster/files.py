@@ -1,28 +1,26 @@
-"""Files that no stop leaves half done: written whole or not at all, or line by line with a cut line left out.
+"""Files that are written whole or not at all, whenever the process ends."""
 
-"Written" means on the disk, not on its way there: what this module says is done is still there after a power cut.
-"""
-
-import errno
+import io
 import json
 import math
 import os
 import re
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
+import torch
+
 
 @contextmanager
-def written_whole(path: Path, lasting: bool = True) -> Iterator[Path]:
-    """A name beside `path` to write to; what was written there becomes `path` if nothing failed, else it goes.
+def written_whole(path: Path, sync_folder: bool = True) -> Iterator[Path]:
+    """A name beside `path` to write to; the file gets its name when all of it is on the disk, and goes if that fails.
 
     Args:
         path: the file; its folder is made.
-        lasting: whether the name has to be on the disk, too. Where many files are written one after the other, it is
-            enough to wait for their folders once.
+        sync_folder: whether to wait until the name is on the disk, too; for many files, `sync` their folder once.
 
     Example:
         >>> folder = Path(getfixture("tmp_path"))
@@ -35,10 +33,10 @@ def written_whole(path: Path, lasting: bool = True) -> Iterator[Path]:
     beside = path.with_name(f".{path.name[:40]}.{os.getpid()}.{threading.get_native_id()}.part")
     try:
         yield beside
-        to_disk(beside)  # before it gets its name, or a power cut could leave the name without the content
+        sync(beside)  # before it gets its name, or a power cut could leave the name without the content
         os.replace(beside, path)
-        if lasting:
-            to_disk(path.parent)
+        if sync_folder:
+            sync(path.parent)
     finally:
         beside.unlink(missing_ok=True)
 
@@ -48,97 +46,37 @@ def is_left_over(path: Path) -> bool:
     return re.fullmatch(r"\..*\.\d+\.\d+\.part", path.name, re.DOTALL) is not None
 
 
-def to_disk(path: Path) -> None:
-    """Waits until what was written to a file, or which names a folder holds, is on the disk."""
-    try:
+def sync(path: Path) -> None:
+    """Waits until the content of a file, or the names in a folder where the system can tell, are on the disk."""
+    with suppress(OSError) if path.is_dir() else nullcontext():
         descriptor = os.open(path, os.O_RDONLY)
-    except OSError:  # a folder, where the system does not open these
-        return
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system that cannot say when
-            raise
-    finally:
-        os.close(descriptor)
-
-
-def all_to_disk() -> None:
-    """Waits until all that was written is on the disk, whoever wrote it: of many files quicker than one by one."""
-    if hasattr(os, "sync"):
-        os.sync()
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Writes values as indented JSON; numbers at the top that are not finite become `null`, as JSON has no NaN."""
-    plain = {
-        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in values.items()
-    }
+    """Writes values as indented JSON; numbers that are not finite become `null`, as JSON has no NaN."""
     with written_whole(path) as beside:
-        beside.write_text(json.dumps(plain, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+        text = json.dumps(_without_nan(values), indent=2, ensure_ascii=False, allow_nan=False)
+        beside.write_text(text + "\n", encoding="utf-8")
 
 
-class Journal:
-    """What is done, an entry a line; each is on the disk when `append` returns.
+def write_tensors(path: Path, content: Any) -> None:
+    """Writes tensors and plain values for `torch.load(path, weights_only=True)`.
 
-    Opened again after a stop, it drops an entry that was being written then, and goes on behind the last whole one.
-
-    Args:
-        path: the file; made if it is not there.
-
-    Example:
-        >>> path = Path(getfixture("tmp_path")) / "done.jsonl"
-        >>> Journal(path).append({"rows": [0, 32]})
-        >>> _ = path.open("a").write('{"rows": [3')
-        >>> Journal(path).append({"rows": [32, 64]})
-        >>> [entry["rows"] for _, entry in Journal.places(path)]
-        [[0, 32], [32, 64]]
+    They are put together in memory: so a file has the same bytes under any name, and a full disk is an `OSError`.
     """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-        to_disk(path.parent)
-        whole = sum(len(line) for line in _whole_lines(path))
-        self._file = open(path, "r+b")  # noqa: SIM115  # stays open from entry to entry
-        self._file.truncate(whole)
-        self._file.seek(whole)
-
-    def append(self, entry: dict[str, Any]) -> None:
-        """Writes an entry of plain values."""
-        self._file.write(json.dumps(entry).encode() + b"\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
-
-    def close(self) -> None:
-        self._file.close()
-
-    @staticmethod
-    def places(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-        """The whole entries of a file, in order, each with its place."""
-        place = 0
-        for line in _whole_lines(path):
-            yield place, json.loads(line)
-            place += len(line)
-
-    @staticmethod
-    def entry(path: Path, place: int) -> dict[str, Any]:
-        """The entry at a place."""
-        with open(path, "rb") as file:
-            file.seek(place)
-            entry: dict[str, Any] = json.loads(file.readline())
-            return entry
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    with written_whole(path) as beside:
+        beside.write_bytes(buffer.getbuffer())
 
 
-def _whole_lines(path: Path) -> Iterator[bytes]:
-    """Lines up to the first that was not written whole."""
-    with open(path, "rb") as file:
-        for line in file:
-            try:
-                json.loads(line)
-            except ValueError:  # cut, or, after a power cut, zeros
-                return
-            if not line.endswith(b"\n"):
-                return
-            yield line
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -12,14 +12,14 @@ from whycluster.clustering.features import FeatureStore
 @pytest.fixture
 def store(tmp_path, monkeypatch):
     monkeypatch.setattr(features, "BATCH_BYTES", 7 * 4 * 3)  # seven rows at once
-    made = FeatureStore.create(tmp_path / "features.npy", 23, 3)
-    made.open(writable=True)[:] = np.random.RandomState(0).randn(23, 3) + 100
-    return made
+    rows = torch.from_numpy(np.random.RandomState(0).randn(23, 3) + 100).float()
+    return FeatureStore.write(tmp_path / "features.npy", rows.split(5), 23, 3)
 
 
 def test_the_file_is_plain_numpy(store):
     assert np.load(store.path).shape == (23, 3)
     assert np.load(store.path).dtype == np.float32
+    np.testing.assert_allclose(np.load(store.path), np.random.RandomState(0).randn(23, 3) + 100, rtol=1e-6)
 
 
 def test_batches_are_all_rows_in_order(store):
@@ -49,21 +49,12 @@ def test_processes_share_the_rows_in_equally_many_batches(store, width, world_si
     np.testing.assert_array_equal(torch.cat([x for _, x in batches]).numpy(), store.open())
 
 
-@pytest.mark.parametrize("dropped", [[0, 5, 22], []])
-def test_keep_drops_rows_and_leaves_one_file(store, dropped):
-    before = np.array(store.open())
-    rows = np.setdiff1d(np.arange(23), dropped)
-    kept = store.keep(rows, store.path.with_name("kept.npy"))
-    np.testing.assert_array_equal(kept.open(), before[rows])
-    assert len(kept) == 23 - len(dropped)
-    assert [path.name for path in store.path.parent.iterdir()] == ["kept.npy"]
-
-
-def test_a_file_that_the_disk_has_no_room_for_is_an_error_at_once(tmp_path):
+def test_a_file_that_the_disk_has_no_room_for_is_an_error(tmp_path):
     script = (
-        "import resource, sys; from pathlib import Path; from whycluster.clustering.features import FeatureStore\n"
+        "import resource, sys, torch; from pathlib import Path\n"
+        "from whycluster.clustering.features import FeatureStore\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"  # as a full disk is, without filling one
-        "try: FeatureStore.create(Path(sys.argv[1]), 1000, 100)\n"
+        "try: FeatureStore.write(Path(sys.argv[1]), [torch.ones(500, 100)] * 2, 1000, 100)\n"
         "except OSError as error: print(error.strerror)"
     )
     done = subprocess.run([sys.executable, "-c", script, tmp_path / "f.npy"], capture_output=True, text=True)

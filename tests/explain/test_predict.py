@@ -2,14 +2,15 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from whycluster.data import Folder, PreparedImages
+from whycluster.data import Folder, PreparedImages, Shards
 from whycluster.explain import Explainer, parse_target
 from whycluster.explain.predict import ExplanationModule
 
 
-def predict(model, photos, target, batch_size, rows=None, num_workers=0):
+def predict(model, photos, target, batch_size, rows=None):
     images = PreparedImages(Folder(photos), model.backbone.preprocessing, rows)
-    module = ExplanationModule(Explainer(model), parse_target(target, 4), images, batch_size, num_workers)
+    nothing = Shards(photos / "none", len(images.collection.paths))
+    module = ExplanationModule(Explainer(model), parse_target(target, 4), images, nothing, batch_size, 0)
     trainer = pl.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
     return trainer.predict(module)
 
@@ -32,24 +33,21 @@ def test_a_run_explains_as_the_explainer_does(model, images, flawed, target):
     explainer = Explainer(model)
     expected = explainer.explain_all(images) if target == "all" else [explainer.explain(images, target)]
     for number, whole in enumerate(expected):
-        parts = [columns(batch.explanations[number]) for batch in batches]
+        parts = [columns(batch[number]) for batch in batches if batch]
         for column, theirs in zip(columns(whole), zip(*parts, strict=True), strict=True):
             torch.testing.assert_close(torch.cat(theirs), column, rtol=1e-3, atol=1e-3)
-    assert [batch.indices.tolist() for batch in batches] == [[0, 1], [2], [4, 5], [6]]
-    assert [batch.skipped for batch in batches] == [{}, {3: "not an image, or in a format that is not known"}, {}, {}]
-    assert torch.equal(torch.cat([batch.images for batch in batches]), images)
+    assert [len(batch[0].target) for batch in batches] == [2, 1, 2, 1]
 
 
 def test_a_batch_without_any_image_has_no_explanation(model, flawed):
     first, second = predict(model, flawed, "assigned", batch_size=1, rows=[3, 4])
-    assert (len(first.indices), first.explanations, list(first.skipped)) == (0, [], [3])
-    assert second.indices.tolist() == [4]
-    assert second.explanations[0].heatmap.shape == (1, 32, 32)
+    assert first == []
+    assert second[0].heatmap.shape == (1, 32, 32)
 
 
 def test_processes_share_the_images(model, photos):
     images = PreparedImages(Folder(photos), model.backbone.preprocessing)
-    module = ExplanationModule(Explainer(model), parse_target("assigned", 4), images, 4, 0)
+    module = ExplanationModule(Explainer(model), parse_target("assigned", 4), images, Shards(photos, 6), 4, 0)
     taken = []
     for rank in range(4):
         module._trainer = type("Trainer", (), {"global_rank": rank, "world_size": 4})()

@@ -7,7 +7,7 @@ import pytorch_lightning as pl
 import torch
 from PIL import Image
 
-from whycluster.data import Folder, PreparedImages, Progress
+from whycluster.data import Folder, PreparedImages, Shards, image_pass
 from whycluster.explain import Explainer, parse_target
 from whycluster.explain.predict import ExplanationModule
 from whycluster.output.explanations import (
@@ -33,8 +33,8 @@ def run(model, tmp_path):
     def explain(root, target="assigned", batch_size=4):
         collection, targets = Folder(root), parse_target(target, 3)
         prepared = PreparedImages(collection, model.backbone.preprocessing)
-        progress = Progress(tmp_path / "state", "explained", len(prepared))
-        writer = ExplanationWriter(tmp_path / "run", collection, targets, progress)
+        shards = Shards(tmp_path / "state", len(prepared))
+        writer = ExplanationWriter(tmp_path / "run", collection, targets, shards)
         trainer = pl.Trainer(
             accelerator="cpu",
             logger=False,
@@ -42,7 +42,7 @@ def run(model, tmp_path):
             enable_model_summary=False,
             callbacks=[writer],
         )
-        module = ExplanationModule(Explainer(model), targets, prepared, batch_size, 0, progress.done)
+        module = ExplanationModule(Explainer(model), targets, prepared, shards, batch_size, 0)
         trainer.predict(module, return_predictions=False)
         return writer
 
@@ -50,11 +50,11 @@ def run(model, tmp_path):
 
 
 def assignments_of(writer):
-    return read(writer, "assignments", ASSIGNMENTS, assignment_rows(writer.progress, writer.collection))
+    return read(writer, "assignments", ASSIGNMENTS, assignment_rows(writer.shards, writer.collection))
 
 
 def receipts_of(writer):
-    return read(writer, "receipts", RECEIPTS, receipt_rows(writer.progress, writer.collection, writer.targets))
+    return read(writer, "receipts", RECEIPTS, receipt_rows(writer.shards, writer.collection, writer.targets))
 
 
 def read(writer, name, columns, rows):
@@ -66,7 +66,7 @@ def read(writer, name, columns, rows):
 
 def gallery_of(writer):
     prepared = PreparedImages(writer.collection, lambda image: torch.zeros(3, *image.size[::-1], dtype=torch.uint8))
-    return deepest(writer.progress, prepared, writer.targets, writer.folder)
+    return deepest(writer.shards, prepared, writer.targets, writer.folder)
 
 
 def files(folder):
@@ -127,7 +127,7 @@ def test_several_targets_have_a_folder_each(model, run, folder_of):
     assert receipts == [(path, str(target)) for path in ("a.png", "b/c.png") for target in range(3)]
     assert [row["path"] for row in assignments_of(writer)] == ["a.png", "b/c.png"]
     assert {cluster: len(items) for cluster, items in gallery_of(writer).kept().items()} == {0: 2, 1: 2, 2: 2}
-    assert counted(writer.progress).images == 2
+    assert counted(writer.shards).images == 2
 
 
 @pytest.mark.parametrize("target", ["runner_up", "2", "1:0"])
@@ -146,8 +146,8 @@ def test_what_cannot_be_read_is_skipped_with_its_reason(run, folder_of, batch_si
     (root / "d.png").write_bytes(b"")
     writer = run(root, batch_size=batch_size)
     reasons = {1: "not an image, or in a format that is not known", 3: "the file is empty"}
-    assert writer.progress.skipped() == reasons
-    assert counted(writer.progress).images == 2
+    assert writer.shards.skipped() == reasons
+    assert counted(writer.shards).images == 2
     assert files(writer.folder / "heatmaps") == ["a.png.png", "c.png.png"]
     assert [row["path"] for row in assignments_of(writer)] == ["a.png", "c.png"]
 
@@ -158,25 +158,22 @@ def test_a_run_leaves_no_unfinished_files(run, folder_of):
 
 
 def test_what_is_done_is_not_done_again(run, folder_of, tmp_path, monkeypatch):
+    monkeypatch.setattr(image_pass, "SECONDS", -1)  # a shard a batch, or two
+    monkeypatch.setattr(image_pass, "UNDER_WAY", 0)
     root = folder_of(*(f"{number}.png" for number in range(7)))
     (root / "3.png").write_text("no image")
     writer = run(root, batch_size=2)
     expected_rows = assignments_of(writer), receipts_of(writer)
-    journal = tmp_path / "state" / "explained.0.jsonl"
-    first, _, *rest = journal.read_bytes().splitlines(keepends=True)
-    journal.write_bytes(first + rest[0] + rest[1][:20])  # the second and the last are not noted, or not wholly
-    written = {path: path.stat().st_mtime_ns for path in writer.folder.rglob("*.*") if path.is_file()}
+    for name in ("2-4.pt", "6-7.pt"):
+        (tmp_path / "state" / name).unlink()
+    written = {path: path.stat().st_mtime_ns for path in (writer.folder / "heatmaps").iterdir() if path.is_file()}
     again = run(root, batch_size=2)
-    new = {path.name for path, at in written.items() if path.stat().st_mtime_ns != at} - {
-        "assignments.csv",
-        "receipts.csv",
-    }
-    assert new == {"2.png.png", "2.png.npy", "6.png.png", "6.png.npy"}
-    assert again.progress.written == 3
+    new = {path.name for path, at in written.items() if path.stat().st_mtime_ns != at}
+    assert new == {"2.png.png", "6.png.png"}
     assert (assignments_of(again), receipts_of(again)) == expected_rows
 
 
-def test_a_disk_that_is_full_ends_the_run_and_nothing_is_noted(run, folder_of, tmp_path, monkeypatch):
+def test_a_disk_that_is_full_ends_the_run_and_nothing_is_done(run, folder_of, tmp_path, monkeypatch):
     def full(file, array):
         file.write(b"half")
         raise OSError(28, "No space left on device")
@@ -184,7 +181,7 @@ def test_a_disk_that_is_full_ends_the_run_and_nothing_is_noted(run, folder_of, t
     monkeypatch.setattr(np, "save", full)
     with pytest.raises(OSError, match="No space left"):
         run(folder_of("a.png"))
-    assert (tmp_path / "state" / "explained.0.jsonl").read_bytes() == b""
+    assert not (tmp_path / "state").exists()
     assert not list((tmp_path / "run" / "relevance").iterdir())
 
 

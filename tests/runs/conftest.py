@@ -6,6 +6,7 @@ import hydra
 import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 from PIL import Image
 
 ROOT = Path(__file__).parents[2]
@@ -29,7 +30,8 @@ def run(composed):
     def run_in(command, folder, *overrides):
         folder.mkdir(parents=True, exist_ok=True)
         quiet = "+trainer.enable_progress_bar=false"
-        hydra.utils.instantiate(composed(command, folder, "trainer.accelerator=cpu", quiet, *overrides))()
+        config = composed(command, folder, "trainer.accelerator=cpu", quiet, *overrides)
+        hydra.utils.instantiate(config)(request=OmegaConf.to_container(config, resolve=True))
         return folder
 
     return run_in

@@ -1,4 +1,8 @@
+from pathlib import Path
+
+import numpy as np
 import pytest
+import torch
 
 from whycluster.runs.command import Terminated
 
@@ -10,7 +14,7 @@ from whycluster.runs.command import Terminated
         (["data=folder", "data.root=nowhere"], "the image folder 'nowhere' does not exist"),
         (["data=folder", "data.root=empty"], "the image folder 'empty' has no files in it"),
         (["data.limit=5"], "head.n_clusters=10 should be <= the number of files, 5"),
-        (["head.n_clusters=many"], "head.n_clusters=many should be a whole number >= 2"),
+        (["head.n_clusters=many"], "head.n_clusters='many' should be a whole number >= 2"),
         (["backbone=nonsense"], "Could not find 'backbone/nonsense'"),
         (["backbone=torchvision", "backbone.name=resnet51"], "the nearest are resnet50"),
         (["backbone.layer=featurs.3"], "the nearest are features.3"),
@@ -54,38 +58,90 @@ def test_explain_tells_what_is_wrong_in_one_line(command, trained, tmp_path, arg
     assert len(said.splitlines()) == 1
 
 
-def test_a_fault_of_the_program_keeps_its_traceback(command, monkeypatch):
-    monkeypatch.setattr("whycluster.runs.training.working_on", lambda *_: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        command("train.py")
+def numpy_broadcast(*_, **__):
+    return np.ones(3) + np.ones(4)
+
+
+def key_error(*_, **__):
+    return {}["labels"]
+
+
+def type_error(*_, **__):
+    return len(3)
+
+
+@pytest.mark.parametrize("place", ["whycluster.runs.training.fingerprint", "whycluster.data.collections.load_digits"])
+@pytest.mark.parametrize(
+    ("fault", "name"), [(numpy_broadcast, "ValueError"), (key_error, "KeyError"), (type_error, "TypeError")]
+)
+def test_a_fault_of_the_program_keeps_its_traceback(command, monkeypatch, fault, name, place):
+    monkeypatch.setattr(place, fault)
+    status, said = command("train.py")
+    assert status == 1
+    assert f"in {fault.__name__}" in said
+    assert f"\n{name}: " in said
+    assert said.splitlines()[-1].startswith("this is a bug in whycluster ")
+    assert "error: " not in said.replace(f"{name}: ", "")
 
 
 def test_a_traceback_can_be_asked_for(command, monkeypatch):
     monkeypatch.setenv("WHYCLUSTER_TRACEBACK", "1")
-    with pytest.raises(ValueError, match="unknown"):
-        command("train.py", "export=paper")
+    status, said = command("train.py", "export=paper")
+    assert status == 1
+    assert "in check_export" in said
+    assert said.splitlines()[-1].startswith("error: export='paper' is unknown")
 
 
-def disk_full():
-    try:
-        raise OSError(28, "No space left on device")
-    finally:
-        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0")
+def test_a_setting_that_was_added_and_that_nothing_takes_is_refused(command):
+    status, said = command("train.py", "+head.n_cluster=4")
+    assert status == 1
+    assert said.startswith("error: head.n_cluster is no setting; whycluster.runs.")
+    assert "takes n_clusters, n_init" in said
 
 
-def worker_gone():
+def test_a_sweep_goes_on_behind_a_job_that_fails(command, tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    settings = ("data.limit=40", "head.n_init=1", "num_workers=0", "hydra.sweep.dir=sweep", "trainer.accelerator=cpu")
+    status, said = command("train.py", "-m", "head.n_clusters=3,5000,4", *settings)
+    assert status == 1
+    assert "error: head.n_clusters=5000 should be <= the number of files, 40." in said.splitlines()
+    assert "Traceback" not in said
+    assert [(tmp_path / "sweep" / job / "model.ckpt").exists() for job in "012"] == [True, False, True]
+
+
+def test_paths_are_those_of_the_user_wherever_hydra_goes(command, photos, tmp_path):
+    settings = ("data=folder", "data.root=photos", "head.n_clusters=2", "head.n_init=1", "hydra.run.dir=a/run")
+    assert command("train.py", *settings, "num_workers=0", "hydra.job.chdir=true") == (0, "")
+    assert (tmp_path / "a" / "run" / "model.ckpt").exists()
+    settings = ("checkpoint=a/run", "limit=1", "images=photos/dark", "hydra.run.dir=a/why", "num_workers=0")
+    assert command("explain.py", *settings, "hydra.job.chdir=true") == (0, "")
+    assert (tmp_path / "a" / "why" / "heatmaps" / "0.png.png").exists()
+    assert Path.cwd() == tmp_path
+
+
+def disk_full(*_):
+    raise OSError(28, "No space left on device")
+
+
+def memory_full(*_):
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+
+def worker_gone(*_):
     raise RuntimeError("DataLoader worker (pid(s) 3476) exited unexpectedly")
 
 
 @pytest.mark.parametrize(
-    ("fault", "message"), [(disk_full, "No space left on device"), (worker_gone, "lower num_workers")]
+    ("fault", "message"),
+    [(disk_full, "No space left on device"), (memory_full, "lower batch_size"), (worker_gone, "lower num_workers")],
 )
-def test_what_libraries_make_of_a_fault_of_the_machine_is_one_line(command, monkeypatch, fault, message):
-    monkeypatch.setattr("whycluster.runs.training.working_on", lambda *_: fault())
+def test_a_fault_of_the_machine_is_one_line(command, monkeypatch, fault, message):
+    monkeypatch.setattr("whycluster.runs.training.extract", fault)
     ended, said = command("train.py", "data.limit=9", "head.n_clusters=2")
     assert ended == 1
-    assert said.splitlines()[-1].startswith("error: ")
-    assert message in said.splitlines()[-1]
+    assert said.startswith("error: ")
+    assert message in said
+    assert len(said.splitlines()) == 1
 
 
 @pytest.mark.parametrize(("interrupt", "status"), [(KeyboardInterrupt, 130), (Terminated, 143)])
@@ -96,7 +152,7 @@ def test_an_interrupt_is_one_line_whatever_a_library_makes_of_it(command, monkey
         finally:
             None.tidy_up()
 
-    monkeypatch.setattr("whycluster.runs.training.working_on", interrupted)
+    monkeypatch.setattr("whycluster.runs.training.extract", interrupted)
     ended, said = command("train.py", "data.limit=9", "head.n_clusters=2")
     assert ended == status
     assert said.splitlines()[-1] == "interrupted; nothing was done."

@@ -76,9 +76,14 @@ def test_a_killed_process_ends_the_run_and_it_can_go_on(tmp_path, first):
     settings = ("head.n_clusters=6", "head.n_init=2", "batch_size=4", "num_workers=0", "hydra.run.dir=run")
     process = start(tmp_path, "train.py", *settings, *TWO)
     state = tmp_path / "run" / UNFINISHED
-    # Each has taken a note of some batches, and has many left.
-    journals = [state / f"extracted.{rank}.jsonl" for rank in (0, 1)]
-    wait_for(lambda: all(path.exists() and path.stat().st_size for path in journals) or process.poll() is not None)
+    # Each has done some batches, and has many left: the second begins with the image in the middle.
+    first_done, second_done = "[0-9]-*.pt", "8[0-9][0-9]-*.pt"
+    wait_for(
+        lambda: (
+            process.poll() is not None
+            or all(list((state / "features").glob(names)) for names in (first_done, second_done))
+        )
+    )
     assert process.poll() is None, process.communicate()[0]
     [other] = children(process.pid)
     os.kill(process.pid if first else other, signal.SIGKILL)

@@ -65,9 +65,9 @@ def test_an_interrupt_prints_the_line_that_goes_on(tmp_path, sent):
     settings += ("num_workers=0", "trainer.accelerator=cpu")
     arguments = [sys.executable, ROOT / "train.py", *settings, "hydra.run.dir='my run'"]
     process = subprocess.Popen(arguments, cwd=tmp_path, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    journal = tmp_path / "my run" / UNFINISHED / "extracted.0.jsonl"
+    shards = tmp_path / "my run" / UNFINISHED / "features"
     until = time.monotonic() + 100
-    while not (journal.exists() and journal.stat().st_size):
+    while not list(shards.glob("*.pt")):
         assert process.poll() is None
         assert time.monotonic() < until
         time.sleep(0.02)

@@ -111,7 +111,7 @@ def test_results_are_not_replaced_unless_asked(run, small, tmp_path):
 @pytest.mark.parametrize(
     ("other", "differs"),
     [
-        (("head=group_means",), r"head\.name=kmeans, and now it is group_means"),
+        (("head=group_means",), r"head\._target_=.*KMeans.*, and now it is .*GroupMeans"),
         (("head.n_clusters=6", "head.n_init=2", "export=links"), "export=none, and now it is links"),
     ],
 )

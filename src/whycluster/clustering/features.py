@@ -1,9 +1,7 @@
-"""Features on disk: a NumPy file of float32, written by row and read by slices, whatever the size of the collection."""
+"""Features on disk: a NumPy file of float32 that is read by slices, whatever the size of the collection."""
 
-import errno
 import math
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +22,7 @@ class FeatureStore:
     """Features `(N, D)` in a `.npy` file that is mapped into memory, never read whole.
 
     Args:
-        path: an existing file; see `create`.
+        path: an existing file; see `write`.
     """
 
     def __init__(self, path: Path) -> None:
@@ -34,24 +32,28 @@ class FeatureStore:
         self.n_rows, self.n_features = self.open().shape
 
     @classmethod
-    def create(cls, path: Path, n_rows: int, n_features: int) -> "FeatureStore":
-        """Makes a file of zeros that has all its room on the disk.
+    def write(cls, path: Path, parts: Iterable[Tensor], n_rows: int, n_features: int) -> "FeatureStore":
+        """Writes a file, whole or not at all.
 
-        Raises:
-            OSError: if there is not enough; otherwise writing into the map would end the process without a word.
+        Args:
+            path: the file.
+            parts: all rows in order, `(n, D)` each; they need not fit into memory together.
+            n_rows: `N`.
+            n_features: `D`.
         """
-        with written_whole(path) as beside:
-            np.lib.format.open_memmap(beside, "w+", np.float32, (n_rows, n_features))
-            with open(beside, "r+b") as file:
-                _reserve(file.fileno(), os.fstat(file.fileno()).st_size)
+        header = {"descr": "<f4", "fortran_order": False, "shape": (n_rows, n_features)}
+        with written_whole(path) as beside, open(beside, "wb") as file:
+            np.lib.format.write_array_header_1_0(file, header)
+            for part in parts:
+                file.write(part.numpy().astype("<f4", copy=False).tobytes())
         return cls(path)
 
     def __len__(self) -> int:
         return self.n_rows
 
-    def open(self, writable: bool = False) -> np.ndarray:
+    def open(self) -> np.ndarray:
         """The file as an array `(N, D)`."""
-        array: np.ndarray = np.load(self.path, mmap_mode="r+" if writable else "r", allow_pickle=False)
+        array: np.ndarray = np.load(self.path, mmap_mode="r", allow_pickle=False)
         return array
 
     def rows(self, indices: np.ndarray) -> np.ndarray:
@@ -60,23 +62,6 @@ class FeatureStore:
         for start in range(0, len(indices), MAPPED_ROWS):  # what lies around a row is mapped with it
             rows[start : start + MAPPED_ROWS] = self.open()[indices[start : start + MAPPED_ROWS]]
         return rows
-
-    def write(self, rows: np.ndarray | slice, values: np.ndarray) -> None:
-        """Overwrites some rows; the map is closed again, as its pages would count as memory of the process."""
-        self.open(writable=True)[rows] = values
-
-    def keep(self, rows: np.ndarray, path: Path) -> "FeatureStore":
-        """Turns this store into one of these rows only, in this order, under another name."""
-        if len(rows) < self.n_rows:
-            with written_whole(path) as beside:
-                target = FeatureStore.create(beside, len(rows), self.n_features)
-                step = self.batch_rows()
-                for start in range(0, len(rows), step):
-                    target.write(slice(start, start + step), self.rows(rows[start : start + step]))
-            self.path.unlink()
-        else:
-            os.replace(self.path, path)
-        return FeatureStore(path)
 
     def batch_rows(self, width: int = 1) -> int:
         """How many rows are read at once, where `width` numbers are computed from each."""
@@ -106,21 +91,6 @@ class FeatureStore:
         parts = math.ceil(longest / self.batch_rows(width))
         share = share_of_rank(range(self.n_rows), rank, world_size)
         return DataLoader(_Slices(self, [share_of_rank(share, part, parts) for part in range(parts)]), batch_size=None)
-
-
-def _reserve(descriptor: int, size: int) -> None:
-    """Room on the disk for a file of this many bytes.
-
-    Raises:
-        OSError: if there is not enough.
-    """
-    if not hasattr(os, "posix_fallocate"):
-        return
-    try:
-        os.posix_fallocate(descriptor, 0, size)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # file systems that know no reservation
-            raise
 
 
 class _Slices(Dataset[tuple[Tensor, Tensor]]):

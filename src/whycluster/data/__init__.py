@@ -4,8 +4,8 @@ from whycluster.data.collections import Collection, Digits, Folder, has_labels
 from whycluster.data.decoding import UnreadableImageError, read_image
 from whycluster.data.images import Batch, PreparedImages, image_loader, share_of_rank
 from whycluster.data.opening import open_collection
-from whycluster.data.progress import Progress, Stopwatch
 from whycluster.data.scenes import Scenes
+from whycluster.data.shards import Shards
 
 __all__ = [
     "Batch",
@@ -13,9 +13,8 @@ __all__ = [
     "Digits",
     "Folder",
     "PreparedImages",
-    "Progress",
     "Scenes",
-    "Stopwatch",
+    "Shards",
     "UnreadableImageError",
     "has_labels",
     "image_loader",

@@ -1,5 +1,6 @@
 """Batches of prepared images, each with its number; what cannot be read travels along with its reason."""
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -16,6 +17,8 @@ from whycluster.data.decoding import UnreadableImageError
 Prepare = Callable[[Image.Image], Tensor]
 Item = tuple[int, Tensor | str]
 T = TypeVar("T")
+
+MOST_WORKERS = 8  # more rarely decode faster than the devices of one machine compute
 
 
 @dataclass
@@ -83,12 +86,12 @@ def collate(items: list[Item]) -> Batch:
 def image_loader(
     images: PreparedImages,
     batch_size: int,
-    num_workers: int,
+    num_workers: int | None,
     rank: int = 0,
     world_size: int = 1,
     done: np.ndarray | None = None,
 ) -> DataLoader[Batch]:
-    """Batches in order, decoded by `num_workers` processes.
+    """Batches in order, decoded by several processes.
 
     Which images are a batch does not depend on how many ranks share the batches, or on what is done already: results
     may depend on it, in the last digit.
@@ -96,7 +99,7 @@ def image_loader(
     Args:
         images: the images.
         batch_size: how many at once.
-        num_workers: processes that decode.
+        num_workers: processes that decode; `None`: one for every second core, and none for a batch or two.
         rank: of several that share the batches.
         world_size: how many these are.
         done: images `(N,)` that are not wanted again; a batch is left out if all of it is done.
@@ -106,7 +109,14 @@ def image_loader(
         batches = [batch for batch in batches if not all(done[row] for row in batch)]
     # A rank without images gets one empty batch: it still has to take part in what all ranks do together.
     share = share_of_rank(batches, rank, world_size) or [images.rows[:0]]
+    if num_workers is None:
+        num_workers = 0 if len(share) <= 2 else min(MOST_WORKERS, _cores() // 2)
     return DataLoader(_Batches(images, share), batch_size=None, num_workers=num_workers)
+
+
+def _cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class _Batches(Dataset[Batch]):

@@ -152,7 +152,7 @@ class Explainer:
         targets = parse_target(target, self.model.n_clusters)
         if len(targets) != 1:
             raise UserError(f"target={target!r} has many answers; use explain_all, or ask for one after another.")
-        return _joined([explanations[0] for explanations in self._batches(images, targets)])
+        return joined([explanations[0] for explanations in self._batches(images, targets)])
 
     def explain_all(self, images: Images, target: str | int = "all") -> list[Explanation]:
         """Explains images for several targets in turn; the network is run forward only once.
@@ -162,7 +162,7 @@ class Explainer:
             target: `all`: every cluster; `c:all`: cluster `c` against each of the others.
         """
         targets = parse_target(target, self.model.n_clusters)
-        return [_joined(parts) for parts in zip(*self._batches(images, targets), strict=True)]
+        return [joined(parts) for parts in zip(*self._batches(images, targets), strict=True)]
 
     def explain_targets(self, images: Tensor, targets: Sequence[Target]) -> list[Explanation]:
         """An explanation for each target, of one batch `(N, 3, H, W)` and one forward pass."""
@@ -197,7 +197,7 @@ class Explainer:
         return [self.explain_targets(batch.to(device), targets) for batch in prepared]
 
 
-def _joined(parts: Sequence[Explanation]) -> Explanation:
+def joined(parts: Sequence[Explanation]) -> Explanation:
     """Batches end to end."""
     targets, heatmaps, receipts, assignments = zip(*parts, strict=True)
     return Explanation(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from whycluster.backbones import Backbone, check_restorable, restore_backbone
 from whycluster.errors import UserError
-from whycluster.files import written_whole
+from whycluster.files import write_tensors
 from whycluster.heads import Head, NeuralizedKernelKMeans, NeuralizedKMeans
 from whycluster.heads.pooling import best_two
 
@@ -51,6 +51,7 @@ class ClusterModel(nn.Module):
         seed: that they were fitted with.
         versions: of the software that made the model; `None`: what is running.
         groups: names of the clusters, where they are known groups.
+        images: the `fingerprint` of that collection.
 
     Raises:
         UserError: if the head takes other features than the backbone gives.
@@ -64,6 +65,7 @@ class ClusterModel(nn.Module):
         seed: int | None = None,
         versions: dict[str, str] | None = None,
         groups: list[str] | None = None,
+        images: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         if head.n_features != backbone.n_features:
@@ -74,6 +76,7 @@ class ClusterModel(nn.Module):
         self.seed = seed
         self.versions = versions or running_versions()
         self.groups = groups
+        self.images = images
 
     @property
     def n_clusters(self) -> int:
@@ -109,9 +112,9 @@ class ClusterModel(nn.Module):
             "seed": self.seed,
             "versions": self.versions,
             "groups": self.groups,
+            "images": self.images,
         }
-        with written_whole(Path(path)) as beside, open(beside, "wb") as file:
-            torch.save(content, file)  # an open file, as torch would write a file's name into it
+        write_tensors(Path(path), content)
 
     @classmethod
     def load(cls, path: str | Path) -> "ClusterModel":
@@ -132,6 +135,7 @@ class ClusterModel(nn.Module):
                 content["seed"],
                 content["versions"],
                 content.get("groups"),
+                content.get("images"),
             )
         except (AttributeError, KeyError, TypeError, RuntimeError) as error:
             raise UserError(f"the checkpoint {str(path)!r} is incomplete or damaged ({error!r:.200}).") from error
@@ -167,7 +171,7 @@ def _read(path: Path) -> dict[str, Any]:
     """The plain content of a model file."""
     file = path / FILE_NAME if path.is_dir() else path
     if not file.is_file():
-        raise UserError(f"there is no checkpoint {str(file)!r}; python train.py makes one.")
+        raise UserError(f"there is no checkpoint {str(file)!r}; a train run makes one.")
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # on damaged files torch, pickle and zip raise errors of many kinds
@@ -175,7 +179,7 @@ def _read(path: Path) -> dict[str, Any]:
             f"{str(file)!r} is not a checkpoint of whycluster, or damaged ({type(error).__name__})."
         ) from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise UserError(f"{str(file)!r} is not a checkpoint of whycluster; it wants a model.ckpt that train.py wrote.")
+        raise UserError(f"{str(file)!r} is not a checkpoint of whycluster; it wants the model.ckpt of a train run.")
     if content["format_version"] != FORMAT_VERSION:
         raise UserError(
             f"the checkpoint {str(file)!r} has format {content['format_version']}, and this version reads "

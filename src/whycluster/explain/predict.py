@@ -1,28 +1,15 @@
 """Explanations of a whole collection, batch by batch: the LightningModule that explain.py runs."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
-import numpy as np
-from torch import Tensor
-
-from whycluster.data import Batch, PreparedImages
-from whycluster.data.prediction import ImagePass
-from whycluster.explain.explainer import Explainer, Explanation
+from whycluster.data import Batch, PreparedImages, Shards
+from whycluster.data.image_pass import ImagePass
+from whycluster.explain.explainer import Explainer, Explanation, joined
 from whycluster.explain.targets import Target
 
 
-class Explained(NamedTuple):
-    """Images `(n, 3, H, W)` uint8 of these numbers, an explanation for each target, and why others have none."""
-
-    indices: Tensor
-    images: Tensor
-    explanations: list[Explanation]
-    skipped: dict[int, str]
-
-
 class ExplanationModule(ImagePass):
-    """Explains images.
+    """Explains images: of each batch an explanation for each target; none where no image can be read.
 
     Args:
         explainer: whose model goes to the trainer's device.
@@ -35,15 +22,17 @@ class ExplanationModule(ImagePass):
         explainer: Explainer,
         targets: Sequence[Target],
         images: PreparedImages,
+        shards: Shards,
         batch_size: int,
-        num_workers: int,
-        done: np.ndarray | None = None,
+        num_workers: int | None,
     ) -> None:
-        super().__init__(images, batch_size, num_workers, done)
+        super().__init__(images, shards, batch_size, num_workers)
         self.model = explainer.model
         self.explainer = explainer
         self.targets = targets
 
-    def predict_step(self, batch: Batch) -> Explained:
-        explanations = self.explainer.explain_targets(batch.images, self.targets) if len(batch) else []
-        return Explained(batch.indices, batch.images, explanations, batch.skipped)
+    def predict_step(self, batch: Batch) -> list[Explanation]:
+        if not len(batch):
+            return []
+        parts = [self.explainer.explain_targets(part, self.targets) for part in self.parts(batch.images)]
+        return [joined(explanations) for explanations in zip(*parts, strict=True)]

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import sys
 from pathlib import Path
 
 from rich.console import Console
@@ -26,6 +27,14 @@ def short(path: Path) -> Path:
     """The path as seen from the current folder, if it lies below it."""
     here = Path.cwd()
     return path.relative_to(here) if path.is_relative_to(here) else path
+
+
+def typed(command: str) -> str:
+    """How a user who started this program as they did starts a command, `train` or `explain`."""
+    script = Path(sys.argv[0])
+    if script.stem in ("train", "explain"):
+        return f"python {shell_word(str(script.with_name(f'{command}.py')))}"
+    return f"{'python -m ' if script.stem == '__main__' else ''}whycluster {command}"
 
 
 def override(name: str, value: object) -> str:

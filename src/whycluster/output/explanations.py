@@ -1,118 +1,61 @@
 """Explanations as files: a heatmap and an array for each image, tables, and a gallery for TensorBoard."""
 
 import hashlib
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pytorch_lightning as pl
 from PIL import Image
 from torch import Tensor
 
-from whycluster.data import Batch, Collection, PreparedImages, Progress, UnreadableImageError
-from whycluster.data.prediction import PassWriter
+from whycluster.data import Batch, Collection, PreparedImages, Shards, UnreadableImageError
+from whycluster.data.image_pass import ShardWriter
+from whycluster.data.shards import Entry
 from whycluster.explain import Explanation, Target
-from whycluster.explain.predict import Explained
-from whycluster.files import to_disk, written_whole
+from whycluster.files import sync, written_whole
 from whycluster.output.heatmaps import heatmap_picture
 from whycluster.output.tables import Row
 from whycluster.output.tensorboard import ExplanationGallery, tile
 
 KINDS = {"heatmaps": "png", "relevance": "npy"}  # sub-folders of a run, and the endings of files there
 LONGEST_NAME = 240  # bytes; file systems take 255, and endings are still to come
-THREADS = 2  # that draw and write: much of their time they wait for the disk
-BATCHES_UNDER_WAY = 2  # whose files may still be being written when the next is explained
 
 
-class ExplanationWriter(PassWriter):
-    """Writes explanations as they come, and takes note of it; memory does not grow with them.
-
-    Pictures are drawn and files written by threads of their own, while the next images are explained.
+class ExplanationWriter(ShardWriter):
+    """Writes a heatmap and an array for each image, and keeps `images`, what tables say of each; see `_noted`.
 
     Args:
         folder: the run folder.
         collection: the images explained.
         targets: what is explained of each; of several, each gets a folder of its own.
-        progress: what is done.
+        shards: to write to.
     """
 
-    def __init__(self, folder: Path, collection: Collection, targets: Sequence[Target], progress: Progress) -> None:
-        super().__init__(progress)
+    def __init__(self, folder: Path, collection: Collection, targets: Sequence[Target], shards: Shards) -> None:
+        super().__init__(shards)
         self.folder, self.collection, self.targets = folder, collection, targets
-        self._threads: ThreadPoolExecutor | None = None
-        self._under_way: deque[_UnderWay] = deque()
 
-    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        super().on_predict_start(trainer, pl_module)
-        self._threads = ThreadPoolExecutor(THREADS)
+    def entry(self, prediction: list[Explanation], batch: Batch) -> Entry:
+        explanations = [_on_cpu(explanation) for explanation in prediction]
+        photos, folders = batch.images.cpu(), set()
+        for place, number in enumerate(batch.indices.tolist()):
+            for target, explanation in zip(self.targets, explanations, strict=True):
+                folders |= self._write(target, explanation, photos[place], place, self.collection.paths[number])
+        for folder in folders:
+            sync(folder)
+        return {"images": _noted(batch.indices, explanations)}
 
-    def write(self, prediction: Explained, batch: Batch) -> None:
-        explanations = [_on_cpu(explanation) for explanation in prediction.explanations]
-        photos, rows = prediction.images.cpu(), batch.rows
-        self.watch.lap("explaining")
-        if not rows:
-            return
-        assert self._threads is not None  # for the type checker: prediction has started
-        files = [
-            self._threads.submit(self._write, target, explanation, photos[place], place, index)
-            for place, index in enumerate(prediction.indices.tolist())
-            for target, explanation in zip(self.targets, explanations, strict=True)
-        ]
-        entry = {"skipped": prediction.skipped, "images": _noted(prediction.indices, explanations)}
-        self._under_way.append(_UnderWay(files, rows, entry))
-        while len(self._under_way) > BATCHES_UNDER_WAY:
-            self._settle()
-        self.watch.lap("writing")
-
-    def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._close()
-
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        if self._threads is not None:
-            with suppress(OSError):  # that files cannot be written is what the exception says already
-                self._close()
-
-    def _close(self) -> None:
-        while self._under_way:
-            self._settle()
-        self.progress.note()
-        if self._threads is not None:
-            self._threads.shutdown()
-
-    def _settle(self) -> None:
-        """Waits for the files of the oldest batch, and takes note of it."""
-        files, rows, entry = self._under_way[0]
-        folders = {folder for written in files for folder in written.result()}
-        for folder in sorted(folders):
-            to_disk(folder)
-        self.watch.lap("writing")
-        if self.progress.add(rows[0], len(rows), self.watch.taken(), **entry):
-            self.progress.note()
-        self._under_way.popleft()
-
-    def _write(self, target: Target, explanation: Explanation, photo: Tensor, place: int, index: int) -> set[Path]:
-        """The files of one image; returns the folders that have new names in them."""
-        path = self.collection.paths[index]
+    def _write(self, target: Target, explanation: Explanation, photo: Tensor, place: int, path: str) -> set[Path]:
+        """Writes the files of one image; returns the folders that have new names in them."""
         heatmap = explanation.heatmap[place].float().numpy()
         picture = heatmap_picture(photo.permute(1, 2, 0).numpy(), heatmap, caption(path, target, explanation, place))
         files = [file_of(self.folder, kind, target, len(self.targets), path) for kind in KINDS]
-        with written_whole(files[0], lasting=False) as beside:
+        with written_whole(files[0], sync_folder=False) as beside:
             picture.save(beside, format="PNG", compress_level=3)
-        with written_whole(files[1], lasting=False) as beside, open(beside, "wb") as file:
+        with written_whole(files[1], sync_folder=False) as beside, open(beside, "wb") as file:
             np.save(file, heatmap)
         return {folder for file in files for folder in file.parents if folder.is_relative_to(self.folder)}
-
-
-class _UnderWay(NamedTuple):
-    """A batch whose files are being written, the numbers of its images, and what is to be noted of it."""
-
-    files: list["Future[set[Path]]"]
-    rows: list[int]
-    entry: dict[str, Any]
 
 
 def _noted(indices: Tensor, explanations: Sequence[Explanation]) -> list[list[Any]]:
@@ -126,20 +69,20 @@ def _noted(indices: Tensor, explanations: Sequence[Explanation]) -> list[list[An
     return [list(image) for image in zip(indices.tolist(), where, zip(*columns, strict=True), strict=True)]
 
 
-def assignment_rows(progress: Progress, collection: Collection) -> Iterator[Row]:
+def assignment_rows(shards: Shards, collection: Collection) -> Iterator[Row]:
     """The rows of `assignments.csv`."""
-    for index, where, _ in _images(progress):
+    for index, where, _ in _images(shards):
         yield (collection.paths[index], *where, collection.labels[index])
 
 
-def receipt_rows(progress: Progress, collection: Collection, targets: Sequence[Target]) -> Iterator[Row]:
+def receipt_rows(shards: Shards, collection: Collection, targets: Sequence[Target]) -> Iterator[Row]:
     """The rows of `receipts.csv`."""
-    for index, _, asked in _images(progress):
+    for index, _, asked in _images(shards):
         for target, (_, receipt, _) in zip(targets, asked, strict=True):
             yield (collection.paths[index], target.name, *receipt)
 
 
-def deepest(progress: Progress, images: PreparedImages, targets: Sequence[Target], folder: Path) -> ExplanationGallery:
+def deepest(shards: Shards, images: PreparedImages, targets: Sequence[Target], folder: Path) -> ExplanationGallery:
     """A gallery of what was written to a run folder."""
     paths = images.collection.paths
 
@@ -153,7 +96,7 @@ def deepest(progress: Progress, images: PreparedImages, targets: Sequence[Target
         return tile(photo.permute(1, 2, 0).numpy(), np.load(file, allow_pickle=False), title)
 
     gallery = ExplanationGallery(picture)
-    for index, _, asked in _images(progress):
+    for index, _, asked in _images(shards):
         for number, (cluster, (discriminant, *_), _) in enumerate(asked):
             gallery.offer(cluster, discriminant, paths[index], (index, number))
     return gallery
@@ -171,18 +114,18 @@ class Counted(NamedTuple):
     weak: int
 
 
-def counted(progress: Progress) -> Counted:
+def counted(shards: Shards) -> Counted:
     """Counts what is done."""
     images = weak = 0
-    for _, _, asked in _images(progress):
+    for _, _, asked in _images(shards):
         images += 1
         weak += sum(is_weak for *_, is_weak in asked)
     return Counted(images, weak)
 
 
-def _images(progress: Progress) -> Iterator[list[Any]]:
+def _images(shards: Shards) -> Iterator[list[Any]]:
     """What `_noted` wrote, image by image."""
-    for entry in progress.entries():
+    for entry in shards:
         yield from entry["images"]
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from whycluster.data import Collection, UnreadableImageError
 from whycluster.errors import UserError
-from whycluster.files import all_to_disk
 
 CHOICES = ("none", "links", "copies")
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -50,7 +49,6 @@ def export_clusters(
             if isinstance(error, OSError) and error.errno in NO_ROOM:
                 raise
             failed[collection.paths[index]] = str(error)
-    all_to_disk()
     return failed
 
 

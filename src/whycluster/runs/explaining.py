@@ -1,15 +1,15 @@
 """An explain run: a model and images `->` heatmaps, tables, and a gallery in TensorBoard."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from shlex import quote
 from typing import Any, Literal
 
-import numpy as np
 import pytorch_lightning as pl
 from pytorch_lightning.loggers import TensorBoardLogger
 
-from whycluster.data import Collection, Folder, PreparedImages, Progress, open_collection
+from whycluster.data import Collection, Folder, PreparedImages, Shards, open_collection
+from whycluster.data.fingerprints import digest, fingerprint
 from whycluster.errors import UserError, whole_number
 from whycluster.evaluation import Evaluator
 from whycluster.explain import ClusterModel, Explainer, Target, parse_target
@@ -28,9 +28,9 @@ from whycluster.output.explanations import (
 )
 from whycluster.output.tables import ASSIGNMENTS, RECEIPTS, write_skipped, write_table
 from whycluster.runs.evaluating import EVALUATION, evaluate_sample
-from whycluster.runs.folders import CHECKPOINT, Run, digest, find_checkpoint, working_on
-from whycluster.runs.ranks import gathered, is_first
-from whycluster.runs.settings import decoding_workers, full_precision, images_per_second
+from whycluster.runs.folders import Run, asked, find_checkpoint
+from whycluster.runs.passes import run_pass
+from whycluster.runs.ranks import is_first, part
 
 METRICS = "metrics.json"
 TABLES = ("assignments.csv", "receipts.csv", "skipped.csv")
@@ -43,6 +43,7 @@ def explain(
     trainer: Callable[..., pl.Trainer],
     logger: Callable[..., TensorBoardLogger],
     folder: str,
+    request: Mapping[str, Any],
     target: str | int = "assigned",
     composite: str = "epsilon_gamma_box",
     head_rule: str = "auto",
@@ -66,6 +67,7 @@ def explain(
         trainer: makes a Lightning trainer from `logger` and `callbacks`.
         logger: makes the TensorBoard logger.
         folder: the run folder.
+        request: all settings as plain values, by name; a run that was stopped goes on with the same ones only.
         target: `assigned`, `runner_up`, `all`, a cluster number, or a pair `c:k`.
         composite: the rules for the network, by name.
         head_rule: `auto`, `zero` or `midpoint`.
@@ -76,7 +78,7 @@ def explain(
         evaluate: measure the explanations of assigned clusters, too.
         evaluation: how; `None`: as `Evaluator` does by default.
         limit: explain the first so many images only.
-        batch_size: images at once.
+        batch_size: images loaded at once.
         num_workers: processes that decode; `None`: as many as fit.
         overwrite: whether results in the folder may be replaced.
         resume: whether to go on with a run that was stopped; one that is finished stays as it is.
@@ -87,10 +89,11 @@ def explain(
     Raises:
         UserError: for settings that do not work, for a folder that is not free, and if no image can be read.
     """
-    run = Run(Path(folder), RESULTS, resume, overwrite)
     whole_number("batch_size", batch_size, 1)
+    if num_workers is not None:
+        whole_number("num_workers", num_workers, 0)
     if resume and checkpoint == "latest":  # by now, that may be another run
-        checkpoint = run.asked().get(CHECKPOINT, checkpoint)
+        checkpoint = asked(Path(folder)).get("checkpoint", checkpoint)
     file = find_checkpoint(checkpoint)
     model = ClusterModel.load(file)
     targets = parse_target(target, model.n_clusters)
@@ -105,39 +108,32 @@ def explain(
         evaluator.methods(explainer)  # what is missing for it should show before hours of work
     collection = _collection(model, images)
     prepared = PreparedImages(collection, model.backbone.preprocessing, _first(len(collection.paths), limit))
-    full_precision()
-    request = {
-        "command": "explain",
+    content = {
         "model": digest([file]),
-        "data": collection.source,
-        "images": f"{len(collection.paths)} files named {digest(collection.paths)}",
-        "targets": [target.name for target in targets],
-        "composite": composite,
-        "head_rule": head_rule,
-        "beta": str(beta),
-        "residual": residual,
-        "attention": attention,
-        "limit": limit,
-        "batch_size": batch_size,
-        "evaluation": vars(evaluator) if evaluate else None,
-        CHECKPOINT: str(file.absolute()),
+        "content": fingerprint(collection, prepared.rows, times=True),
+        "checkpoint": str(file.absolute()),
+        "evaluation": request.get("evaluation") if evaluate else None,
     }
-    if run.is_finished(request):
-        run.tidy()
+    run = Run(Path(folder), RESULTS, {"command": "explain", **request, **content}, resume, overwrite)
+    if run.is_finished():
         say(f"the run in {short(run.folder)} is finished already")
         return 0
-    with working_on(run, request):
-        progress = Progress(run.state, "explained", len(prepared))
+    with run.working():
+        shards = Shards(run.state / "explanations", len(prepared))
         if is_first():
-            run.clear(spared=list(KINDS) if progress.done.any() else [])
+            run.clear(spared=list(KINDS) if shards.done().any() else [])
             unlisted = f" ({len(collection.skipped)} more could not be listed)" if collection.skipped else ""
             say(f"explaining {len(prepared)} images{unlisted} with {short(file.absolute())}")
-        explaining = _explain(explainer, targets, prepared, run, progress, trainer, batch_size, num_workers)
+        writer = ExplanationWriter(run.folder, collection, targets, shards)
+        explaining = trainer(logger=False, callbacks=[writer], precision="32-true")  # or receipts would not balance
+        figures = run_pass(explaining, ExplanationModule(explainer, targets, prepared, shards, batch_size, num_workers))
+        part(explaining)
         if not explaining.is_global_zero:
             return 0
-        metrics = _write_tables(run.folder, prepared, targets, progress)
+        metrics = _write_tables(run.folder, prepared, targets, shards) | figures
+        write_json(run.folder / METRICS, metrics)
         board = logger()
-        deepest(progress, prepared, targets, run.folder).write(board.experiment)
+        deepest(shards, prepared, targets, run.folder).write(board.experiment)
         board.experiment.flush()
         if evaluate:
             model.to(explaining.strategy.root_device)
@@ -147,56 +143,19 @@ def explain(
     return int(metrics["n_images"])
 
 
-def _explain(
-    explainer: Explainer,
-    targets: Sequence[Target],
-    images: PreparedImages,
-    run: Run,
-    progress: Progress,
-    trainer: Callable[..., pl.Trainer],
-    batch_size: int,
-    num_workers: int | None,
-) -> pl.Trainer:
-    """Explains all images that are not done, and returns the trainer that did."""
-    done = int(np.count_nonzero(progress.done))
-    workers = decoding_workers(num_workers, len(images) - done, batch_size)
-    writer = ExplanationWriter(run.folder, images.collection, targets, progress)
-    explaining = trainer(logger=False, callbacks=[writer], precision="32-true")  # or receipts would not balance
-    module = ExplanationModule(explainer, targets, images, batch_size, workers, progress.done)
-    if done and explaining.is_global_zero:
-        say(f"going on: {done} of {len(images)} images were done")
-    if done < len(images):
-        explaining.predict(module, return_predictions=False)
-        if sum(gathered(explaining, progress.written)) < len(images) - done:
-            raise UserError("the trainer stopped before all images were explained; give limit=… for fewer.")
-    return explaining
-
-
-def _write_tables(
-    folder: Path, images: PreparedImages, targets: Sequence[Target], progress: Progress
-) -> dict[str, Any]:
-    """Tables and `metrics.json`, of which the content is returned."""
-    collection = images.collection
-    skipped = {collection.paths[index]: reason for index, reason in progress.skipped().items()}
-    explained = counted(progress)
-    if not explained.images:
-        progress.forget()
-        path, reason = next(iter(skipped.items()))
-        raise UserError(f"none of the {len(images)} files can be read as an image; {path!r}: {reason}.")
-    write_table(folder / "assignments.csv", ASSIGNMENTS, assignment_rows(progress, collection))
-    write_table(folder / "receipts.csv", RECEIPTS, receipt_rows(progress, collection, targets))
+def _write_tables(folder: Path, images: PreparedImages, targets: Sequence[Target], shards: Shards) -> dict[str, Any]:
+    """Writes the tables, and returns figures for `metrics.json`."""
+    collection, explained = images.collection, counted(shards)
+    skipped = {collection.paths[number]: reason for number, reason in shards.skipped().items()}
+    write_table(folder / "assignments.csv", ASSIGNMENTS, assignment_rows(shards, collection))
+    write_table(folder / "receipts.csv", RECEIPTS, receipt_rows(shards, collection, targets))
     write_skipped(folder / "skipped.csv", collection.skipped | skipped)
-    times = progress.times()
-    metrics = {
+    return {
         "n_images": explained.images,
         "n_skipped": len(collection.skipped) + len(skipped),
         "n_heatmaps": explained.images * len(targets),
         "n_weak": explained.weak,
-        "seconds": times,
-        "images_per_second": images_per_second(len(images), times),
     }
-    write_json(folder / METRICS, metrics)
-    return metrics
 
 
 def _collection(model: ClusterModel, images: str | None) -> Collection:
@@ -205,9 +164,16 @@ def _collection(model: ClusterModel, images: str | None) -> Collection:
     if model.source is None:
         raise UserError("this model does not say what it was trained on; give images=/path/to/photos.")
     try:
-        return open_collection(model.source)
+        collection = open_collection(model.source)
     except UserError as error:
         raise UserError(f"of what the model was trained on, {error} Give images=/path/to/photos.") from error
+    found = fingerprint(collection, range(len(collection.paths)))
+    if model.images and model.images != found and is_first():
+        say(
+            f"note: {model.source.get('root')} no longer holds the images that the model was trained on: names or "
+            f"sizes differ ({model.images['count']} files then, {found['count']} now)"
+        )
+    return collection
 
 
 def _first(n_images: int, limit: int | None) -> Sequence[int]:

@@ -1,40 +1,43 @@
-"""Run folders: which are finished, which may be written to, and what a run that was stopped goes on from."""
+"""Run folders: who may write into one, what was asked of it, and whether that is done."""
 
-import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import torch
 from filelock import FileLock, Timeout
-from torch import Tensor
 
 from whycluster.data.listing import FINISHED, REQUEST, UNFINISHED, is_run, is_unfinished_run
 from whycluster.errors import UserError
 from whycluster.explain.model import FILE_NAME
-from whycluster.files import is_left_over, to_disk, write_json
-from whycluster.runs.ranks import is_first, started_together
+from whycluster.files import is_left_over, sync, written_whole
+from whycluster.runs.ranks import is_first
 
 TRAIN_RUNS = Path("outputs/train")
-GONE = f".{UNFINISHED}.gone"  # the sub-folder of a run that is not done, while it is being removed
-CHECKPOINT = "checkpoint"  # where the model of a request was found; results depend on what it holds, not on the place
 OF_OTHERS = ", which is not of a run, and stays; choose another hydra.run.dir."
-LOOSE = "tensorboard"  # what others write, who do not wait for the disk
+
+# Settings that cannot change results, with all that is below them. All others, those to come included, have to be the
+# same when a run goes on. What a checkpoint holds counts, and not where it lies.
+FREE = {
+    *("folder", "resume", "overwrite", "num_workers", "check", "checkpoint", "logger"),
+    *(f"trainer.{name}" for name in ("devices", "strategy", "num_nodes", "profiler", "log_every_n_steps")),
+    *(f"trainer.{name}" for name in ("enable_progress_bar", "enable_model_summary", "limit_predict_batches")),
+}
 
 
 class Run:
     """A run folder that a command works on.
 
-    Until the run is done, a sub-folder `unfinished` says so, keeps others out, and holds what a second start goes on
-    from.
+    Until the run is done, a sub-folder `unfinished` keeps others out, and holds what a second start goes on from: the
+    request, and files that are written whole. The request moves into the folder itself when all is done.
 
     Args:
         folder: the run folder.
         results: names of what the run writes into its folder.
+        request: plain values that decide the results, by name; those in `FREE` may differ when a run goes on.
         resume: whether to go on with a run that was stopped.
         overwrite: whether results, or what a run that was stopped has left, may be replaced.
 
@@ -45,173 +48,121 @@ class Run:
         UserError: if it is to go on and to be replaced.
     """
 
-    def __init__(self, folder: Path, results: Sequence[str], resume: bool = False, overwrite: bool = False) -> None:
+    def __init__(
+        self, folder: Path, results: Sequence[str], request: Mapping[str, Any], resume: bool, overwrite: bool
+    ) -> None:
         if resume and overwrite:
             raise UserError("resume=true goes on with a run and overwrite=true begins it anew; choose one of them.")
         self.folder, self.state, self.results = folder, folder / UNFINISHED, tuple(results)
+        self.request: dict[str, Any] = json.loads(json.dumps(request))
         self.resume, self.overwrite = resume, overwrite
-        self.lock_file = self.state / "lock"
-        self.lock = FileLock(self.lock_file, timeout=0)
-        self._was_begun = False
+        self._lock_file = self.state / "lock"
+        self._lock = FileLock(self._lock_file, timeout=0)
 
-    def is_finished(self, request: dict[str, Any]) -> bool:
-        """Whether there is nothing left to go on with: all of this is done, and nobody is at work on the folder.
+    def is_finished(self) -> bool:
+        """Whether there is nothing left to go on with: all of this is done.
 
         Raises:
             UserError: if it was something else that is done.
         """
-        done = _request(self.folder / FINISHED) if self.resume else {}
-        if not done or self.begun():
-            return False
-        self._check_same("that is finished", "choose another hydra.run.dir", done, request)
-        return True
+        done = _read(self.folder / FINISHED) if self.resume and not is_unfinished_run(self.folder) else {}
+        if done:
+            self._check_same("that is finished", "choose another hydra.run.dir", done)
+            with suppress(Timeout):  # somebody begins anew just now
+                if is_first() and self._lock_file.exists():  # a process was killed as it ended the run
+                    self._lock.acquire()
+                    self._remove_state()
+        return bool(done)
 
-    def _found(self) -> list[str]:
-        return [name for name in self.results if (self.folder / name).exists()]
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Takes the folder, for a run that is new or goes on, and lets go of it whatever happens.
 
-    def begun(self) -> dict[str, Any]:
-        """What a run was begun with that did not finish; empty if there is none."""
-        return _request(self.state / REQUEST)
-
-    def asked(self) -> dict[str, Any]:
-        """What a run was begun with, whether it finished or not; empty if there is none."""
-        return self.begun() or _request(self.folder / FINISHED)
-
-    def claim(self, request: dict[str, Any]) -> None:
-        """Takes the folder, for a run that is new or goes on.
-
-        Args:
-            request: plain values that the results depend on; a run that goes on needs the same.
+        Of several processes, the first does.
 
         Raises:
             UserError: if another process works on it, or there is something that may not be replaced.
         """
-        self._check_free()
-        if self._state_is_of_others():
-            raise UserError(f"the run folder {str(self.folder)!r} already holds {UNFINISHED}{OF_OTHERS}")
-        self.state.mkdir(parents=True, exist_ok=True)
-        try:
-            self.lock.acquire()
-        except Timeout:
-            raise UserError(
-                f"another process works on the run folder {str(self.folder)!r}; wait for it, or choose another "
-                "hydra.run.dir."
-            ) from None
-        try:
-            begun = self.begun()  # now that nobody else can end it
-            self._check_free()
-            self._was_begun = bool(begun)
-            if begun and self.resume:
-                self._check_same("that did not finish", "go on with what it was begun with", begun, request)
-            elif begun and not self.overwrite:
-                raise UserError(
-                    f"the run folder {str(self.folder)!r} holds a run that did not finish; go on with it by "
-                    "resume=true, or begin anew with overwrite=true."
-                )
-            elif begun and started_together():  # others may have read already what is about to go
-                raise UserError(
-                    f"the run folder {str(self.folder)!r} holds a run that did not finish, and several processes that "
-                    "start at once cannot agree on its end; remove the folder, or go on with it by resume=true."
-                )
-            else:
-                self._clear_state()
-                write_json(self.state / REQUEST, request)
-                to_disk(self.folder)
-            for left in filter(is_left_over, self.folder.rglob("*.part")):
-                left.unlink(missing_ok=True)
-        except BaseException:
-            self.lock.release()
-            raise
-
-    def _state_is_of_others(self) -> bool:
-        """Whether somebody else uses that name: in the sub-folder of a run there is a lock first, and last."""
-        return self.state.exists() and any(self.state.iterdir()) and not (self.lock_file.exists() or self.begun())
-
-    def _check_free(self) -> None:
-        """Refuses to replace what is there: results unless asked, and what is no result of a run in any case."""
-        if self.begun() or not self._found():
+        if not is_first():
+            yield
             return
-        ours = is_run(self.folder) or self.lock_file.exists()
-        if not (ours and self.overwrite):
-            raise UserError(
-                f"the run folder {str(self.folder)!r} already holds {self._found()[0]}"
-                + ("; choose another hydra.run.dir, or overwrite=true." if ours else OF_OTHERS)
-            )
-
-    def _check_same(self, which: str, cure: str, begun: dict[str, Any], request: dict[str, Any]) -> None:
-        for name, was, value in _differing(begun, json.loads(json.dumps(request))):
-            if name != CHECKPOINT:
-                raise UserError(
-                    f"the run in {str(self.folder)!r} {which} was begun with {name}={was}, and now it is {value}; "
-                    f"{cure}, or begin anew with overwrite=true and without resume=true."
-                )
+        self._lock_folder()
+        begun = _read(self.state / REQUEST)
+        try:
+            self._claim(begun)
+            yield
+            if hasattr(os, "sync"):
+                os.sync()  # all results are on the disk, whoever wrote them
+            os.replace(self.state / REQUEST, self.folder / FINISHED)
+            sync(self.folder)
+        except BaseException:
+            if begun or {path.name for path in self.state.iterdir()} > {REQUEST, self._lock_file.name}:
+                self._lock.release()
+            else:
+                self._remove_state()  # nothing was done, and no trace is left
+            raise
+        self._remove_state()
 
     def clear(self, spared: Sequence[str] = ()) -> None:
         """Removes old results but some, once new ones are sure to come."""
         for name in {*self.results, FINISHED} - set(spared):
             _remove(self.folder / name)
 
-    def _clear_state(self) -> None:
-        _remove(self.state / REQUEST)  # first: what is left without it counts for nothing
-        to_disk(self.state)
-        for path in self.state.iterdir():
-            if path != self.lock_file:
-                _remove(path)
+    def _lock_folder(self) -> None:
+        if self.state.exists() and any(self.state.iterdir()) and not self._lock_file.exists():
+            raise UserError(f"the run folder {str(self.folder)!r} already holds {UNFINISHED}{OF_OTHERS}")
+        self.state.mkdir(parents=True, exist_ok=True)
+        try:
+            self._lock.acquire()
+        except Timeout:
+            raise UserError(
+                f"another process works on the run folder {str(self.folder)!r}; wait for it, or choose another "
+                "hydra.run.dir."
+            ) from None
 
-    def release(self) -> None:
-        """Lets go of a folder whose run did not finish; of one that has done nothing no trace is left."""
-        noted = {path.name for path in self.state.iterdir()} if self.state.exists() else set()
-        if noted <= {self.lock_file.name, REQUEST} and not self._was_begun:
-            self._remove_state()
+    def _claim(self, begun: dict[str, Any]) -> None:
+        found = [name for name in self.results if (self.folder / name).exists()]
+        if begun and self.resume:
+            self._check_same("that did not finish", "go on with what it was begun with", begun)
+        elif begun and not self.overwrite:
+            raise UserError(
+                f"the run folder {str(self.folder)!r} holds a run that did not finish; go on with it by resume=true, "
+                "or begin anew with overwrite=true."
+            )
+        elif found and not begun and not (self.overwrite and is_run(self.folder)):
+            cure = "; choose another hydra.run.dir, or overwrite=true." if is_run(self.folder) else OF_OTHERS
+            raise UserError(f"the run folder {str(self.folder)!r} already holds {found[0]}{cure}")
         else:
-            self.lock.release()
+            _remove(self.state / REQUEST)  # first: what is left without it counts for nothing
+            for path in self.state.iterdir():
+                if path != self._lock_file:
+                    _remove(path)
+            with written_whole(self.state / REQUEST) as beside:
+                beside.write_text(json.dumps(self.request, indent=2) + "\n", encoding="utf-8")
+            sync(self.folder)
+        for left in filter(is_left_over, self.folder.rglob("*.part")):
+            left.unlink(missing_ok=True)
 
-    def finish(self) -> None:
-        """The run is done: all its results are on the disk."""
-        for path in (self.folder / LOOSE, *(self.folder / LOOSE).rglob("*")):
-            to_disk(path)
-        write_json(self.folder / FINISHED, self.begun())
-        self._remove_state()
-
-    def tidy(self) -> None:
-        """Removes what a process has left in a finished run that was killed as it ended it, or as it began anew.
-
-        Of several processes, the first does.
-        """
-        if not is_first():
-            return
-        _remove(self.folder / GONE)
-        if self.state.exists() and not self._state_is_of_others():
-            with suppress(Timeout):  # somebody begins anew just now
-                self.lock.acquire()
-                if self.begun():
-                    self.lock.release()
-                else:
-                    self._remove_state()
+    def _check_same(self, which: str, cure: str, begun: dict[str, Any]) -> None:
+        for name, was, value in _differing(begun, self.request):
+            raise UserError(
+                f"the run in {str(self.folder)!r} {which} was begun with {name}={was}, and now it is {value}; "
+                f"{cure}, or begin anew with overwrite=true and without resume=true."
+            )
 
     def _remove_state(self) -> None:
-        gone = self.folder / GONE
-        _remove(gone)
-        if self.state.exists():
-            self.state.rename(gone)  # at once, whatever happens while its files are removed
-            to_disk(self.folder)
-        self.lock.release()
-        _remove(gone)
+        for path in self.state.iterdir():
+            if path != self._lock_file:  # the last to go, as it says whose folder this is
+                _remove(path)
+        with suppress(OSError):  # somebody begins anew just now, with a lock of its own
+            self._lock_file.unlink()
+            self.state.rmdir()
+        self._lock.release()
 
 
-@contextmanager
-def working_on(run: Run, request: dict[str, Any]) -> Iterator[None]:
-    """Claims a run folder for the first of several processes, and lets go of it whatever happens; see `Run.claim`."""
-    if not is_first():
-        yield
-        return
-    run.claim(request)
-    try:
-        yield
-    except BaseException:
-        run.release()
-        raise
-    run.finish()
+def asked(folder: Path) -> dict[str, Any]:
+    """What the run in a folder was begun with, whether it finished or not; empty if there is none."""
+    return _read(folder / UNFINISHED / REQUEST) or _read(folder / FINISHED)
 
 
 def find_checkpoint(checkpoint: str) -> Path:
@@ -227,14 +178,14 @@ def find_checkpoint(checkpoint: str) -> Path:
         path = Path(str(checkpoint)).expanduser()  # a folder named 2024 arrives as a number
         if is_unfinished_run(path) or (path.name == FILE_NAME and is_unfinished_run(path.parent)):
             raise UserError(
-                f"the run in {str(path)!r} did not finish; go on with it by python train.py …, the command that began "
-                "it, with its folder as hydra.run.dir and resume=true."
+                f"the run in {str(path)!r} did not finish; go on with it by the command that began it, with its folder "
+                "as hydra.run.dir and resume=true."
             )
         return path / FILE_NAME if path.is_dir() else path
     finished = list(_finished_models(TRAIN_RUNS))
     if not finished:
         raise UserError(
-            f"there is no finished train run in {TRAIN_RUNS}; run python train.py first, "
+            f"there is no finished train run in {TRAIN_RUNS}; run the train command first, "
             f"or give checkpoint=/path/to/{FILE_NAME}."
         )
     return max(finished, key=lambda path: path.stat().st_mtime_ns)
@@ -249,38 +200,21 @@ def _finished_models(runs: Path) -> Iterator[Path]:
                 yield Path(folder) / FILE_NAME
 
 
+def _read(path: Path) -> dict[str, Any]:
+    request: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return request
+
+
 def _differing(begun: dict[str, Any], request: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
     """Name, value before and value now of what is different, settings within settings by their full names."""
     for name in [*request, *(begun.keys() - request.keys())]:
         was, value = begun.get(name), request.get(name)
+        if prefix + name in FREE:
+            continue
         if isinstance(value, dict) and isinstance(was, dict):
             yield from _differing(was, value, f"{prefix}{name}.")
         elif was != value:
             yield prefix + name, was, value
-
-
-def _request(path: Path) -> dict[str, Any]:
-    """What a run was begun with; empty if no such file is there."""
-    try:
-        request: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    return request
-
-
-def digest(parts: Iterable[str | Tensor | Path]) -> str:
-    """A short name for content: of texts, tensors and files together."""
-    hashed = hashlib.blake2b(digest_size=8)
-    for part in parts:
-        if isinstance(part, Path):
-            with open(part, "rb") as file:
-                while chunk := file.read(2**20):
-                    hashed.update(chunk)
-        elif isinstance(part, Tensor):
-            hashed.update(part.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-        else:
-            hashed.update(part.encode() + b"\0")
-    return hashed.hexdigest()
 
 
 def _remove(path: Path) -> None:

@@ -3,16 +3,10 @@
 import os
 import threading
 import time
-from typing import TypeVar
 
 import pytorch_lightning as pl
 import torch.distributed
-from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from pytorch_lightning.utilities import rank_zero_only
-
-T = TypeVar("T")
-WATCHER, WATCHED_EVERY = "end-with-parent", 0.5  # seconds
 
 
 def is_first() -> bool:
@@ -20,33 +14,24 @@ def is_first() -> bool:
     return not getattr(rank_zero_only, "rank", 0)
 
 
-def started_together() -> bool:
-    """Whether several processes were started at once, by torchrun or srun, and not by the first of them."""
-    launchers = (TorchElasticEnvironment, SLURMEnvironment)
-    return any(launcher.detect() and launcher().world_size() > 1 for launcher in launchers)
-
-
 def end_with_parent() -> None:
     """Lets this process end soon after the one that started it, however that ended.
 
-    Otherwise it would go on with its share of a run that is over, and into the files of the run that follows.
+    Otherwise it would go on with its share of a run that is over; Lightning ends the others of a process that it sees
+    end, and nobody sees the end of the first one.
     """
-    if any(thread.name == WATCHER for thread in threading.enumerate()):
-        return
     parent = os.getppid()
 
     def watch() -> None:
         while os.getppid() == parent:
-            time.sleep(WATCHED_EVERY)
+            time.sleep(0.5)
         os._exit(1)
 
-    threading.Thread(target=watch, daemon=True, name=WATCHER).start()
+    threading.Thread(target=watch, daemon=True).start()
 
 
-def gathered(trainer: pl.Trainer, value: T) -> list[T]:
-    """The values of all processes of a trainer, in order of rank, in each of them."""
-    if trainer.world_size == 1:
-        return [value]
-    values: list[T | None] = [None] * trainer.world_size
-    torch.distributed.all_gather_object(values, value)
-    return [value for value in values if value is not None]
+def part(trainer: pl.Trainer) -> None:
+    """The last thing that the processes of a trainer do together: so each may end when it likes."""
+    trainer.strategy.barrier()
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

@@ -2,10 +2,9 @@
 
 import json
 import os
-import shutil
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from shlex import quote
 from typing import Any, NamedTuple
@@ -20,20 +19,20 @@ from whycluster.backbones import Backbone
 from whycluster.clustering.features import FeatureStore
 from whycluster.clustering.metrics import SILHOUETTE_ROWS, label_agreement, silhouette
 from whycluster.data import Collection, PreparedImages, has_labels
+from whycluster.data.fingerprints import digest, fingerprint
 from whycluster.errors import UserError, whole_number
 from whycluster.explain import ClusterModel
 from whycluster.explain.model import FILE_NAME
-from whycluster.files import write_json, written_whole
+from whycluster.files import write_json
 from whycluster.lrp import LRP, EpsilonPlus
 from whycluster.output.clusters import EMBEDDED, show_clusters, show_embedding
-from whycluster.output.console import override, say, short
+from whycluster.output.console import override, say, short, typed
 from whycluster.output.export import check_export, export_clusters
 from whycluster.output.tables import ASSIGNMENTS, Row, write_skipped, write_table
 from whycluster.runs.extracting import FEATURES, Extraction, extract
 from whycluster.runs.fitting import Clustering, Fitted
-from whycluster.runs.folders import Run, digest, working_on
-from whycluster.runs.ranks import is_first
-from whycluster.runs.settings import full_precision, images_per_second
+from whycluster.runs.folders import Run
+from whycluster.runs.ranks import is_first, part
 
 NAMED = 10  # images that a report gives by name
 RESULTS = (FILE_NAME, "assignments.csv", "metrics.json", "skipped.csv", FEATURES, "clusters", "tensorboard")
@@ -56,6 +55,7 @@ def train(
     trainer: Callable[..., pl.Trainer],
     logger: Callable[..., TensorBoardLogger],
     folder: str,
+    request: Mapping[str, Any],
     seed: int = 0,
     batch_size: int = 32,
     num_workers: int | None = None,
@@ -72,8 +72,9 @@ def train(
         trainer: makes a Lightning trainer from `logger` and `callbacks`.
         logger: makes the TensorBoard logger.
         folder: the run folder.
+        request: all settings as plain values, by name; a run that was stopped goes on with the same ones only.
         seed: same seed, same machine: same result.
-        batch_size: images at once.
+        batch_size: images loaded at once.
         num_workers: processes that decode; `None`: as many as fit.
         export: `links` or `copies` lays the images of each cluster into `clusters/<k>/`; `none` does not.
         overwrite: whether results in the folder may be replaced.
@@ -85,29 +86,25 @@ def train(
     Raises:
         UserError: for settings that do not work, for a folder that is not free, and if no image can be read.
     """
-    run = Run(Path(folder), RESULTS, resume, overwrite)
     check_export(export)
     whole_number("seed", seed, 0)
     whole_number("batch_size", batch_size, 1)
+    if num_workers is not None:
+        whole_number("num_workers", num_workers, 0)
     _check_size(head.n_clusters, len(data.paths), "files")
-    full_precision()
     obstacle = _cannot_be_explained(backbone)
     if obstacle:
         warnings.warn(f"this network can be clustered, but not explained: {obstacle}", stacklevel=1)
-    settings = {"backbone": backbone.origin, "head": head.settings(), "data": data.source, "seed": seed}
-    request = settings | {
-        "command": "train",
-        "images": f"{len(data.paths)} files named {digest(data.paths)}",
+    content = {
+        "images": fingerprint(data, range(len(data.paths)), times=True),
         "weights": digest(backbone.state_dict().values()),
-        "batch_size": batch_size,
-        "precision": getattr(trainer, "keywords", {}).get("precision"),
-        "export": export,
     }
-    if run.is_finished(request):
-        run.tidy()
+    run = Run(Path(folder), RESULTS, {"command": "train", **content, **request}, resume, overwrite)
+    if run.is_finished():
         say(f"the run in {short(run.folder)} is finished already")
-        return _kept_metrics(run)
-    with working_on(run, request):
+        metrics: dict[str, Any] = json.loads((run.folder / "metrics.json").read_text(encoding="utf-8"))
+        return metrics
+    with run.working():
         extracted = extract(data, backbone, trainer, run, batch_size, num_workers)
         _check_size(head.n_clusters, len(extracted.rows), "readable images")
         saved = run.state / "kmeans.pt"
@@ -119,30 +116,28 @@ def train(
         # One epoch more than iterations, to measure the result; in full precision, whatever the network ran in.
         fitting = trainer(logger=board, callbacks=[], max_epochs=head.max_iter + 1, precision="32-true")
         fitted = head.fit(extracted.features, [data.labels[row] for row in extracted.rows], fitting, seed, saved)
+        clustered = time.monotonic() - started
+        part(fitting)
         if not fitting.is_global_zero:
             return {}
-        clustered = time.monotonic() - started + fitted.seconds_before
-        model = ClusterModel(backbone.cpu(), fitted.head, data.source, seed, groups=fitted.groups)
+        images = fingerprint(data, range(len(data.paths)))
+        model = ClusterModel(backbone.cpu(), fitted.head, data.source, seed, groups=fitted.groups, images=images)
         assigned, wrong = _assign(model, fitted, extracted.features)
         metrics = _metrics(data, extracted, head, fitted, assigned.cluster, seed)
         metrics |= {
             "disagreements": wrong,
             "n_skipped": len(extracted.skipped),
-            "seconds_extraction": extracted.seconds,
             "seconds_clustering": round(clustered, 3),
-            "images_per_second": images_per_second(len(data.paths), extracted.seconds),
+            **{f"extraction_{name}": figure for name, figure in extracted.figures.items()},
         }
         lost = _write(run.folder, data, extracted, assigned, export)
-        images = PreparedImages(data, backbone.preprocessing, extracted.rows.tolist())
-        _show(board, images, extracted.features, assigned, metrics, settings)
+        settings = {"backbone": backbone.origin, "head": head.settings(), "data": data.source, "seed": seed}
+        readable = PreparedImages(data, backbone.preprocessing, extracted.rows.tolist())
+        _show(board, readable, extracted.features, assigned, metrics, settings)
+        os.replace(extracted.features.path, run.folder / FEATURES)
         write_json(run.folder / "metrics.json", metrics)
         model.save(run.folder / FILE_NAME)
     _report(run.folder, metrics, lost, explainable=not obstacle)
-    return metrics
-
-
-def _kept_metrics(run: Run) -> dict[str, Any]:
-    metrics: dict[str, Any] = json.loads((run.folder / "metrics.json").read_text(encoding="utf-8"))
     return metrics
 
 
@@ -177,7 +172,7 @@ def _metrics(
     data: Collection, extracted: Extraction, head: Clustering, fitted: Fitted, clusters: np.ndarray, seed: int
 ) -> dict[str, Any]:
     """How good the clustering is."""
-    features, rows, *_ = extracted
+    features, rows = extracted.features, extracted.rows
     sample = _sample(len(rows), SILHOUETTE_ROWS, seed)
     metrics: dict[str, Any] = {
         "n_images": len(rows),
@@ -204,21 +199,11 @@ def _sample(n_rows: int, size: int, seed: int) -> np.ndarray:
 
 
 def _write(folder: Path, data: Collection, extracted: Extraction, assigned: Assigned, export: str) -> dict[str, str]:
-    """Tables, features, and the images of each cluster; returns which of these could not be laid out, and why."""
+    """Tables, and the images of each cluster; returns which of these could not be laid out, and why."""
     write_table(folder / "assignments.csv", ASSIGNMENTS, _table(data, extracted.rows, assigned))
     write_skipped(folder / "skipped.csv", extracted.skipped)
-    _place(extracted.features.path, folder / FEATURES)
     members = zip(extracted.rows.tolist(), assigned.cluster.tolist(), strict=True)
     return export_clusters(folder / "clusters", data, members, export)
-
-
-def _place(file: Path, path: Path) -> None:
-    """Gives a file a second name, or a copy where that cannot be: it may be needed again until the run is done."""
-    with written_whole(path) as beside:
-        try:
-            os.link(file, beside)
-        except OSError:
-            shutil.copyfile(file, beside)
 
 
 def _table(data: Collection, rows: np.ndarray, assigned: Assigned) -> Iterator[Row]:
@@ -258,4 +243,4 @@ def _report(folder: Path, metrics: dict[str, Any], lost: dict[str, str], explain
     say(f"model and tables: {short(folder)}")
     say(f"look at the clusters: tensorboard --logdir {quote(str(short(folder)))}")
     if explainable:
-        say(f"explain them: python explain.py {override('checkpoint', short(folder))}")
+        say(f"explain them: {typed('explain')} {override('checkpoint', short(folder))}")

@@ -1,0 +1,116 @@
+"""A pass over images: batches shared among processes, computed, and kept in shards."""
+
+import time
+from abc import abstractmethod
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import BasePredictionWriter
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from whycluster.data.images import Batch, PreparedImages, image_loader
+from whycluster.data.shards import Entry, Shards
+
+SECONDS = 1.0  # of work that a shard holds, about: what a process that is killed loses
+THREADS = 2  # that write: much of their time they wait for the disk
+UNDER_WAY = 3  # batches that may still be being written when the next one is computed
+CPU_BATCH = 8  # images: on a CPU networks are fastest with so few at once, as their values then stay in the cache
+
+
+class ImagePass(pl.LightningModule):
+    """Predicts something of images; several processes share them, and each image is taken once.
+
+    Args:
+        images: the images.
+        shards: what is done; it is not done again.
+        batch_size: how many images are loaded at once.
+        num_workers: processes that decode; `None`: as many as fit.
+    """
+
+    def __init__(self, images: PreparedImages, shards: Shards, batch_size: int, num_workers: int | None) -> None:
+        super().__init__()
+        self.images, self.shards = images, shards
+        self.batch_size, self.num_workers = batch_size, num_workers
+
+    def predict_dataloader(self) -> DataLoader[Batch]:
+        rank, world_size, done = self.trainer.global_rank, self.trainer.world_size, self.shards.done()
+        return image_loader(self.images, self.batch_size, self.num_workers, rank, world_size, done)
+
+    def parts(self, images: Tensor) -> tuple[Tensor, ...]:
+        """A batch `(N, …)` in the parts that are computed at once."""
+        return torch.split(images, CPU_BATCH if images.device.type == "cpu" else max(1, len(images)))
+
+
+class ShardWriter(BasePredictionWriter):
+    """Keeps what is predicted in shards, by threads of its own, while the next batches are computed.
+
+    Args:
+        shards: to write to.
+    """
+
+    def __init__(self, shards: Shards) -> None:
+        super().__init__(write_interval="batch")
+        self.shards = shards
+        self._threads = ThreadPoolExecutor(THREADS)
+        self._under_way: deque[Future[Entry]] = deque()
+        self._ready: list[Entry] = []
+        self._written = time.monotonic()
+
+    @abstractmethod
+    def entry(self, prediction: Any, batch: Batch) -> Entry:
+        """What to keep of a batch, when all its other files are on the disk; called in a thread."""
+
+    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        trainer.strategy.barrier()  # all processes have read what is done before one of them adds to it
+
+    def write_on_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        prediction: Any,
+        batch_indices: Sequence[int] | None,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int,
+    ) -> None:
+        if not batch.rows:  # of a process that got no images
+            return
+        self._under_way.append(self._threads.submit(self._placed, prediction, batch))
+        while len(self._under_way) > UNDER_WAY or (self._under_way and self._under_way[0].done()):
+            self._settle()
+        if time.monotonic() - self._written > SECONDS:
+            self._flush()
+
+    def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        while self._under_way:
+            self._settle()
+        self._flush()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        with suppress(OSError):  # that files cannot be written is what the exception says already
+            self.on_predict_end(trainer, pl_module)
+
+    def _placed(self, prediction: Any, batch: Batch) -> Entry:
+        rows = batch.rows
+        return {"first": rows[0], "end": rows[-1] + 1, "skipped": batch.skipped, **self.entry(prediction, batch)}
+
+    def _settle(self) -> None:
+        """Waits for the oldest batch; an interrupt may lose it, and it is computed again."""
+        self._ready.append(self._under_way.popleft().result())
+
+    def _flush(self) -> None:
+        """Writes what is ready as a shard, or as several where batches between were done before."""
+        ready, self._ready = self._ready, []
+        while ready:
+            n = 1
+            while n < len(ready) and ready[n]["first"] == ready[n - 1]["end"]:
+                n += 1
+            self.shards.write(ready[:n])
+            del ready[:n]
+        self._written = time.monotonic()
