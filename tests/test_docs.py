@@ -1,5 +1,6 @@
 """README and documentation: code prints what is printed, commands can be met, tables, links and sources are current."""
 
+import argparse
 import ast
 import contextlib
 import functools
@@ -19,7 +20,6 @@ import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from PIL import Image
@@ -156,12 +156,23 @@ def test_commands_can_be_met(page: str, line: str, place: Path, monkeypatch: pyt
     assert command is not None
     if command.words == [] and command.name in ("--help", "--version"):
         return
-    arguments = get_args_parser().parse_args(command.words)
+    arguments = flags().parse_args(command.words)
     search = [f"hydra.searchpath=['file://{Path(arguments.config_dir).absolute()}']"] if arguments.config_dir else []
-    for job in jobs(arguments.overrides, arguments.multirun):
+    for job in jobs(arguments.overrides, arguments.several):
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
             config = compose(command.name, [*job, *search, "folder=run", "logger.save_dir=run"])
         check_values(command.name, config, monkeypatch)
+
+
+def flags() -> argparse.ArgumentParser:
+    """Those flags of Hydra's that the pages use."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("overrides", nargs="*")
+    parser.add_argument("-m", action="store_true", dest="several")
+    parser.add_argument("--help", action="store_true")
+    parser.add_argument("--cfg", choices=["job"])
+    parser.add_argument("--config-dir")
+    return parser
 
 
 def jobs(overrides: list[str], several: bool) -> Iterator[list[str]]:
