@@ -115,7 +115,7 @@ def test_networks_of_other_families_by_name(name, run, photos, tmp_path):
 
 def test_a_trainer_that_stops_early_explains_nothing(trained, run, tmp_path):
     settings = (f"checkpoint={trained}", "limit=9", "batch_size=2", "+trainer.limit_predict_batches=2")
-    with pytest.raises(ValueError, match="stopped before all images were explained"):
+    with pytest.raises(ValueError, match="stopped before all images were done"):
         run("explain", tmp_path / "run", *settings)
     assert not (tmp_path / "run" / "assignments.csv").exists()
     settings = settings[:-1]
@@ -145,7 +145,7 @@ def test_going_on_from_latest_goes_on_with_what_was_latest_then(trained, run, tm
     before = (tmp_path / "run" / "receipts.csv").stat().st_mtime_ns
     run("explain", tmp_path / "run", *settings, "resume=true")
     assert (tmp_path / "run" / "receipts.csv").stat().st_mtime_ns == before
-    with pytest.raises(ValueError, match=r"begun with evaluation=None, and now it is \{"):
+    with pytest.raises(ValueError, match=r"begun with evaluate=False, and now it is True"):
         run("explain", tmp_path / "run", *settings, "resume=true", "evaluate=true")
 
 

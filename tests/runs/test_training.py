@@ -130,7 +130,7 @@ def test_a_request_that_fails_costs_no_old_results(trained, run, small, tmp_path
 
 
 def test_a_trainer_that_stops_early_makes_no_model(run, small, tmp_path):
-    with pytest.raises(ValueError, match="stopped before all images were read"):
+    with pytest.raises(ValueError, match="stopped before all images were done"):
         run("train", tmp_path / "run", *small, "+trainer.limit_predict_batches=1")
     assert not (tmp_path / "run" / "model.ckpt").exists()
 

@@ -60,6 +60,7 @@ class Shards:
         """Removes what was done."""
         for first, end in self._spans():
             (self.folder / f"{first}-{end}.pt").unlink()
+        self.folder.rmdir()
 
     def _spans(self) -> list[tuple[int, int]]:
         """Numbers of the first image of each file and of the one behind its last, ascending."""
