@@ -20,9 +20,9 @@ TRAIN_RUNS = Path("outputs/train")
 OF_OTHERS = ", which is not of a run, and stays; choose another hydra.run.dir."
 
 # Settings that cannot change results, with all that is below them. All others, those to come included, have to be the
-# same when a run goes on. What a checkpoint holds counts, and not where it lies.
+# same when a run goes on.
 FREE = {
-    *("folder", "resume", "overwrite", "num_workers", "check", "checkpoint", "logger"),
+    *("folder", "resume", "overwrite", "num_workers", "check", "logger"),
     *(f"trainer.{name}" for name in ("devices", "strategy", "num_nodes", "profiler", "log_every_n_steps")),
     *(f"trainer.{name}" for name in ("enable_progress_bar", "enable_model_summary", "limit_predict_batches")),
 }
@@ -37,7 +37,7 @@ class Run:
     Args:
         folder: the run folder.
         results: names of what the run writes into its folder.
-        request: plain values that decide the results, by name; those in `FREE` may differ when a run goes on.
+        request: all settings as plain values, by name, and what else decides the results; those in `FREE` do not count.
         resume: whether to go on with a run that was stopped.
         overwrite: whether results, or what a run that was stopped has left, may be replaced.
 
@@ -54,7 +54,7 @@ class Run:
         if resume and overwrite:
             raise UserError("resume=true goes on with a run and overwrite=true begins it anew; choose one of them.")
         self.folder, self.state, self.results = folder, folder / UNFINISHED, tuple(results)
-        self.request: dict[str, Any] = json.loads(json.dumps(request))
+        self.request: dict[str, Any] = json.loads(json.dumps(_binding(request)))
         self.resume, self.overwrite = resume, overwrite
         self._lock_file = self.state / "lock"
         self._lock = FileLock(self._lock_file, timeout=0)
@@ -205,11 +205,20 @@ def _read(path: Path) -> dict[str, Any]:
     return request
 
 
+def _binding(request: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The settings that may not differ when a run goes on."""
+    return {
+        name: _binding(value, f"{prefix}{name}.") if isinstance(value, Mapping) else value
+        for name, value in request.items()
+        if prefix + name not in FREE
+    }
+
+
 def _differing(begun: dict[str, Any], request: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
     """Name, value before and value now of what is different, settings within settings by their full names."""
     for name in [*request, *(begun.keys() - request.keys())]:
         was, value = begun.get(name), request.get(name)
-        if prefix + name in FREE:
+        if prefix + name == "checkpoint":  # what it holds counts, and not where it lies
             continue
         if isinstance(value, dict) and isinstance(was, dict):
             yield from _differing(was, value, f"{prefix}{name}.")

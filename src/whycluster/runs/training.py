@@ -127,7 +127,7 @@ def train(
         metrics |= {
             "disagreements": wrong,
             "n_skipped": len(extracted.skipped),
-            "seconds_clustering": round(clustered, 3),
+            "clustering_seconds": round(clustered, 3),
             **{f"extraction_{name}": figure for name, figure in extracted.figures.items()},
         }
         lost = _write(run.folder, data, extracted, assigned, export)
