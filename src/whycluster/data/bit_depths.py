@@ -179,10 +179,12 @@ def _colour(unread: Image.Image, image: Image.Image, stored: _Stored) -> Image.I
 def _sixteen_bits(unread: Image.Image, high: np.ndarray, raw_mode: str) -> np.ndarray:
     """All bits of an image `(H, W, channels)` of whose samples the high bytes are read already."""
     if raw_mode.startswith("LA"):  # Pillow has no raw mode for the low bytes of these, but one for four bytes as such
-        both = np.asarray(_opened_again(unread, "RGBA")).astype(np.uint16)
-        return np.bitwise_or(both[..., ::2] << 8, both[..., 1::2])
-    low = np.asarray(_opened_again(unread, raw_mode[:-1] + SWAPPED[raw_mode[-1]]))
-    return np.bitwise_or(high.astype(np.uint16) << 8, low)
+        both = np.asarray(_opened_again(unread, "RGBA"))
+        high, low = both[..., ::2], both[..., 1::2]
+    else:
+        low = np.asarray(_opened_again(unread, raw_mode[:-1] + SWAPPED[raw_mode[-1]]))
+    values: np.ndarray = 256 * high.astype(np.uint16) + low
+    return values
 
 
 def _rebuilt(image: Image.Image, samples: np.ndarray, alpha: np.ndarray | None) -> Image.Image:

@@ -36,7 +36,9 @@ def _conversion(profile: bytes, mode: str) -> Callable[[Image.Image], Image.Imag
         if mode not in MODES.get(source.profile.xcolor_space.strip(), ()):
             return None
         srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
-        transform = ImageCms.ImageCmsTransform(source, srgb, "L" if grey else mode, colour)
+        # Without its short cuts, which are coarse in the darks, the library still is fast enough for 256 greys.
+        flags = ImageCms.Flags.NOOPTIMIZE if grey else ImageCms.Flags.NONE
+        transform = ImageCms.ImageCmsTransform(source, srgb, "L" if grey else mode, colour, flags=flags)
     except (OSError, ValueError):  # the profile does not parse, or lacks what the conversion needs
         return None
     if mode == "CMYK":
