@@ -21,9 +21,9 @@ from PIL import Image, ImageFile, PngImagePlugin, TiffImagePlugin
 from whycluster.data.sample_ranges import DARK, Samples, UnreadableImageError, to_8_bits
 
 # Tags of TIFF (TIFF 6.0, sections 8 and 19)
-BITS, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339
+BITS, PHOTOMETRIC, PLANAR, SAMPLE_FORMAT = 258, 262, 284, 339
 RANGES = ((340, 341), (280, 281))  # SMinSampleValue and SMaxSampleValue; MinSampleValue and MaxSampleValue
-WHITE_IS_ZERO, UNSIGNED, SIGNED = 0, 1, 2
+WHITE_IS_ZERO, SEPARATE, UNSIGNED, SIGNED = 0, 2, 1, 2
 FULL = (0.0, 65535.0)
 # What Pillow's raw modes end with (little-endian, big-endian, native), and what would give the other bytes.
 SWAPPED = {"L": "B", "B": "L", "N": "B" if sys.byteorder == "little" else "L"}
@@ -92,10 +92,12 @@ def _opened_again(image: Any, raw_mode: str) -> Any:
     image.fp.seek(0)
     again = type(image)(image.fp, image.filename)
     again.seek(image.tell())
-    for place, tile in enumerate(again.tile):
+    tiles, again.tile = again.tile, []
+    for tile in tiles:
         channel = _raw_mode(tile)
         changed = channel + raw_mode[1:] if len(channel) == 1 else raw_mode  # one channel keeps its letter
-        again.tile[place] = tile._replace(args=changed if isinstance(tile.args, str) else (changed, *tile.args[1:]))
+        if channel != ";":  # as Pillow calls a fourth channel that is to be ignored
+            again.tile.append(tile._replace(args=changed if isinstance(tile.args, str) else (changed, *tile.args[1:])))
     return again
 
 
@@ -155,15 +157,19 @@ def _significant_range(values: np.ndarray, bits: int) -> tuple[float, float]:
     return (0, 2**bits - 1) if unscaled else FULL
 
 
-def _colour(unread: Image.Image, image: Image.Image, stored: _Stored) -> Image.Image:
+def _colour(unread: Any, image: Image.Image, stored: _Stored) -> Image.Image:
     """Colour, or grey with alpha, of 16 bits: the high bytes, as Pillow reads them, unless the low ones matter."""
     high, key, declared = np.asarray(image), image.info.get("transparency"), _tagged_range(image)
     grey = stored.raw_mode.startswith("LA")
     enough = high[..., :3].max() >= 256 * DARK and declared in (None, FULL)
     if enough and key is None:
         return image.convert("LA") if grey else image
-    if stored.raw_mode.startswith("RGBa"):
-        raise UnreadableImageError("its colours are dark, of 16 bits, and multiplied by alpha; save it with 8 bits")
+    planar = unread.tile[0].codec_name == "libtiff" and _tag(image, PLANAR) == SEPARATE
+    if stored.raw_mode.startswith("RGBa") or planar:  # Pillow cannot read their low bytes
+        raise UnreadableImageError(
+            "its colours are dark, of 16 bits, and multiplied by alpha or compressed channel by channel; save it with "
+            "8 bits a channel"
+        )
     values, n = _sixteen_bits(unread, high, stored.raw_mode), 1 if grey else 3
     colours, alpha = values[..., :n], values[..., n] if values.shape[-1] > n else None
     if declared is None and stored.significant is not None:
