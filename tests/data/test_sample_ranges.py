@@ -1,15 +1,16 @@
-import subprocess
-import sys
+import multiprocessing
 import warnings
 
 import numpy as np
 import pytest
 from PIL import Image
+from torchvision.transforms.functional import pil_to_tensor
 
-from whycluster.data import UnreadableImageError, sample_ranges
+from whycluster.data import Folder, PreparedImages, UnreadableImageError, image_loader, sample_ranges
 from whycluster.data.sample_ranges import Samples, range_of, to_8_bits
 
 BITS_16, INT_16, INT_32 = Samples(16), Samples(16, signed=True), Samples(32, signed=True)
+SHARED = sample_ranges._warned
 GRADIENT = np.linspace(0, 1, 1001, dtype=np.float32)
 
 
@@ -134,21 +135,19 @@ def test_guesses_are_warned_of_once(warned):
         to_8_bits(ends(0, 65000), BITS_16, "known.png")
 
 
-DECODE = """
-import sys
-from whycluster.data import Folder, PreparedImages, image_loader
-from torchvision.transforms.functional import pil_to_tensor
-if __name__ == "__main__":
-    images = PreparedImages(Folder(sys.argv[1]), pil_to_tensor)
-    for _ in range(2):
-        print(*(int(image.max()) for batch in image_loader(images, 2, num_workers=2) for image in batch.images))
-"""
+@pytest.mark.skipif(multiprocessing.get_start_method() != "fork", reason="workers share nothing with this process")
+def test_all_workers_together_warn_once(tmp_path, monkeypatch):
+    def note(text, **options):
+        with (tmp_path / "warnings").open("a") as file:
+            file.write(f"{text}\n")
 
-
-def test_all_processes_of_a_program_warn_once(tmp_path):
+    SHARED[0] = 0
+    monkeypatch.setattr(sample_ranges, "_warned", SHARED)
+    monkeypatch.setattr(warnings, "warn", note)
+    (tmp_path / "photos").mkdir()
     for number in range(8):
-        Image.fromarray(ends(0, 4095)[None]).save(tmp_path / f"{number}.png")
-    done = subprocess.run([sys.executable, "-c", DECODE, tmp_path], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == 16 * ["255"]
-    if sys.platform == "linux" and sys.version_info < (3, 14):  # workers are forked
-        assert done.stderr.count("does not say which are black and white") == 1
+        Image.fromarray(ends(0, 4095)[None]).save(tmp_path / f"photos/{number}.png")
+    images = PreparedImages(Folder(tmp_path / "photos"), pil_to_tensor)
+    for _ in range(2):
+        assert [int(batch.images.max()) for batch in image_loader(images, 2, num_workers=2)] == 4 * [255]
+    assert (tmp_path / "warnings").read_text().count("does not say which are black and white") == 1

@@ -209,7 +209,7 @@ def unsupported_tiff(path: Path) -> str | None:
             tags = TiffImagePlugin.ImageFileDirectory_v2(file.read(8))
             file.seek(tags.next)
             tags.load(file)
-        found = [tags.get(tag, "missing") for tag in (BITS, SAMPLE_FORMAT, PHOTOMETRIC)]
+        found = [tags[BITS], *(tags.get(tag, "missing") for tag in (SAMPLE_FORMAT, PHOTOMETRIC))]
     except Exception:  # on files of other formats, and damaged ones, the parser raises whatever it stumbles over
         return None
     bits, kind, photometric = (" ".join(map(str, value)) if isinstance(value, tuple) else value for value in found)

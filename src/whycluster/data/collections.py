@@ -119,9 +119,8 @@ class Folder:
         if not self.paths:
             raise UserError(f"the image folder {str(root)!r} has no files in it{_listed(self.skipped)}.")
         self.labels = [_folder_name(path, level) for path in self.paths]
-        self.label_kind = (
-            f"names of {'sub-folders that hold the images' if level == -1 else f'folders at level {level}'}"
-        )
+        where = "sub-folders that hold the images" if level == -1 else f"folders at level {level}"
+        self.label_kind = f"names of the {where}"
         self.source: dict[str, Any] = {
             "kind": "folder", "root": str(given.absolute()), "label_level": label_level
         }  # fmt: skip

@@ -37,6 +37,7 @@ FLOAT_WHITES = (1, 255, 65535)
 DARK = 1 / 4  # of white; if all of an image is darker, it more likely has another white
 DARK_FLOAT = 1 / 16  # of white, for floats, most of which do range from 0 to 1
 OVERSHOOT = 0.1  # of white, by which resampling exceeds it at edges
+ROWS = 64  # that are scaled at a time, which keeps the floats in the cache
 # One byte that DataLoader workers share with the process that they are forked from, so that one of them warns for all.
 _warned = mmap.mmap(-1, 1)
 
@@ -93,8 +94,11 @@ def to_8_bits(values: np.ndarray, samples: Samples, name: str) -> np.ndarray:
             stacklevel=2,
         )
     precise = np.float64 if values.dtype.kind != "f" and values.dtype.itemsize > 2 else np.float32
-    scaled = np.subtract(values, black, dtype=precise) * precise(255 / (white - black))
-    grey: np.ndarray = np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+    grey = np.empty(values.shape, np.uint8)
+    for start in range(0, len(values), ROWS):
+        part = np.subtract(values[start : start + ROWS], black, dtype=precise)
+        part *= precise(255 / (white - black))
+        grey[start : start + ROWS] = np.clip(np.rint(part, out=part), 0, 255, out=part)
     return 255 - grey if samples.white_is_zero else grey
 
 
