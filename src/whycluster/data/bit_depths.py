@@ -31,17 +31,15 @@ KEY_SCALES = {"L;2": 85, "L;4": 17}  # raw mode: what Pillow multiplies the pixe
 
 
 class _Stored(NamedTuple):
-    """How an image lies in its file, which Pillow forgets when it reads the pixels.
+    """How the numbers of an image lie in its file, which Pillow forgets when it reads them.
 
     Attributes:
-        raw_mode: the layout of a pixel in Pillow's words, such as `RGB;16B`.
+        raw_mode: the layout of a pixel in Pillow's words, such as `RGB;16B`; empty if it is not known.
         significant: bits of a sample that matter, by sBIT of PNG.
-        source: the path or the stream of the file.
     """
 
     raw_mode: str = ""
     significant: int | None = None
-    source: Any = None
 
 
 def to_8_bit_mode(image: Image.Image) -> Image.Image:

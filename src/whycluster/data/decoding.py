@@ -58,7 +58,7 @@ def read_image(path: Path) -> Image.Image:
 
 
 def _opened(path: Path) -> Image.Image:
-    """An image whose pixels are not read yet; of very many Pillow warns, and from twice as many on it refuses them."""
+    """Opens a file without reading its pixels; Pillow's warning of many pixels is left out, its limit is not."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         return Image.open(path, formats=FORMATS)
@@ -102,6 +102,7 @@ def _in_basic_mode(image: Image.Image) -> Image.Image:
 
 
 def _upright(image: Image.Image) -> Image.Image:
+    """An image rotated and mirrored as its EXIF data say."""
     try:
         return ImageOps.exif_transpose(image) if image.getexif().get(ORIENTATION, 1) != 1 else image
     except Exception:  # EXIF data that do not parse, in any of many ways, say nothing against the pixels

@@ -21,7 +21,8 @@ NaN or infinite               the image is refused
 ============================  ========================================================================================
 
 Their own range is from the smallest number (0, if none is negative) to the largest, less 0.1 % of the pixels at either
-end. Numbers outside of a range are clipped. Ranges marked (*) are guesses; the first guess causes a warning.
+end. Numbers outside of a range are clipped, and all are inverted where TIFF says WhiteIsZero. Ranges marked (*) are
+guesses; the first guess causes a warning.
 """
 
 import mmap
