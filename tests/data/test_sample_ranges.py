@@ -77,6 +77,7 @@ def test_other_integers(values, samples, wanted):
         (np.rint(255 * GRADIENT), (0, 255, False)),
         (0.01 * GRADIENT, (0, 0.01, False)),
         (17.3 * GRADIENT, (0, 17.3, False)),
+        (np.append(17.3 * np.tile(GRADIENT, 3), 1e6), (0, 17.3, False)),  # one pixel that failed
         (2 * GRADIENT - 1, (-1, 1, False)),
         (1e9 * GRADIENT, (0, 1e9, False)),
         (np.zeros(9, np.float32), (0, 1, True)),

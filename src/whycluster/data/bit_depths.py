@@ -58,7 +58,7 @@ def to_8_bit_mode(image: Image.Image) -> Image.Image:
     read = _opened_again(image, stored.raw_mode) if deep else image
     read.load()
     key = read.info.get("transparency")
-    if deep and read.mode in ("RGB", "RGBA"):
+    if deep and read.mode in ("RGB", "RGBX", "RGBA"):
         return _colour(image, read, stored)
     if read.mode == "F" or read.mode.startswith("I") or (read.mode == "L" and _tag(read, SAMPLE_FORMAT) == SIGNED):
         values = _grey_values(read)
@@ -169,7 +169,7 @@ def _colour(unread: Any, image: Image.Image, stored: _Stored) -> Image.Image:
             "8 bits a channel"
         )
     values, n = _sixteen_bits(unread, high, stored.raw_mode), 1 if grey else 3
-    colours, alpha = values[..., :n], values[..., n] if values.shape[-1] > n else None
+    colours, alpha = values[..., :n], values[..., n] if image.mode == "RGBA" else None
     if declared is None and stored.significant is not None:
         declared = _significant_range(colours, stored.significant)
     scaled = high[..., :n] if enough else to_8_bits(colours, Samples(16, declared=declared), _name(image))
