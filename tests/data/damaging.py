@@ -2,7 +2,8 @@
 
     python damaging.py folder how_many
 
-Prints how many were read, and how often each kind of reason was given.
+Damaged are small pictures of its own, and the files of the folder whose names end in `.whole`. Prints how many were
+read, and how often each kind of reason was given.
 """
 
 import io
@@ -20,8 +21,8 @@ from PIL import Image
 from whycluster.data.decoding import FORMATS, UnreadableImageError, read_image
 
 
-def whole() -> dict[str, bytes]:
-    """A small picture in each format, and in some of their variants."""
+def whole(folder: Path) -> dict[str, bytes]:
+    """A small picture in each format, in some of their variants, and the files of a folder."""
     y, x = np.mgrid[0:24, 0:40]
     picture = Image.fromarray(np.stack([x * 6, y * 10, (x + y) * 2], -1).astype(np.uint8))
     exif = Image.Exif()
@@ -40,7 +41,7 @@ def whole() -> dict[str, bytes]:
         ("WEBP", picture.convert("RGBA"), {"lossless": True, "save_all": True, "append_images": [picture]}),
         ("BMP", picture.convert("1"), {}),
     ]
-    contents = {}
+    contents = {path.name: path.read_bytes() for path in sorted(folder.glob("*.whole"))}
     for kind, image, settings in variants:
         stream = io.BytesIO()
         image.save(stream, format=kind, **settings)
@@ -49,32 +50,32 @@ def whole() -> dict[str, bytes]:
 
 
 def flip(content: bytearray, chance: random.Random, others: list[bytes]) -> None:
-    """Some bits, most of them near the beginning, where headers are."""
+    """Flips some bits, most of them near the beginning, where headers are."""
     for _ in range(chance.randint(1, 12)):
         end = len(content) if chance.random() < 0.4 else min(len(content), 64)
         content[chance.randrange(end)] ^= 1 << chance.randrange(8)
 
 
 def truncate(content: bytearray, chance: random.Random, others: list[bytes]) -> None:
-    """All behind some place."""
+    """Removes all behind some place."""
     del content[chance.randrange(len(content)) :]
 
 
 def behead(content: bytearray, chance: random.Random, others: list[bytes]) -> None:
-    """The header of another format."""
+    """Puts the beginning of another file in the place of its own."""
     size = chance.choice((2, 4, 8, 12, 16, 32, 64))
     content[:size] = chance.choice(others)[:size]
 
 
 def overwrite(content: bytearray, chance: random.Random, others: list[bytes]) -> None:
-    """A stretch, by zeros, by ones, or at random."""
+    """Overwrites a stretch with zeros, with ones, or at random."""
     start = chance.randrange(len(content))
     length = min(len(content) - start, chance.randint(1, 40))
     content[start : start + length] = chance.choice((bytes(length), b"\xff" * length, chance.randbytes(length)))
 
 
 def splice(content: bytearray, chance: random.Random, others: list[bytes]) -> None:
-    """A piece of another file, or of itself, put in between."""
+    """Inserts a piece of another file, or of its own."""
     source = chance.choice([*others, bytes(content)])
     start, place = chance.randrange(len(source)), chance.randrange(len(content))
     content[place:place] = source[start : start + chance.randint(1, 200)]
@@ -84,9 +85,9 @@ WAYS: tuple[Callable[[bytearray, random.Random, list[bytes]], None], ...] = (fli
 
 
 def main(folder: str, wanted: str) -> None:
-    """Damages, reads, counts."""
+    """Damages files, reads them, and prints the counts."""
     warnings.simplefilter("ignore")  # of Pillow, about what it finds in such files
-    chance, contents = random.Random(0), whole()
+    chance, contents = random.Random(0), whole(Path(folder))
     read, reasons, damaged = 0, Counter(), 0
     path = Path(folder) / "image"
     while damaged < int(wanted):

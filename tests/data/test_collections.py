@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from whycluster.data import Digits, Folder, UnreadableImageError, has_labels, open_collection
+from whycluster.data import Digits, Folder, Scenes, UnreadableImageError, describe_labels, has_labels, open_collection
 
 
 @pytest.fixture
@@ -19,10 +19,10 @@ def folder(tmp_path, picture):
     return root
 
 
-def test_nested_folder_has_its_uppermost_names_as_labels(folder):
+def test_labels_are_the_names_of_the_folders_that_hold_the_images(folder):
     images = Folder(folder)
     assert images.paths == ["cat/1.png", "cat/old/2.png", "dog/3.png", "dog/4.jpg"]
-    assert images.labels == ["cat", "cat", "dog", "dog"]
+    assert images.labels == ["cat", "old", "dog", "dog"]
     assert images.skipped == {}
     assert images.raw_features() is None
 
@@ -34,7 +34,62 @@ def test_flat_folder_has_no_labels(folder):
 
 def test_mixed_folder_labels_what_lies_in_a_sub_folder(folder, picture):
     picture.save(folder / "top.png")
-    assert Folder(folder).labels == ["cat", "cat", "dog", "dog", ""]
+    assert Folder(folder).labels == ["cat", "old", "dog", "dog", ""]
+
+
+@pytest.fixture
+def splits(tmp_path):
+    """Train and validation folders, in which the classes lie, and one image that lies in none."""
+    for name in ("train/cat/a/1.png", "train/dog/b/2.png", "val/cat/c/3.png", "val/4.png", "5.png"):
+        (tmp_path / "splits" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "splits" / name).touch()
+    return tmp_path / "splits"
+
+
+@pytest.mark.parametrize(
+    ("level", "wanted"),
+    [
+        (None, ["", "a", "b", "val", "c"]), (-1, ["", "a", "b", "val", "c"]), (-2, ["", "cat", "dog", "", "cat"]),
+        (-3, ["", "train", "train", "", "val"]), (-4, 5 * [""]), (1, ["", "train", "train", "val", "val"]),
+        (2, ["", "cat", "dog", "", "cat"]), (3, ["", "a", "b", "", "c"]), (4, 5 * [""]),
+    ],
+)  # fmt: skip
+def test_label_level(splits, level, wanted):
+    images = Folder(splits, label_level=level)
+    assert images.paths == ["5.png", "train/cat/a/1.png", "train/dog/b/2.png", "val/4.png", "val/cat/c/3.png"]
+    assert images.labels == wanted
+    again = open_collection(images.source)
+    assert (again.labels, again.source) == (wanted, images.source)
+
+
+@pytest.mark.parametrize("level", [0, 1.0, "1", True, "auto"])
+def test_label_level_that_is_none(splits, level):
+    with pytest.raises(ValueError, match=r"data\.label_level=.* should be null or a whole number but 0"):
+        Folder(splits, label_level=level)
+
+
+def test_source_of_an_earlier_version_means_the_uppermost_folder(splits):
+    again = open_collection({"kind": "folder", "root": str(splits)})
+    assert again.labels == ["", "train", "train", "val", "val"]
+    assert open_collection(again.source).labels == again.labels
+
+
+def test_one_line_says_what_the_labels_are(splits, folder):
+    said = {level: describe_labels(Folder(splits, label_level=level)) for level in (None, 1, 2, 4)}
+    assert said == {
+        None: "labels: 4 names of the sub-folders that hold the images, such as 'a', 'b', 'c'; 1 of 5 images have none",
+        1: "labels: 2 names of the folders at level 1, 'train', 'val'; 1 of 5 images have none",
+        2: "labels: 2 names of the folders at level 2, 'cat', 'dog'; 2 of 5 images have none",
+        4: "labels: none (no names of the folders at level 4)",
+    }
+    assert describe_labels(Folder(folder)) == (
+        "labels: 3 names of the sub-folders that hold the images, 'cat', 'dog', 'old'"
+    )
+    assert describe_labels(Folder(folder / "cat", -1)) == (
+        "labels: 'old' only (names of the sub-folders that hold the images); 1 of 2 images have none"
+    )
+    assert describe_labels(Digits()) == "labels: 10 values of the digits, such as '0', '1', '2'"
+    assert describe_labels(Scenes("mark", 1)) == "labels: 2 names of the groups, 'marked', 'plain'"
 
 
 def test_images_of_a_folder(folder, pixels):

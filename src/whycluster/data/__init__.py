@@ -1,6 +1,6 @@
 """Images in: collections, decoding, and what was skipped and why."""
 
-from whycluster.data.collections import Collection, Digits, Folder, has_labels
+from whycluster.data.collections import Collection, Digits, Folder, describe_labels, has_labels
 from whycluster.data.decoding import UnreadableImageError, read_image
 from whycluster.data.images import Batch, PreparedImages, image_loader, share_of_rank
 from whycluster.data.opening import open_collection
@@ -16,6 +16,7 @@ __all__ = [
     "Scenes",
     "Shards",
     "UnreadableImageError",
+    "describe_labels",
     "has_labels",
     "image_loader",
     "open_collection",

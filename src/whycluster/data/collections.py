@@ -1,4 +1,4 @@
-"""Collections of images: the digits that ship with scikit-learn, and folders of one's own."""
+"""Collections of images: the digits that ship with scikit-learn, and folders of the user's."""
 
 import os
 from pathlib import Path
@@ -14,22 +14,24 @@ from whycluster.errors import UserError, whole_number
 
 
 class Collection(Protocol):
-    """Images by number.
+    """Numbered images with their names and labels.
 
     Attributes:
-        paths: how each image is called in tables and file names, with `/`.
-        labels: what is known of each, for evaluation only; empty strings where nothing is.
-        skipped: path `->` reason, of what was found to be unusable already.
-        source: plain values from which `open_collection` makes the collection again.
+        paths: the name of each image in tables and file names, with `/`.
+        labels: the known class of each image, for evaluation only; an empty string where there is none.
+        label_kind: what the labels are, in the plural.
+        skipped: path `->` reason, of files that were found to be unusable when the collection was made.
+        source: plain values from which `open_collection` makes the same collection again.
     """
 
     paths: list[str]
     labels: list[str]
+    label_kind: str
     skipped: dict[str, str]
     source: dict[str, Any]
 
     def load(self, index: int) -> Image.Image:
-        """The image in RGB.
+        """Reads an image and returns it in RGB.
 
         Raises:
             UnreadableImageError: with the reason.
@@ -37,15 +39,15 @@ class Collection(Protocol):
         ...
 
     def file(self, index: int) -> Path | None:
-        """Where the image lies, if it is a file."""
+        """The file of an image; `None` if it has none."""
         ...
 
     def raw_features(self) -> np.ndarray | None:
-        """The pixels themselves as features `(N, D)`, where that is a baseline worth comparing with."""
+        """The pixels as features `(N, D)`; `None` where clustering these is no baseline worth comparing with."""
         ...
 
     def mask(self, index: int) -> Image.Image | None:
-        """White on black, the pixels that alone can be the reason for an image's label, where that is known."""
+        """The pixels that alone can be the reason for the label of an image, white on black; `None` if not known."""
         ...
 
 
@@ -53,11 +55,13 @@ class Digits:
     """1797 handwritten digits, 8×8 pixels, white on black, with their values as labels.
 
     Args:
-        limit: take the first so many only.
+        limit: how many to take, from the first on; `None`: all.
 
     Raises:
-        UserError: if `limit` is no number above 0.
+        UserError: if `limit` is no whole number above 0.
     """
+
+    label_kind = "values of the digits"
 
     def __init__(self, limit: int | None = None) -> None:
         if limit is not None:
@@ -84,16 +88,28 @@ class Digits:
 
 
 class Folder:
-    """All files of a folder, however deep; the name of the uppermost sub-folder is the label.
+    """All image files of a folder and of its sub-folders, whose names are the labels.
 
     Args:
         root: the folder, or one image file.
+        label_level: which folder between `root` and an image is its label: 1 is the uppermost, 2 the next one down; -1
+            is the folder that holds the image, -2 the next one up. `None`: the one that holds the image. An image that
+            has no folder at this level has no label.
 
     Raises:
-        UserError: if there is no such folder or no file in it.
+        UserError: if there is no such folder or no file in it, or if `label_level` is no whole number, or 0.
+
+    Example:
+        `photos/train/cat/1.jpg` has the label `cat` in `Folder("photos")` and `train` at level 1.
     """
 
-    def __init__(self, root: str | Path) -> None:
+    def __init__(self, root: str | Path, label_level: int | None = None) -> None:
+        level = -1 if label_level is None else label_level
+        if type(level) is not int or level == 0:
+            raise UserError(
+                f"data.label_level={label_level!r} should be null or a whole number but 0: 1 takes the uppermost "
+                "folder's name for a label, 2 the next one down, -1 that of the folder that holds the image."
+            )
         given = Path(str(root)).expanduser()  # a folder named 2024 arrives as a number
         if os.path.isfile(given):
             self.root, listing = given.parent, Listing([given.name], {})
@@ -102,8 +118,12 @@ class Folder:
         self.paths, self.skipped = listing
         if not self.paths:
             raise UserError(f"the image folder {str(root)!r} has no files in it{_listed(self.skipped)}.")
-        self.labels = [path.split("/")[0] if "/" in path else "" for path in self.paths]
-        self.source: dict[str, Any] = {"kind": "folder", "root": str(given.absolute())}
+        self.labels = [_folder_name(path, level) for path in self.paths]
+        where = "sub-folders that hold the images" if level == -1 else f"folders at level {level}"
+        self.label_kind = f"names of the {where}"
+        self.source: dict[str, Any] = {
+            "kind": "folder", "root": str(given.absolute()), "label_level": label_level
+        }  # fmt: skip
 
     def load(self, index: int) -> Image.Image:
         return read_image(self.root / self.paths[index])
@@ -118,10 +138,40 @@ class Folder:
         return None
 
 
+def _folder_name(path: str, level: int) -> str:
+    """The name of the folder at a level of a path; empty where there is none.
+
+    Example:
+        >>> [_folder_name("train/cat/1.jpg", level) for level in (-1, 1, 2, 3, -3)]
+        ['cat', 'train', 'cat', '', '']
+    """
+    folders = path.split("/")[:-1]
+    place = level - 1 if level > 0 else len(folders) + level
+    return folders[place] if 0 <= place < len(folders) else ""
+
+
 def _listed(skipped: dict[str, str]) -> str:
     return "".join(f"; {path}: {reason}" for path, reason in skipped.items())
 
 
 def has_labels(labels: list[str]) -> bool:
-    """Whether labels say something: at least two of them, on every image."""
+    """Whether the labels can be compared with clusters: every image has one, and there are at least two."""
     return "" not in labels and len(set(labels)) > 1
+
+
+def describe_labels(collection: Collection) -> str:
+    """One line that says what the labels of a collection are.
+
+    Example:
+        >>> describe_labels(Digits())
+        "labels: 10 values of the digits, such as '0', '1', '2'"
+    """
+    names = sorted(set(collection.labels) - {""})
+    without = collection.labels.count("")
+    if not names:
+        return f"labels: none (no {collection.label_kind})"
+    missing = f"; {without} of {len(collection.labels)} images have none" if without else ""
+    if len(names) == 1:
+        return f"labels: {names[0]!r} only ({collection.label_kind}){missing}"
+    some = ("such as " if len(names) > 3 else "") + ", ".join(map(repr, names[:3]))
+    return f"labels: {len(names)} {collection.label_kind}, {some}{missing}"

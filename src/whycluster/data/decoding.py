@@ -1,12 +1,15 @@
-"""Any image file `->` plain 8-bit RGB as a person would see it, or the reason why not."""
+"""Decodes image files to RGB with 8 bits a channel, as a viewer shows them, or gives the reason why not."""
 
 import warnings
 from pathlib import Path
 
-import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from whycluster.errors import UserError
+from whycluster.data.bit_depths import to_8_bit_mode, unsupported_tiff
+from whycluster.data.colour_profiles import to_srgb
+from whycluster.data.sample_ranges import UnreadableImageError
+
+__all__ = ["FORMATS", "UnreadableImageError", "read_image", "to_rgb"]
 
 # Raster formats that Pillow decodes by itself (MPO comes with JPEG). PostScript is left out on purpose: to read it, a
 # program in the file is run.
@@ -18,15 +21,11 @@ Image.init()
 FORMATS = [name for name in KNOWN_FORMATS if name in Image.OPEN]
 
 
-class UnreadableImageError(UserError):
-    """An image that cannot be used; the message is the reason, without the path."""
-
-
 def read_image(path: Path) -> Image.Image:
-    """Decodes a file by its content, whatever its ending.
+    """Decodes an image file by its content, whatever its ending.
 
-    Rotation by EXIF is applied, transparency put on white, 16-bit and float grey scaled to 8 bits; of an animation the
-    first frame is taken.
+    Numbers are scaled to 8 bits (see `sample_ranges`), rotation by EXIF is applied, an ICC profile is converted to
+    sRGB, and transparency is put on white, in this order. Of an animation the first frame is taken.
 
     Returns:
         An RGB image.
@@ -38,12 +37,11 @@ def read_image(path: Path) -> Image.Image:
         if path.stat().st_size == 0:
             raise UnreadableImageError("the file is empty")
         with _opened(path) as image:
-            image.load()  # here, so that what is wrong with the pixels is not blamed on what follows
             return to_rgb(image)
     except UnreadableImageError:
         raise
     except UnidentifiedImageError:
-        raise UnreadableImageError("not an image, or in a format that is not known") from None
+        raise UnreadableImageError(unsupported_tiff(path) or "not an image, or in a format that is not known") from None
     except PermissionError:
         raise UnreadableImageError("no permission to read the file") from None
     except FileNotFoundError:
@@ -60,59 +58,52 @@ def read_image(path: Path) -> Image.Image:
 
 
 def _opened(path: Path) -> Image.Image:
-    """An image whose pixels are not read yet; of very many Pillow warns, and from twice as many on it refuses them."""
+    """Opens a file without reading its pixels; Pillow's warning of many pixels is left out, its limit is not."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         return Image.open(path, formats=FORMATS)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Turns an image of any mode upright and into RGB; one that is both already is returned as it is.
+    """Turns an image of any mode into upright RGB, as `read_image` does with a file.
+
+    Args:
+        image: from a file that Pillow has opened and not read yet, or any other. If its pixels are read, Pillow has
+            lost what the file says of more than 8 bits a channel of colour.
+
+    Returns:
+        An RGB image; the one that was given if it is upright and in sRGB already.
 
     Raises:
         UnreadableImageError: for numbers of an unknown range.
     """
-    image = _upright(image)
-    if image.mode == "F":
-        return _grey(_floats_to_255(np.asarray(image)))
-    if image.mode.startswith("I"):  # `I`, and `I;16` in both byte orders
-        return _grey(_integers_to_255(np.asarray(image)))
+    image = _upright(to_8_bit_mode(image))
     if image.mode == "LAB":
         raise UnreadableImageError("its colours are in the Lab space, which is not supported; save it as RGB")
-    if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
+    image = _in_basic_mode(image)
+    profile = image.info.get("icc_profile")
+    if profile and isinstance(profile, bytes):  # in a damaged file it may be anything
+        image = to_srgb(image, profile)
+    if image.mode in ("LA", "RGBA"):
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
+def _in_basic_mode(image: Image.Image) -> Image.Image:
+    """An image of mode L, LA, RGB, RGBA or CMYK; transparency becomes alpha before colours change."""
+    if image.mode in ("La", "RGBa"):
+        return image.convert(image.mode.upper())
+    if "transparency" in image.info and image.mode in ("1", "L", "P", "RGB"):
+        return image.convert("LA" if image.mode in ("1", "L") else "RGBA")
+    if image.mode in ("L", "LA", "RGB", "RGBA", "CMYK"):
+        return image
+    return image.convert("L" if image.mode == "1" else "RGBA" if image.mode == "PA" else "RGB")
+
+
 def _upright(image: Image.Image) -> Image.Image:
+    """An image rotated and mirrored as its EXIF data say."""
     try:
         return ImageOps.exif_transpose(image) if image.getexif().get(ORIENTATION, 1) != 1 else image
     except Exception:  # EXIF data that do not parse, in any of many ways, say nothing against the pixels
         return image
-
-
-def _floats_to_255(values: np.ndarray) -> np.ndarray:
-    """Grey values given as floats, either from 0 to 1 or from 0 to 255."""
-    low, high = values.min(), values.max()
-    if not (low >= 0 and high <= 255):
-        raise UnreadableImageError(f"float pixels from {low:g} to {high:g}: the range that is white is not known")
-    scaled = values * np.float32(255) if high <= 1 else values.copy()
-    grey: np.ndarray = np.rint(scaled, out=scaled).astype(np.uint8)
-    return grey
-
-
-def _integers_to_255(values: np.ndarray) -> np.ndarray:
-    """Grey values of 16 bits, wherever they are kept: 65535 becomes 255."""
-    low, high = values.min(), values.max()
-    if not (low >= 0 and high <= 65535):
-        raise UnreadableImageError(f"integer pixels from {low:g} to {high:g}: the range that is white is not known")
-    scaled = values.astype(np.uint32)
-    scaled += 128  # rounds, as no whole number over 257 ends in a half
-    scaled //= 257
-    return scaled.astype(np.uint8)
-
-
-def _grey(values: np.ndarray) -> Image.Image:
-    """Grey values `(H, W)` of 8 bits as RGB."""
-    return Image.fromarray(values).convert("RGB")

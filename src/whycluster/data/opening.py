@@ -1,4 +1,4 @@
-"""A collection made again from what it said of itself."""
+"""Makes a collection again from its `source`."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,16 +8,17 @@ from whycluster.data.scenes import Scenes
 from whycluster.errors import UserError
 
 KINDS: dict[str, Callable[..., Collection]] = {"digits": Digits, "folder": Folder, "scenes": Scenes}
+DEFAULTS = {"folder": {"label_level": 1}}  # of settings that earlier versions did not have: what these did
 
 
 def open_collection(source: dict[str, Any]) -> Collection:
-    """A collection from the `source` of an earlier one.
+    """Makes the collection that an earlier one described by its `source`.
 
     Raises:
-        UserError: for an unknown kind, or if a folder is not there any more.
+        UserError: for an unknown kind, or if a folder does not exist any more.
     """
     values = dict(source)
     kind = values.pop("kind", None)
     if kind not in KINDS:
         raise UserError(f"a collection of kind {kind!r} is unknown; this version knows {', '.join(KINDS)}.")
-    return KINDS[kind](**values)
+    return KINDS[kind](**DEFAULTS.get(kind, {}) | values)

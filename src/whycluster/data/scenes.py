@@ -64,6 +64,8 @@ class Scenes:
         UserError: for an unknown variant, or numbers that make no sense.
     """
 
+    label_kind = "names of the groups"
+
     def __init__(
         self,
         variant: Literal["digit", "mark"] = "digit",
