@@ -20,7 +20,7 @@ def test_an_evaluation(glyphs):
     shares = [done for _, done in told]
     assert shares == sorted(shares)
     assert shares[-1] == 1
-    plain = json.loads(json.dumps(evaluation.to_plain(), allow_nan=True))
+    plain = json.loads(json.dumps(evaluation.to_json(), allow_nan=True))
     assert plain["settings"]["patch"] == 2
     assert plain["fraction_gone"] == [0, 0.25, 0.5]
     assert plain["masks"] == {"images": 1, "area": 25 / 1024}

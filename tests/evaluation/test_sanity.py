@@ -4,7 +4,7 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
-from whycluster.evaluation.sanity import discriminativity, randomisation, receipts, sensitivity, shuffle, unrelated
+from whycluster.evaluation.sanity import discriminativity, randomization, receipts, sensitivity, shuffle, unrelated
 from whycluster.explain import ClusterModel, Explainer, Target
 from whycluster.heads import NeuralizedKMeans
 
@@ -29,7 +29,7 @@ def test_explanations_fall_apart_with_the_weights_and_the_explainer_stays(glyphs
     explainer, images = glyphs
     clusters = explainer.model(images).argmax(1)
     before = explainer.explain(images).heatmap
-    stages = list(randomisation(explainer, images, clusters, 3, generator()))
+    stages = list(randomization(explainer, images, clusters, 3, generator()))
     assert [stage.layers for stage in stages] == sorted({stage.layers for stage in stages})
     assert stages[0].layers == 0
     assert stages[-1].layers > 3
@@ -42,7 +42,7 @@ def test_explanations_fall_apart_with_the_weights_and_the_explainer_stays(glyphs
 def test_an_explanation_that_ignores_the_weights_would_be_found_out(glyphs, monkeypatch):
     explainer, images = glyphs
     monkeypatch.setattr("whycluster.evaluation.sanity._heatmaps", lambda explainer, lrp, images, *_: images.sum(1))
-    for stage in randomisation(explainer, images, torch.zeros(8, dtype=torch.long), 3, generator()):
+    for stage in randomization(explainer, images, torch.zeros(8, dtype=torch.long), 3, generator()):
         torch.testing.assert_close(stage.size, torch.ones(8, dtype=torch.float64))
 
 

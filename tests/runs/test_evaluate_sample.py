@@ -71,7 +71,7 @@ def test_masks_count_where_an_image_is_in_its_own_group(marked, run, tmp_path):
 def test_an_evaluation_that_cannot_be_is_refused_before_the_work(trained, run, tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "captum.attr", None)
     monkeypatch.setitem(__import__("sys").modules, "captum", None)
-    with pytest.raises(ValueError, match="wants captum"):
+    with pytest.raises(ValueError, match="needs captum"):
         run("explain", tmp_path / "why", f"checkpoint={trained}", "limit=3", *FEW)
     assert not (tmp_path / "why" / "heatmaps").exists()
 
