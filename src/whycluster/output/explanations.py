@@ -15,6 +15,7 @@ from whycluster.data.shards import Entry
 from whycluster.explain import Explanation, Target
 from whycluster.files import sync, written_whole
 from whycluster.output.heatmaps import heatmap_picture
+from whycluster.output.png import write_png
 from whycluster.output.tables import Row
 from whycluster.output.tensorboard import ExplanationGallery, tile
 
@@ -52,7 +53,7 @@ class ExplanationWriter(ShardWriter):
         picture = heatmap_picture(photo.permute(1, 2, 0).numpy(), heatmap, caption(path, target, explanation, place))
         files = [file_of(self.folder, kind, target, len(self.targets), path) for kind in KINDS]
         with written_whole(files[0], sync_folder=False) as beside:
-            picture.save(beside, format="PNG", compress_level=3)
+            write_png(beside, picture)
         with written_whole(files[1], sync_folder=False) as beside, open(beside, "wb") as file:
             np.save(file, heatmap)
         return {folder for file in files for folder in file.parents if folder.is_relative_to(self.folder)}
