@@ -104,6 +104,29 @@ def test_masks(linear, bright, flipping):
     assert measured("perfect", linear, bright, flipping, torch.zeros_like(masks)).mask_agreement is None
 
 
+def test_the_densest_region_is_a_14th_of_the_image_wide(glyphs):
+    explainer, images = glyphs
+    heatmaps = torch.zeros(8, 32, 32)
+    heatmaps[:, 3, 3] = 1.5  # the strongest pixel; squares of 2 by 2 around it have less than the other one
+    heatmaps[:, 20:22, 20:22] = 0.5
+    masks = torch.zeros(8, 32, 32, dtype=torch.bool)
+    masks[:4, 20:22, 20:22] = True
+    masks[4:, 3, 3] = True
+    flipping = Flipping(8, [0, 8], {"black": BLACK})
+    method = Method(lambda images, clusters, generator: heatmaps, 0)
+    found = measure_method(method, explainer.model, images, torch.zeros(8, dtype=torch.long), flipping, masks)
+    assert found.mask_agreement.hit.tolist() == [1] * 4 + [0] * 4
+    assert found.mask_agreement.rank.tolist() == [0.75] * 4 + [1] * 4
+    assert found.mask_agreement.mass.tolist() == pytest.approx([2 / 3.5] * 4 + [1.5 / 3.5] * 4)
+
+
+def test_seconds_are_those_of_the_explanations_per_image(linear, bright, flipping, monkeypatch):
+    clock = iter(range(0, 1000, 3))
+    monkeypatch.setattr("whycluster.evaluation.measurement.time.perf_counter", lambda: next(clock))
+    method, clusters = Method(EXPLANATIONS["perfect"], 1), assigned_clusters(linear, bright)
+    assert measure_method(method, linear, bright, clusters, flipping, batch_size=4).seconds == 2 * 3 / 6
+
+
 def test_batches_change_nothing_and_are_told(linear, bright, flipping):
     whole = measured("perfect", linear, bright, flipping)
     told = []

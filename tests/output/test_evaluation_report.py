@@ -19,7 +19,7 @@ def figure(value):
 
 @pytest.fixture
 def evaluation():
-    inside = MaskAgreement(torch.tensor([0.5, 0.7]), torch.tensor([0.4, 0.4]), torch.tensor([1.0, 0.0]))
+    inside = MaskAgreement(torch.tensor([0.5, torch.nan, 0.7]), torch.tensor([0.4, 0.4]), torch.tensor([1.0, 0.0]))
     methods = {
         "whycluster": MethodResults(2, 0.1, {"mean": FlippingCurves(curve(4, 1, -1), curve(4, 4, 4))}, inside),
         "random": MethodResults(0, 0.0, {"mean": FlippingCurves(curve(4, 2, 1), curve(4, 2, 1))}, inside),
@@ -51,6 +51,14 @@ def test_the_table(evaluation):
     assert "0.000" in lines[1]
     assert "10.0% of" in text
     assert "40.0%" in lines[0]
+    assert [row.style for row in evaluation_table(evaluation).rows] == ["bold", ""]
+
+
+def test_the_best_method_is_on_top(evaluation):
+    ours, other = evaluation.methods.values()
+    table = evaluation_table(evaluation._replace(methods={"whycluster": other, "random": ours}))
+    assert list(table.columns[0].cells) == ["random", "whycluster"]
+    assert [row.style for row in table.rows] == ["", "bold"]
 
 
 def test_the_sentences(evaluation, monkeypatch):
