@@ -151,11 +151,6 @@ def test_nothing_is_left_behind(glyphs):
     assert torch.equal(Explainer(explainer.model).explain(images).heatmap, before)
 
 
-def test_an_unknown_baseline(glyphs):
-    with pytest.raises(ValueError, match="baseline 'lime' is unknown; choose from random, blob"):
-        baseline("lime", glyphs[0].model)
-
-
 def test_without_captum(glyphs, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "captum.attr", None)
     monkeypatch.setitem(__import__("sys").modules, "captum", None)

@@ -38,11 +38,11 @@ def measure_method(
         advance: called with the number of images done after each batch.
     """
     generator = torch.Generator().manual_seed(seed)
-    heatmaps, seconds = [], 0.0
+    heatmaps, seconds, done = [], 0.0, 0
     parts: dict[str, list[FlippingCurves]] = {name: [] for name in flipping.fills}
     device = model.head.centre.device
-    for some in _batches(len(images), batch_size):
-        batch, explained = images[some].to(device), clusters[some].to(device)
+    for batch, explained in zip(torch.split(images, batch_size), torch.split(clusters, batch_size), strict=True):
+        batch, explained = batch.to(device), explained.to(device)
         _synchronize(device)
         started = time.perf_counter()
         maps = method.explain(batch, explained, generator)
@@ -51,7 +51,8 @@ def measure_method(
         heatmaps.append(maps.cpu())
         for name, curves in _curves(model, batch, explained, maps, flipping, generator):
             parts[name].append(FlippingCurves(*(curve.cpu() for curve in curves)))
-        advance(some.stop)
+        done += len(batch)
+        advance(done)
     joined = {
         name: FlippingCurves(*(torch.cat(column) for column in zip(*each, strict=True))) for name, each in parts.items()
     }
@@ -63,7 +64,7 @@ def assigned_clusters(model: ClusterModel, images: Tensor, batch_size: int = 16)
     """The cluster of each image, `(N,)`, on the CPU."""
     device = model.head.centre.device
     with torch.no_grad():
-        return torch.cat([model(images[some].to(device)).argmax(1).cpu() for some in _batches(len(images), batch_size)])
+        return torch.cat([model(batch.to(device)).argmax(1).cpu() for batch in torch.split(images, batch_size)])
 
 
 @torch.no_grad()
@@ -92,10 +93,8 @@ def _curves(
         return cluster_scores(model, images, clusters)
 
     for name, fill in flipping.fills.items():
-        curves = [
-            flipping_curve(score, images, order, flipping.patch, flipping.counts, fill) for order in (by_most, by_least)
-        ]
-        yield name, FlippingCurves(*curves)
+        settings = flipping.patch, flipping.counts, fill
+        yield name, FlippingCurves(*(flipping_curve(score, images, by, *settings) for by in (by_most, by_least)))
 
 
 def _mask_agreement(heatmaps: Tensor, masks: Tensor, window: int) -> MaskAgreement | None:
@@ -110,8 +109,3 @@ def _synchronize(device: torch.device) -> None:
     """Waits until the device has done what it was asked for, so that its time is measured."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def _batches(n: int, size: int) -> Iterator[slice]:
-    for start in range(0, n, size):
-        yield slice(start, min(start + size, n))

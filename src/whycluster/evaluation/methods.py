@@ -136,13 +136,11 @@ BASELINES: dict[str, Callable[[ClusterModel], Method]] = {
 
 
 def baseline(name: str, model: ClusterModel) -> Method:
-    """The baseline of that name.
+    """The method of that name in `BASELINES`.
 
     Raises:
-        UserError: for an unknown name, or if captum is needed and not installed.
+        UserError: if captum is needed and not installed.
     """
-    if name not in BASELINES:
-        raise UserError(f"baseline {name!r} is unknown; choose from {', '.join(BASELINES)}.")
     try:
         return BASELINES[name](model)
     except ModuleNotFoundError as error:

@@ -15,9 +15,9 @@ BLUR = 1 / 150  # of a photo's width: standard deviation of the blur of the over
 GAP = 6  # pixels around panels
 
 _STRENGTH = np.linspace(-1, 1, 2 * LEVELS + 1)  # of each level
-_STOPS = np.linspace(-1, 1, 7), (*BLUE_RAMP[:0:-1], *RED_RAMP)
-_COLOUR = np.stack([np.interp(_STRENGTH, _STOPS[0], channel) for channel in zip(*_STOPS[1], strict=True)], -1)
-_COLOUR = _COLOUR.round().astype(np.uint8)  # of each level, `(levels, 3)`
+_STOPS = np.array([*BLUE_RAMP[:0:-1], *RED_RAMP])  # (7, 3), from the strongest blue to the strongest red
+_COLOUR = np.stack([np.interp(_STRENGTH, np.linspace(-1, 1, len(_STOPS)), channel) for channel in _STOPS.T], -1)
+_COLOUR = _COLOUR.round().astype(np.uint8)  # (levels, 3)
 _OPACITY = (255 * np.abs(_STRENGTH) ** 0.6).round().astype(np.uint8)  # of the overlay's colours
 _PALE = [round(96 + grey * 159 / 255) for grey in range(256)]  # grey of the photo below them
 
