@@ -47,3 +47,18 @@ def test_the_densest_square_hits_where_its_centre_is(masks, window):
     heatmaps[:, 3, 4] = 1.0  # of even windows around it the first is taken, whose centre is just above and left
     heatmaps[:, 3:5, 4:6] += 0.1
     assert hits(heatmaps, masks, window).tolist() == [True, False]
+
+
+@pytest.mark.parametrize(("window", "centre"), [(1, (3, 4)), (2, (3, 4)), (3, (4, 5)), (4, (4, 5))])
+def test_the_centre_of_a_square(window, centre):
+    """That of an even one is the pixel above and left of its middle."""
+    heatmaps = torch.zeros(1, 9, 9)
+    heatmaps[0, 3 : 3 + window, 4 : 4 + window] = 1
+    found = [(row, column) for row in range(9) for column in range(9) if hits(heatmaps, pixel(row, column), window)]
+    assert found == [centre]
+
+
+def pixel(row, column):
+    mask = torch.zeros(1, 9, 9, dtype=torch.bool)
+    mask[0, row, column] = True
+    return mask

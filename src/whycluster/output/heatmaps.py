@@ -89,5 +89,6 @@ def heatmap_picture(photo: np.ndarray, relevance: np.ndarray, caption: str) -> I
         relevance: `(H, W)`.
         caption: the text above.
     """
+    photo = np.ascontiguousarray(photo)  # a tensor's channels stand apart, and are slow to gather twice
     panels = (photo, colours(relevance, colour_scale(relevance)), overlay(photo, relevance))
     return side_by_side([enlarged(panel) for panel in panels], caption)
