@@ -39,6 +39,11 @@ def test_negative_relevance_has_no_mass(masks):
 def test_rank_accuracy_counts_pixels():
     heatmap = torch.tensor([[[5.0, 4.0, 3.0, 2.0, 1.0]]])
     assert rank_accuracy(heatmap, torch.tensor([[[True, False, True, False, False]]])).tolist() == [0.5]
+    assert rank_accuracy(heatmap, torch.ones(1, 1, 5, dtype=torch.bool)).tolist() == [1]
+    ties = torch.tensor([[[5.0, 2.0, 2.0, 2.0, 1.0]]])  # the second of two places is shared by three pixels
+    torch.testing.assert_close(
+        rank_accuracy(ties, torch.tensor([[[True, True, False, False, False]]])), torch.tensor([2 / 3])
+    )
 
 
 @pytest.mark.parametrize("window", [1, 2, 3, 4])
