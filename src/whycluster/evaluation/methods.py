@@ -58,7 +58,7 @@ def blob(model: ClusterModel) -> Method:
     return Method(explain, 0)
 
 
-def squared_gradient(model: ClusterModel) -> Method:
+def gradient_squared(model: ClusterModel) -> Method:
     """Squared gradient of the discriminant, summed over colours."""
     from captum.attr import Saliency
 
@@ -127,7 +127,7 @@ def occlusion(model: ClusterModel) -> Method:
 BASELINES: dict[str, Callable[[ClusterModel], Method]] = {
     "random": random,
     "blob": blob,
-    "gradient_squared": squared_gradient,
+    "gradient_squared": gradient_squared,
     "gradient_times_input": gradient_times_input,
     "smoothgrad": smoothgrad,
     "integrated_gradients": integrated_gradients,
