@@ -110,7 +110,7 @@ def test_panels_stand_side_by_side():
     left, right = (
         np.full((10, width, 3), colour, np.uint8) for width, colour in ((20, (255, 0, 0)), (30, (0, 0, 255)))
     )
-    sheet = np.asarray(side_by_side([left, right]))
+    sheet = side_by_side([left, right])
     assert sheet.shape == (10 + 2 * GAP, 50 + 3 * GAP, 3)
     assert (sheet[GAP:-GAP, GAP : GAP + 20] == (255, 0, 0)).all()
     assert (sheet[GAP:-GAP, 2 * GAP + 20 : -GAP] == (0, 0, 255)).all()
@@ -120,15 +120,15 @@ def test_panels_stand_side_by_side():
 
 def test_photo_heatmap_and_overlay():
     picture = heatmap_picture(PHOTO, RELEVANCE, "a.png\ncluster 1\nred speaks for it")
-    assert (picture.mode, picture.size) == ("RGB", (3 * 224 + 4 * GAP, 224 + 2 * GAP + 3 * LINE))
-    bottom = np.asarray(picture)[-224 - GAP : -GAP]
+    assert (picture.dtype, picture.shape) == (np.uint8, (224 + 2 * GAP + 3 * LINE, 3 * 224 + 4 * GAP, 3))
+    bottom = picture[-224 - GAP : -GAP]
     for number, panel in enumerate((PHOTO, colours(RELEVANCE, colour_scale(RELEVANCE)), overlay(PHOTO, RELEVANCE))):
         left = GAP + number * (224 + GAP)
         assert np.array_equal(bottom[3::7, left + 3 : left + 224 : 7], panel)
 
 
 def test_the_caption_stands_above_the_panels_in_dark_letters():
-    without, sheet = (np.asarray(side_by_side([PHOTO, PHOTO], text)) for text in ("", "a.png\ncluster 1"))
+    without, sheet = (side_by_side([PHOTO, PHOTO], text) for text in ("", "a.png\ncluster 1"))
     assert np.array_equal(sheet[GAP + 2 * LINE :], without[GAP:])
     head = sheet[: GAP + 2 * LINE]
     assert head.min((0, 1)).tolist() == [24, 24, 28]

@@ -29,10 +29,9 @@ def show_clusters(
     for cluster in range(n_clusters):
         members = np.flatnonzero(clusters == cluster)
         central = members[np.argsort(distances[members], kind="stable")][:GALLERY]
-        tiles = [
-            side_by_side([enlarged(photo(images, at))], images.collection.paths[images.rows[at]]) for at in central
-        ]
-        write_gallery(writer, cluster, tiles)
+        names = [images.collection.paths[images.rows[at]] for at in central]
+        tiles = [side_by_side([enlarged(photo(images, at))], name) for at, name in zip(central, names, strict=True)]
+        write_gallery(writer, cluster, [Image.fromarray(tile) for tile in tiles])
 
 
 def show_embedding(

@@ -63,8 +63,8 @@ def enlarged(pixels: np.ndarray) -> np.ndarray:
     return pixels.repeat(factor, 0).repeat(factor, 1) if factor > 1 else pixels
 
 
-def side_by_side(panels: list[np.ndarray], caption: str = "") -> Image.Image:
-    """Panels in a row, the caption above them.
+def side_by_side(panels: list[np.ndarray], caption: str = "") -> np.ndarray:
+    """Panels in a row, the caption above them, `(H, W, 3)` uint8.
 
     Args:
         panels: at least one, `(H, W, 3)` uint8, all of one height.
@@ -78,11 +78,11 @@ def side_by_side(panels: list[np.ndarray], caption: str = "") -> Image.Image:
     for panel in panels:
         sheet[-GAP - height : -GAP, left : left + panel.shape[1]] = panel
         left += panel.shape[1] + GAP
-    return Image.fromarray(sheet)
+    return sheet
 
 
-def heatmap_picture(photo: np.ndarray, relevance: np.ndarray, caption: str) -> Image.Image:
-    """Photo, heatmap and overlay side by side.
+def heatmap_picture(photo: np.ndarray, relevance: np.ndarray, caption: str) -> np.ndarray:
+    """Photo, heatmap and overlay side by side, `(H, W, 3)` uint8.
 
     Args:
         photo: `(H, W, 3)` uint8, as the network saw it.

@@ -5,20 +5,18 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 RGB_8_BIT = struct.pack(">5B", 8, 2, 0, 0, 0)  # bits per channel, colour type, compression, filter, no interlacing
 UP = 2  # filter: each byte minus the one above it
 
 
-def write_png(path: Path, picture: Image.Image) -> None:
-    """Writes an RGB picture as PNG (W3C Recommendation, 2nd edition).
+def write_png(path: Path, pixels: np.ndarray) -> None:
+    """Writes RGB pixels `(H, W, 3)` uint8 as PNG (W3C Recommendation, 2nd edition).
 
     One filter for all rows and run lengths instead of a search for matches: half the time of Pillow at its fastest
     level, for files an eighth larger than those of its level 3.
     """
-    pixels = np.asarray(picture)  # (H, W, 3) uint8
     height, width, _ = pixels.shape
     rows = pixels.reshape(height, -1)
     filtered = np.empty((height, 1 + 3 * width), np.uint8)

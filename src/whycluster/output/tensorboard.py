@@ -63,7 +63,8 @@ def in_rows(tiles: Sequence[Image.Image], columns: int) -> Image.Image:
 
 def tile(photo: np.ndarray, heatmap: np.ndarray, title: str) -> Image.Image:
     """A photo `(H, W, 3)` beside its heatmap `(H, W)`."""
-    return side_by_side([enlarged(photo), enlarged(colours(heatmap, colour_scale(heatmap)))], title)
+    panels = [enlarged(photo), enlarged(colours(heatmap, colour_scale(heatmap)))]
+    return Image.fromarray(side_by_side(panels, title))
 
 
 class ExplanationGallery:
