@@ -1,9 +1,16 @@
+import inspect
 from pathlib import Path
 
 import hydra
 import pytest
+import pytorch_lightning as pl
 import torch
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from pytorch_lightning.loggers import TensorBoardLogger
+from torch.utils.tensorboard import SummaryWriter
+
+from whycluster.runs import make_trainer
 
 CONF = Path(__file__).parents[1] / "conf"
 GROUPS = {path.name: sorted(file.stem for file in path.iterdir()) for path in CONF.iterdir() if path.is_dir()}
@@ -13,6 +20,47 @@ NAMES = {"torchvision": ["resnet18"], "timm": ["test_vit"]}  # of networks, wher
 def composed(command, *overrides):
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose(command, [*overrides, "folder=run", "logger.save_dir=run"])
+
+
+KWARGS_OF = {make_trainer: pl.Trainer, TensorBoardLogger: SummaryWriter}  # where a target hands its **kwargs on to
+HYDRA_KEYS = {"_target_", "_partial_"}
+
+
+def arguments(target):
+    """Names that a target takes, those that it hands on included."""
+    parameters = inspect.signature(target).parameters.values()
+    names = {parameter.name for parameter in parameters}
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        names |= arguments(KWARGS_OF[target])
+    return names
+
+
+def unknown_keys(config, at="config"):
+    """Keys in a config that its targets do not take, by their full names; where there is no target, all of them."""
+    known = HYDRA_KEYS | (arguments(hydra.utils.get_object(config["_target_"])) if "_target_" in config else set())
+    found = [f"{at}.{key}" for key in config if key not in known]
+    for key in config:
+        if OmegaConf.is_dict(value := OmegaConf.select(config, key)):
+            found += unknown_keys(value, f"{at}.{key}")
+    return found
+
+
+@pytest.mark.parametrize(
+    ("command", "choice"),
+    [("train", f"{group}={name}") for group, names in GROUPS.items() for name in names]
+    + [("explain", f"{group}={name}") for group in ("trainer", "logger") for name in GROUPS[group]],
+)
+def test_every_key_is_an_argument(command, choice):
+    assert unknown_keys(composed(command, choice)) == []
+
+
+@pytest.mark.parametrize("place", ["", "backbone.", "data.", "head.", "trainer.", "logger."])
+def test_a_misspelt_key_would_be_noticed(place):
+    assert unknown_keys(composed("train", f"++{place}batch_sise=3")) == [f"config.{place}batch_sise"]
+
+
+def test_a_misspelt_key_of_the_evaluation_would_be_noticed():
+    assert unknown_keys(composed("explain", "+evaluation.stepps=3")) == ["config.evaluation.stepps"]
 
 
 def zeros(tensor, *_, **__):

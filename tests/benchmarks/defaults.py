@@ -26,8 +26,8 @@ from whycluster.data import Collection, Digits, Folder
 from whycluster.data.scenes import Scenes
 from whycluster.evaluation.evaluator import Evaluator
 from whycluster.evaluation.flipping import area
-from whycluster.evaluation.measuring import assigned, measure
-from whycluster.evaluation.methods import of_explainer
+from whycluster.evaluation.measurement import assigned_clusters, measure_method
+from whycluster.evaluation.methods import explainer_method
 from whycluster.evaluation.statistics import interval
 from whycluster.explain import ClusterModel, Explainer
 from whycluster.heads import neuralize
@@ -98,7 +98,7 @@ def scenes(assets: Path, n: int) -> Case:
     groups = torch.tensor([collection.groups.index(label) for label in collection.labels])
     means = torch.stack([features[groups == group].mean(0) for group in range(len(collection.groups))])
     model = ClusterModel(backbone, neuralize(means, features))
-    right = (assigned(model, images) == groups).nonzero()[:, 0]
+    right = (assigned_clusters(model, images) == groups).nonzero()[:, 0]
     some = right[torch.randperm(len(right), generator=torch.Generator().manual_seed(0))[:n]]
     masks = [backbone.preprocessing(collection.mask(at).convert("RGB"))[0] > 127 for at in some.tolist()]
     return Case(model, images[some], torch.stack(masks), ("ratio",))
@@ -111,18 +111,18 @@ def table(name: str, case: Case) -> dict[tuple[str, ...], float]:
     """Prints the lines of a collection; returns the SRG of each combination."""
     evaluator = Evaluator(steps=7)
     images = (case.images.float() / 255).contiguous(memory_format=torch.channels_last)
-    clusters, flips = assigned(case.model, images), evaluator.flips(images)
+    clusters, flipping = assigned_clusters(case.model, images), evaluator.flipping(images)
     found = {}
     for residual, rule, beta in itertools.product(case.residuals, ("zero", "midpoint"), (0.0, "auto", float("inf"))):
         for composite, rules in composites(case.model, residual):
-            method = of_explainer(Explainer(case.model, rules, rule, beta))
-            measured = measure(method, case.model, images, clusters, flips, case.masks)
-            gaps = [area(c.least, flips.counts) - area(c.most, flips.counts) for c in measured.curves.values()]
+            method = explainer_method(Explainer(case.model, rules, rule, beta))
+            measured = measure_method(method, case.model, images, clusters, flipping, case.masks)
+            gaps = [area(c.least, flipping.counts) - area(c.most, flipping.counts) for c in measured.curves.values()]
             start = measured.curves["mean"].most[:, 0, 0]
             srg = interval(torch.stack(gaps)[..., 0].mean(0), start)
             inside = ""
-            if measured.in_masks is not None:
-                inside = f"{measured.in_masks.mass.nanmean() / case.masks.float().mean():.2f}"
+            if measured.mask_agreement is not None:
+                inside = f"{measured.mask_agreement.mass.nanmean() / case.masks.float().mean():.2f}"
             key = (composite, rule, str(beta), residual)
             found[key] = srg.value
             print(

@@ -19,11 +19,11 @@ from sklearn.cluster import KMeans
 from whycluster.backbones import build_backbone
 from whycluster.data import Folder, Scenes
 from whycluster.evaluation import OURS, Evaluator
-from whycluster.evaluation.measuring import assigned
+from whycluster.evaluation.measurement import assigned_clusters
 from whycluster.evaluation.statistics import interval
 from whycluster.explain import ClusterModel, Explainer
 from whycluster.heads import neuralize
-from whycluster.output.evaluations import evaluation_sentences, evaluation_table
+from whycluster.output.evaluation_report import evaluation_sentences, evaluation_table
 
 
 def report(model: ClusterModel, images: torch.Tensor, masks: torch.Tensor | None, steps: int) -> None:
@@ -35,7 +35,7 @@ def report(model: ClusterModel, images: torch.Tensor, masks: torch.Tensor | None
     if evaluation.mask_area is not None:
         area = float(evaluation.mask_area.mean())
         for name, measured in evaluation.methods.items():
-            mass = [figure / area for figure in interval(measured.in_masks.mass)]
+            mass = [figure / area for figure in interval(measured.mask_agreement.mass)]
             print(f"{name}: mass in masks, as a multiple of their area: {mass[0]:.2f} ({mass[1]:.2f} to {mass[2]:.2f})")
     else:
         ours = [evaluation.srg(OURS, fill) for fill in evaluation.settings["fills"]]
@@ -66,7 +66,7 @@ def main() -> None:
         groups = torch.tensor([collection.groups.index(label) for label in collection.labels])
         means = torch.stack([features[groups == group].mean(0) for group in range(len(collection.groups))])
         model = ClusterModel(backbone, neuralize(means, features))
-        right = assigned(model, images) == groups
+        right = assigned_clusters(model, images) == groups
         print(f"{case}: {float(right.double().mean()):.0%} of {len(images)} images are in their own group")
         known = [at for at in right.nonzero()[:, 0].tolist() if collection.mask(at) is not None]
         some = [known[at] for at in torch.randperm(len(known), generator=generator)[: options.images]]

@@ -32,15 +32,16 @@ from whycluster.backbones import Backbone
 from whycluster.backbones.preprocessing import Preprocessing
 from whycluster.data import Folder
 from whycluster.evaluation.evaluator import Evaluator
-from whycluster.evaluation.flipping import area, patch_means
-from whycluster.evaluation.measuring import Flips, assigned, measure, scores
-from whycluster.evaluation.methods import Method, baseline, of_explainer
+from whycluster.evaluation.flipping import Flipping, area, patch_means
+from whycluster.evaluation.measurement import assigned_clusters, cluster_scores, measure_method
+from whycluster.evaluation.methods import Method, baseline, explainer_method
 from whycluster.evaluation.statistics import Interval, interval
 from whycluster.explain import ClusterModel, Explainer
 from whycluster.heads import Rule, neuralize
 from whycluster.lrp import Attention, Composite, Epsilon, EpsilonGammaBox, Gamma
 from whycluster.lrp.composites import RESIDUALS, Row
 from whycluster.output.heatmaps import heatmap_picture
+from whycluster.output.png import write_png
 
 SIDE, SQUARE = 224, 28  # of images, and of what occlusion hides, in pixels
 GAMMAS = (0.0, 0.05, 0.1, 0.25, 1.0)
@@ -73,14 +74,14 @@ def occlusion(model: ClusterModel) -> Method:
     """How much the discriminant falls when a square is hidden under the mean colour."""
 
     def explain(images: Tensor, clusters: Tensor, generator: torch.Generator) -> Tensor:
-        whole = scores(model, images, clusters)[:, 0]
+        whole = cluster_scores(model, images, clusters)[:, 0]
         heatmaps = images.new_zeros(len(images), SIDE, SIDE)
         for top in range(0, SIDE, SQUARE):
             for left in range(0, SIDE, SQUARE):
                 square = ..., slice(top, top + SQUARE), slice(left, left + SQUARE)
                 hidden = images.clone()
                 hidden[square] = hidden.new_tensor(MEAN).view(3, 1, 1)
-                fall = whole - scores(model, hidden, clusters)[:, 0]
+                fall = whole - cluster_scores(model, hidden, clusters)[:, 0]
                 heatmaps[square] = fall.to(heatmaps)[:, None, None]
         return heatmaps
 
@@ -107,7 +108,7 @@ def methods(model: ClusterModel) -> Iterator[tuple[str, Callable[[], Method]]]:
 
 
 def lrp(model: ClusterModel, rows: list[Row], rule: Rule, attention: Attention) -> Method:
-    return of_explainer(Explainer(model, Composite(rows), rule, attention=attention))
+    return explainer_method(Explainer(model, Composite(rows), rule, attention=attention))
 
 
 class Found(NamedTuple):
@@ -126,7 +127,9 @@ class Found(NamedTuple):
     passes: Tensor
 
 
-def measured(method: Method, model: ClusterModel, images: Tensor, clusters: Tensor, flips: Flips, seed: int) -> Found:
+def measured(
+    method: Method, model: ClusterModel, images: Tensor, clusters: Tensor, flipping: Flipping, seed: int
+) -> Found:
     """One method on a batch of images."""
     heatmaps: list[Tensor] = []
     taken = []
@@ -136,11 +139,11 @@ def measured(method: Method, model: ClusterModel, images: Tensor, clusters: Tens
         heatmaps.append(method.explain(images, clusters, generator))
         taken.append(time.process_time() - began)
         began = time.process_time()
-        scores(model, images, clusters)
+        cluster_scores(model, images, clusters)
         taken.append(time.process_time() - began)
         return heatmaps[-1]
 
-    curves = measure(Method(explain, method.passes), model, images, clusters, flips, seed=seed).curves["mean"]
+    curves = measure_method(Method(explain, method.passes), model, images, clusters, flipping, seed=seed).curves["mean"]
     return Found(torch.cat(heatmaps), *curves, torch.tensor([taken[0] / taken[1]]))
 
 
@@ -181,9 +184,9 @@ def main() -> None:
     parser.add_argument("--pictures", type=Path)
     options = parser.parse_args()
     model, images = clustered(Path(os.environ["WHYCLUSTER_ASSETS"]))
-    flips = Evaluator(patch=options.patch, steps=options.steps, fills=["mean"], baselines=[]).flips(images)
+    flipping = Evaluator(patch=options.patch, steps=options.steps, fills=["mean"], baselines=[]).flipping(images)
     images = images[torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[: options.images]]
-    clusters = assigned(model, images)
+    clusters = assigned_clusters(model, images)
     built = {
         name: make() for name, make in methods(model) if any(fnmatch(name, pattern) for pattern in options.methods)
     }
@@ -195,20 +198,20 @@ def main() -> None:
             if file is not None and file.exists():
                 parts[name].append(Found(*torch.load(file, weights_only=True)))
                 continue
-            parts[name].append(measured(method, model, images[some], clusters[some], flips, seed=start))
+            parts[name].append(measured(method, model, images[some], clusters[some], flipping, seed=start))
             if file is not None:
                 file.parent.mkdir(parents=True, exist_ok=True)
                 torch.save(tuple(parts[name][-1]), file)
             print(f"{name}, images from {start}", file=sys.stderr, flush=True)
     found = {name: Found(*map(torch.cat, zip(*each, strict=True))) for name, each in parts.items()}
-    print(table(found, flips.counts))
+    print(table(found, flipping.counts))
     if options.pictures is not None:
         options.pictures.mkdir(parents=True, exist_ok=True)
         for at, (image, cluster) in enumerate(zip(images[:PICTURED], clusters, strict=False)):
             photo = (image * 255).round().byte().permute(1, 2, 0).numpy()
             for name, one in found.items():
                 picture = heatmap_picture(photo, one.heatmaps[at].numpy(), f"{name}, cluster {cluster}")
-                picture.save(options.pictures / f"{at:03d} {name}.png")
+                write_png(options.pictures / f"{at:03d} {name}.png", picture)
 
 
 if __name__ == "__main__":

@@ -34,6 +34,26 @@ def linear():
     return ClusterModel(backbone, NeuralizedKMeans(centroids, beta=0.1))
 
 
+class Curved(nn.Module):
+    """Features that are anything but linear in the pixels, with kinks and curvature."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 5, 3), nn.Tanh())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.features(x)
+
+
+@pytest.fixture
+def curved():
+    """A nonlinear model of three clusters, of images whose colours are normalised each in its own way."""
+    preprocessing = Preprocessing(SIDE, SIDE, (0.3, 0.4, 0.6), (0.1, 0.2, 0.5))
+    backbone = Backbone(Curved(), preprocessing, "features", "flatten").double()
+    centroids = torch.randn(3, backbone.n_features, generator=torch.Generator().manual_seed(1)).double()
+    return ClusterModel(backbone, NeuralizedKMeans(centroids, beta=0.1))
+
+
 @pytest.fixture
 def bright():
     """Images whose pixels lie from 0.5 to 1, `(6, 3, 8, 8)`; all are in cluster 0."""

@@ -40,6 +40,11 @@ def test_blur_is_scipys(images, sigma):
     assert torch.equal(blur_fill(sigma)(images)(gone), gaussian_blur(images, sigma))
 
 
+def test_images_that_lose_patches_are_blurred_as_widely_as_these(images):
+    gone = torch.ones(3, 1, 20, 26, dtype=torch.bool)
+    assert torch.equal(FILLS["blur"](images, 4)(images)(gone), gaussian_blur(images, 4.0))
+
+
 def test_a_hole_in_one_colour_is_filled_with_it():
     images = torch.full((1, 3, 17, 13), 0.3, dtype=torch.float64)
     gone = torch.zeros(1, 1, 17, 13, dtype=torch.bool)

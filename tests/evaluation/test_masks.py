@@ -39,6 +39,11 @@ def test_negative_relevance_has_no_mass(masks):
 def test_rank_accuracy_counts_pixels():
     heatmap = torch.tensor([[[5.0, 4.0, 3.0, 2.0, 1.0]]])
     assert rank_accuracy(heatmap, torch.tensor([[[True, False, True, False, False]]])).tolist() == [0.5]
+    assert rank_accuracy(heatmap, torch.ones(1, 1, 5, dtype=torch.bool)).tolist() == [1]
+    ties = torch.tensor([[[5.0, 2.0, 2.0, 2.0, 1.0]]])  # the second of two places is shared by three pixels
+    torch.testing.assert_close(
+        rank_accuracy(ties, torch.tensor([[[True, True, False, False, False]]])), torch.tensor([2 / 3])
+    )
 
 
 @pytest.mark.parametrize("window", [1, 2, 3, 4])
@@ -47,3 +52,18 @@ def test_the_densest_square_hits_where_its_centre_is(masks, window):
     heatmaps[:, 3, 4] = 1.0  # of even windows around it the first is taken, whose centre is just above and left
     heatmaps[:, 3:5, 4:6] += 0.1
     assert hits(heatmaps, masks, window).tolist() == [True, False]
+
+
+@pytest.mark.parametrize(("window", "centre"), [(1, (3, 4)), (2, (3, 4)), (3, (4, 5)), (4, (4, 5))])
+def test_the_centre_of_a_square(window, centre):
+    """That of an even one is the pixel above and left of its middle."""
+    heatmaps = torch.zeros(1, 9, 9)
+    heatmaps[0, 3 : 3 + window, 4 : 4 + window] = 1
+    found = [(row, column) for row in range(9) for column in range(9) if hits(heatmaps, pixel(row, column), window)]
+    assert found == [centre]
+
+
+def pixel(row, column):
+    mask = torch.zeros(1, 9, 9, dtype=torch.bool)
+    mask[0, row, column] = True
+    return mask

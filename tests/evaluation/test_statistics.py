@@ -33,6 +33,7 @@ def test_intervals_cover_the_truth_as_often_as_they_say():
 def test_what_is_no_number_is_left_out():
     assert interval(torch.tensor([1.0, math.nan, 1.0])).value == 1
     assert math.isnan(interval(torch.tensor([math.nan])).value)
+    assert interval(torch.tensor([math.nan, 1.0, 2.0]), torch.tensor([100.0, 2.0, 4.0])).value == 0.5
 
 
 def test_a_single_image_has_no_interval():

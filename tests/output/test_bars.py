@@ -9,7 +9,7 @@ from matplotlib import pyplot
 from matplotlib.colors import to_hex
 
 from whycluster import explain_table, plot_relevance
-from whycluster.output.bars import BLUE, GREY, RED
+from whycluster.output.bars import BLUE_BAR, GREY_BAR, RED_BAR
 
 matplotlib.use("agg")
 
@@ -49,7 +49,7 @@ def test_bars_of_one_row(row):
     ax = plot_relevance(row)
     assert labels(ax) == ["hue", "alcohol", "magnesium", "ash", "proline"]
     assert widths(ax) == [2.0, -0.5, -0.3, 0.1, 0.0]
-    assert colours(ax)[:4] == [RED, BLUE, BLUE, RED]
+    assert colours(ax)[:4] == [RED_BAR, BLUE_BAR, BLUE_BAR, RED_BAR]
     assert ax.get_ylim() == (4.5, -0.5)  # the first on top
     assert drawn(ax) == ["+2.00", "−0.50", "−0.30", "+0.10", "0"]  # noqa: RUF001
 
@@ -57,7 +57,7 @@ def test_bars_of_one_row(row):
 def test_others_make_up_the_sum(row):
     ax = plot_relevance(row, n_features=2)
     assert labels(ax) == ["hue", "alcohol", "3 others"]
-    assert colours(ax) == [RED, BLUE, GREY]
+    assert colours(ax) == [RED_BAR, BLUE_BAR, GREY_BAR]
     assert sum(widths(ax)) == pytest.approx(row.sum())
     assert labels(plot_relevance(row, n_features=4))[-1] == "1 other"
 

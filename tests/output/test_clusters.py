@@ -33,6 +33,26 @@ def test_each_cluster_shows_its_most_central_images_first(images, tmp_path_facto
     assert events.Images("cluster 1")[0].width > 3 * 224
 
 
+def test_galleries_hold_the_twelve_nearest_images_under_their_names(tmp_path, monkeypatch):
+    for number in range(30):
+        Image.new("RGB", (8, 8), (8 * number, 0, 0)).save(tmp_path / f"{number:02d}.png")
+    images = PreparedImages(Folder(tmp_path), Preprocessing(8, 8, (0.5,) * 3, (0.5,) * 3), range(0, 30, 2))
+    shown, sizes, captions = {}, [], []
+    monkeypatch.setattr("whycluster.output.clusters.write_cluster_sizes", lambda writer, found: sizes.extend(found))
+    monkeypatch.setattr("whycluster.output.clusters.write_gallery", lambda writer, k, tiles: shown.update({k: tiles}))
+    monkeypatch.setattr(
+        "whycluster.output.clusters.side_by_side", lambda panels, name: captions.append(name) or panels[0]
+    )
+    distances = np.random.RandomState(0).permutation(15).astype(float)
+    clusters = np.array([0] * 14 + [1])
+    show_clusters(None, images, clusters, distances, n_clusters=2)
+    nearest = sorted(range(14), key=lambda at: distances[at])[:12]
+    assert [tile.getpixel((0, 0))[0] for tile in shown[0]] == [16 * at for at in nearest]
+    assert [tile.getpixel((0, 0))[0] for tile in shown[1]] == [16 * 14]
+    assert captions == [f"{2 * at:02d}.png" for at in (*nearest, 14)]
+    assert sizes == [14, 1]
+
+
 @pytest.mark.parametrize("width", [3, COMPONENTS + 50])
 def test_the_sample_is_embedded(images, tmp_path_factory, width):
     folder = tmp_path_factory.mktemp("board")

@@ -1,7 +1,7 @@
-"""Is the explanation right? Measured without labels: flipping, masks, baselines, and sanity checks."""
+"""Evaluation of explanations without labels: patch flipping, masks, baselines, and sanity checks."""
 
-from whycluster.evaluation.evaluation import Evaluation
 from whycluster.evaluation.evaluator import OURS, Evaluator
 from whycluster.evaluation.methods import BASELINES
+from whycluster.evaluation.results import Evaluation
 
 __all__ = ["BASELINES", "OURS", "Evaluation", "Evaluator"]

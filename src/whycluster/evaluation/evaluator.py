@@ -1,4 +1,4 @@
-"""Methods side by side on the same images, and what else should be known of ours."""
+"""The evaluator: measures our explanations and the baselines on the same images, and runs the sanity checks."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -6,34 +6,35 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from whycluster.errors import UserError
-from whycluster.evaluation.evaluation import Evaluation
+from whycluster.errors import UserError, whole_number
 from whycluster.evaluation.fills import FILLS
-from whycluster.evaluation.measuring import Flips, assigned, measure, n_patches, region
-from whycluster.evaluation.methods import BASELINES, Method, baseline, of_explainer
-from whycluster.evaluation.sanity import checked
+from whycluster.evaluation.flipping import Flipping, flip_counts, n_patches, region_side
+from whycluster.evaluation.measurement import assigned_clusters, measure_method
+from whycluster.evaluation.methods import BASELINES, Method, baseline, explainer_method
+from whycluster.evaluation.results import Evaluation
+from whycluster.evaluation.sanity import sanity_checks
 from whycluster.explain import Explainer
 
 OURS = "whycluster"
-CHECKED = 16  # images, spread over the sample, on which the sanity of explanations is checked
+SANITY_IMAGES = 16  # evenly spaced in the sample; the sanity checks take several explanations of each
 
-Progress = Callable[[str, float], None]  # what is done now, and which share of all the work is behind
+OnProgress = Callable[[str, float], None]  # called with what is done next and the fraction of all work done
 
 
 class Evaluator:
-    """Measures explanations of assigned clusters: ours beside baselines, by flipping, by masks, and for their sanity.
+    """Evaluates explanations of assigned clusters: ours beside baselines, by patch flipping, masks and sanity checks.
 
     Args:
-        sample: how many images to draw from a collection; `None`: all.
-        patch: side of the patches that are flipped, in pixels; `None`: a 14th of the image's.
-        fraction: of the patches that is gone in the end.
-        steps: points of the curves, besides the first.
-        fills: what takes the place of patches; see `FILLS`.
-        baselines: what to compare with; see `BASELINES`.
-        seed: of all that is drawn.
+        sample: number of images to draw from a collection; `None`: all.
+        patch: side of the patches that are removed, in pixels; `None`: a 14th of the image's.
+        fraction: of the patches that is removed at the end of a curve.
+        steps: points of the curves after the first.
+        fills: what replaces removed patches; see `FILLS`.
+        baselines: methods to compare with; see `BASELINES`.
+        seed: of the sample, of methods that draw, and of the sanity checks.
 
     Raises:
-        UserError: for settings that make no sense.
+        UserError: for settings out of range or unknown names.
     """
 
     def __init__(
@@ -46,85 +47,86 @@ class Evaluator:
         baselines: Sequence[str] = tuple(BASELINES),
         seed: int = 0,
     ) -> None:
-        for name, value, least in (("sample", sample, 1), ("patch", patch, 1), ("steps", steps, 1), ("seed", seed, 0)):
-            optional = name in ("sample", "patch")
-            if not (value is None and optional) and (type(value) is not int or not least <= value < 2**32):
-                raise UserError(f"evaluation.{name}={value} should be a whole number >= {least}.")
+        self.sample = None if sample is None else whole_number("evaluation.sample", sample, 1)
+        self.patch = None if patch is None else whole_number("evaluation.patch", patch, 1)
         if not isinstance(fraction, int | float) or not 0 < fraction <= 1:
             raise UserError(f"evaluation.fraction={fraction} should be above 0, and at most 1.")
-        self.fills = _some_of("fills", fills, FILLS)
-        self.baselines = _some_of("baselines", baselines, BASELINES)
+        self.fraction = float(fraction)
+        self.steps = whole_number("evaluation.steps", steps, 1)
+        self.fills = _known_names("fills", fills, FILLS)
+        self.baselines = _known_names("baselines", baselines, BASELINES)
         if not self.fills:
             raise UserError(f"evaluation.fills=[] should name at least one of {', '.join(FILLS)}.")
-        self.sample, self.patch, self.fraction, self.steps, self.seed = sample, patch, float(fraction), steps, seed
+        self.seed = whole_number("evaluation.seed", seed, 0)
+        if self.seed >= 2**32:  # NumPy and PyTorch take no larger ones
+            raise UserError(f"evaluation.seed={seed} should be below 2**32.")
 
     def methods(self, explainer: Explainer) -> dict[str, Method]:
-        """Ours, and the baselines.
+        """Our method and the baselines, by name.
 
         Raises:
-            UserError: if captum is wanted and not there, or the images of the model have no two patches.
+            UserError: if captum is needed and not installed, or if a patch is as large as the model's images.
         """
         side = explainer.model.backbone.preprocessing.crop
         if self.patch is not None and self.patch >= side:
             raise UserError(
                 f"evaluation.patch={self.patch} should be smaller than the images, {side} by {side} pixels."
             )
-        theirs = {name: baseline(name, explainer.model) for name in self.baselines}
-        return {OURS: of_explainer(explainer), **theirs}
+        baselines = {name: baseline(name, explainer.model) for name in self.baselines}
+        return {OURS: explainer_method(explainer), **baselines}
 
-    def flips(self, images: Tensor) -> Flips:
-        """How to flip images `(N, 3, H, W)`."""
-        height, width = images.shape[2:]
-        patch = self.patch or region(images)
-        fills = {name: FILLS[name](images, patch) for name in self.fills}
-        return Flips.of((height, width), patch, self.fraction, self.steps, fills)
+    def flipping(self, images: Tensor) -> Flipping:
+        """Settings of patch flipping for images `(N, 3, H, W)`."""
+        patch = self.patch or region_side(images)
+        counts = flip_counts(n_patches(images, patch), self.fraction, self.steps)
+        return Flipping(patch, counts, {name: FILLS[name](images, patch) for name in self.fills})
 
     def evaluate(
         self,
         explainer: Explainer,
         images: Tensor,
         masks: Tensor | None = None,
-        progress: Progress = lambda what, done: None,
+        progress: OnProgress = lambda what, done: None,
         batch_size: int = 16,
     ) -> Evaluation:
-        """Measures on all images given.
+        """Evaluates on all images given.
 
         Args:
-            explainer: what is to be judged.
-            images: `(N, 3, H, W)`, uint8 or floats from 0 to 1; they travel to the model's device batch by batch.
-            masks: the pixels that alone can be the reason, `(N, H, W)` bool; empty where that is not known.
-            progress: is told how far the work is.
+            explainer: whose explanations are evaluated.
+            images: `(N, 3, H, W)`, uint8 or floats from 0 to 1; they are moved to the model's device in batches.
+            masks: the pixels that are known to be the only possible reason, `(N, H, W)` bool; empty where unknown.
+            progress: called as the work goes on.
             batch_size: images at once.
 
         Raises:
-            UserError: if there are no images, or captum is wanted and not there.
+            UserError: if there are no images, and as `methods` does.
         """
         if not len(images):
             raise UserError("there are no images to evaluate on.")
         methods = self.methods(explainer)
         images = images.float() / 255 if images.dtype == torch.uint8 else images
-        clusters, flips = assigned(explainer.model, images, batch_size), self.flips(images)
-        measured = {}
+        clusters, flipping = assigned_clusters(explainer.model, images, batch_size), self.flipping(images)
+        results = {}
         for number, (name, method) in enumerate(methods.items()):
 
             def advance(done: int, name: str = name, number: int = number) -> None:
                 progress(name, (number + done / len(images)) / (len(methods) + 1))
 
-            measured[name] = measure(
-                method, explainer.model, images, clusters, flips, masks, self.seed, batch_size, advance
+            results[name] = measure_method(
+                method, explainer.model, images, clusters, flipping, masks, self.seed, batch_size, advance
             )
         progress("sanity", len(methods) / (len(methods) + 1))
-        spread = torch.linspace(0, len(images) - 1, min(CHECKED, len(images))).round().long()
-        sanity = checked(explainer, images[spread], clusters[spread], self.seed, batch_size)
+        some = torch.linspace(0, len(images) - 1, min(SANITY_IMAGES, len(images))).round().long()
+        sanity = sanity_checks(explainer, images[some], clusters[some], self.seed, batch_size)
         progress("done", 1.0)
-        known = None if masks is None else masks[masks.any(2).any(1)].float().mean((1, 2))
+        areas = None if masks is None else masks[masks.any(2).any(1)].float().mean((1, 2))
         return Evaluation(
-            measured,
-            flips.counts,
-            n_patches((images.shape[2], images.shape[3]), flips.patch),
-            known if known is not None and len(known) else None,
+            results,
+            flipping.counts,
+            n_patches(images, flipping.patch),
+            areas if areas is not None and len(areas) else None,
             sanity,
-            self._settings(explainer, images, flips.patch),
+            self._settings(explainer, images, flipping.patch),
         )
 
     def _settings(self, explainer: Explainer, images: Tensor, patch: int) -> dict[str, Any]:
@@ -135,7 +137,7 @@ class Evaluator:
             "steps": self.steps,
             "fills": self.fills,
             "seed": self.seed,
-            "region": region(images),
+            "region": region_side(images),
             "composite": explainer.composite,
             "residual": explainer.residual,
             "head_rule": explainer.head_rule,
@@ -143,13 +145,13 @@ class Evaluator:
         }
 
 
-def _some_of(name: str, given: Any, known: Mapping[str, Any]) -> list[str]:
-    """A list of names, each once.
+def _known_names(setting: str, given: Any, known: Mapping[str, Any]) -> list[str]:
+    """The names given, as a list.
 
     Raises:
-        UserError: for anything else.
+        UserError: for anything but a sequence of different known names.
     """
     names = list(given) if isinstance(given, Sequence) and not isinstance(given, str) else None
-    if names is None or not all(one in known for one in names) or len(set(names)) < len(names):
-        raise UserError(f"evaluation.{name}={given} should be a list of some of {', '.join(known)}, each once.")
+    if names is None or not all(name in known for name in names) or len(set(names)) < len(names):
+        raise UserError(f"evaluation.{setting}={given} should be a list of some of {', '.join(known)}, each once.")
     return names

@@ -1,11 +1,12 @@
-"""Flipping: patches are removed, the most or the least relevant first, and what is left of the answer is measured.
+"""Patch flipping: patches are removed, the most or the least relevant first, and the scores of what is left measured.
 
-If the most relevant go first, the answer should fall fast; if the least relevant do, slowly. SRG, the area between the
-two curves (Blücher et al., TMLR 2024), says both in one number, on which the choice of the fill bears little.
-Curves: Samek et al. 2017.
+The curve of most relevant first should fall fast, that of least relevant first slowly (Samek et al. 2017, IEEE TNNLS
+28(11), arXiv 1509.06321). SRG, the area between the two, depends little on what replaces the patches (Blücher et al.
+2024, TMLR, arXiv 2401.06654).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,7 +14,33 @@ from torch.nn import functional as F
 
 from whycluster.evaluation.fills import Fill
 
-Score = Callable[[Tensor], Tensor]  # images (N, 3, H, W) -> what is measured of them, (N, S)
+Score = Callable[[Tensor], Tensor]  # images (N, 3, H, W) -> their scores (N, S)
+GRID = 14  # regions along the shorter side of an image
+
+
+class Flipping(NamedTuple):
+    """Settings of patch flipping for images of one size.
+
+    Attributes:
+        patch: side, in pixels.
+        counts: patches removed at each point of a curve; see `flip_counts`.
+        fills: name `->` what replaces the patches.
+    """
+
+    patch: int
+    counts: list[int]
+    fills: Mapping[str, Fill]
+
+
+def region_side(images: Tensor) -> int:
+    """Side in pixels of a region of images `(N, 3, H, W)`: of patches by default, and of the densest square."""
+    return max(1, min(images.shape[2:]) // GRID)
+
+
+def n_patches(images: Tensor, patch: int) -> int:
+    """Number of patches of each of the images `(N, 3, H, W)`, smaller ones at the far edges included."""
+    height, width = images.shape[2:]
+    return -(-height // patch) * -(-width // patch)
 
 
 def patch_means(heatmaps: Tensor, patch: int) -> Tensor:
@@ -28,7 +55,7 @@ def patch_means(heatmaps: Tensor, patch: int) -> Tensor:
 
 
 def ranks(values: Tensor, generator: torch.Generator) -> Tensor:
-    """The place of each value from the largest, 0, to the smallest, along the last dimension; ties are drawn."""
+    """Rank of each value along the last dimension, 0 for the largest; the order of equal values is random."""
     shuffle = torch.rand(values.shape, generator=generator).argsort(-1).to(values.device)
     shuffled = values.gather(-1, shuffle)
     order = shuffle.gather(-1, shuffled.argsort(stable=True, dim=-1, descending=True))
@@ -36,7 +63,7 @@ def ranks(values: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def flip_counts(n_patches: int, fraction: float, steps: int) -> list[int]:
-    """How many patches are gone at each point of a curve, from none to `fraction` of them, at least one; none twice.
+    """Number of patches removed at each point of a curve, without repetition: 0 to `fraction` of them, at least 1.
 
     Example:
         >>> flip_counts(n_patches=10, fraction=0.5, steps=2)
@@ -47,29 +74,29 @@ def flip_counts(n_patches: int, fraction: float, steps: int) -> list[int]:
 
 
 def flipping_curve(
-    score: Score, images: Tensor, places: Tensor, patch: int, counts: Sequence[int], fill: Fill
+    score: Score, images: Tensor, patch_ranks: Tensor, patch: int, counts: Sequence[int], fill: Fill
 ) -> Tensor:
-    """Scores as more and more patches are gone.
+    """Scores of images as more and more of their patches are removed.
 
     Args:
-        score: what is measured, `(N, S)`.
+        score: gives the scores, `(N, S)`.
         images: `(N, 3, H, W)`, from 0 to 1.
-        places: when each patch goes, `(N, rows, columns)`; see `ranks`.
+        patch_ranks: order in which patches are removed, `(N, rows, columns)`; see `ranks`.
         patch: side, in pixels.
-        counts: how many patches are gone at each point; see `flip_counts`.
-        fill: what comes in their place.
+        counts: patches removed at each point; see `flip_counts`.
+        fill: what replaces them.
 
     Returns:
         `(N, len(counts), S)`.
     """
     height, width = images.shape[2:]
-    of_pixels = places.repeat_interleave(patch, 1).repeat_interleave(patch, 2)[:, None, :height, :width]
-    without = fill(images)
-    return torch.stack([score(without(of_pixels < count)) for count in counts], 1)
+    pixel_ranks = patch_ranks.repeat_interleave(patch, 1).repeat_interleave(patch, 2)[:, None, :height, :width]
+    filled = fill(images)
+    return torch.stack([score(filled(pixel_ranks < count)) for count in counts], 1)
 
 
 def area(curve: Tensor, counts: Sequence[int]) -> Tensor:
-    """Mean height of curves `(N, T, S)` over the patches gone, by trapezoids, `(N, S)`.
+    """Mean height of curves `(N, T, S)` over the patches removed, by the trapezoidal rule, `(N, S)`.
 
     Example:
         >>> area(torch.tensor([[[1.0], [0.0], [0.0]]]), counts=[0, 1, 2])

@@ -1,4 +1,7 @@
-"""Explanations beside a known truth: the pixels that alone can be the reason (Arras et al. 2022, CLEVR-XAI)."""
+"""Agreement of heatmaps with masks: the pixels that are known to be the only possible reason.
+
+Arras et al. 2022 (CLEVR-XAI), Information Fusion 81, arXiv 2003.07258.
+"""
 
 import torch
 from torch import Tensor
@@ -21,9 +24,9 @@ def mass_inside(heatmaps: Tensor, masks: Tensor) -> Tensor:
 
 
 def rank_accuracy(heatmaps: Tensor, masks: Tensor) -> Tensor:
-    """Of the most relevant pixels, as many as the mask has, the share that lies inside, `(N,)`; arguments as above.
+    """Share of the `n` most relevant pixels that lies inside, where `n` is the size of the mask, `(N,)`.
 
-    Pixels as relevant as the last of them share the places that are left.
+    Arguments as above. Pixels that tie with the last of the `n` share the remaining places equally.
     """
     accuracies = []
     for heatmap, mask in zip(heatmaps.flatten(1), masks.flatten(1), strict=True):

@@ -1,4 +1,4 @@
-"""Ways to explain an assignment: ours, and those that it has to beat. Gradients and occlusion are captum's."""
+"""Explanation methods: ours, and the baselines it is compared with. Gradients and occlusion are captum's."""
 
 import math
 from collections.abc import Callable
@@ -10,27 +10,27 @@ from torch import Tensor
 from whycluster.errors import UserError
 from whycluster.explain import ClusterModel, Explainer, Target
 
-NOISE = 0.15  # of the range of values: deviation of the noise that SmoothGrad adds (Smilkov et al. 2017)
-SAMPLES = 16  # of SmoothGrad, and steps of integrated gradients
-WINDOWS = 7  # occlusion hides so many by so many squares, one after the other
-BLOB = 0.25  # of the image's side: deviation of the blob
+SMOOTHGRAD_NOISE = 0.15  # standard deviation, as a fraction of the range of values
+SMOOTHGRAD_SAMPLES = 16
+INTEGRATION_STEPS = 16
+OCCLUSION_GRID = 7  # squares in a row, each hidden once
+BLOB_SIGMA = 0.25  # as a fraction of the image's side
 
 
 class Method(NamedTuple):
-    """A way to explain.
+    """An explanation method.
 
     Attributes:
-        explain: images `(N, 3, H, W)` from 0 to 1, clusters `(N,)`, and a generator for what is drawn at random `->`
-            heatmaps `(N, H, W)`.
-        passes: what it costs an image, in passes through the network, forward or back.
+        explain: images `(N, 3, H, W)` from 0 to 1, clusters `(N,)`, and a random generator `->` heatmaps `(N, H, W)`.
+        passes: its cost per image, in passes through the network, forward or back.
     """
 
     explain: Callable[[Tensor, Tensor, torch.Generator], Tensor]
     passes: int
 
 
-def of_explainer(explainer: Explainer) -> Method:
-    """Layer-wise relevance propagation: one pass forward, one back."""
+def explainer_method(explainer: Explainer) -> Method:
+    """Layer-wise relevance propagation, as an explainer does it: one pass forward, one back."""
 
     def explain(images: Tensor, clusters: Tensor, generator: torch.Generator) -> Tensor:
         (explanation,) = explainer.explain_targets(images, [Target("given", clusters)])
@@ -40,7 +40,7 @@ def of_explainer(explainer: Explainer) -> Method:
 
 
 def random(model: ClusterModel) -> Method:
-    """Noise: what any explanation should beat."""
+    """Uniform noise, which any explanation should beat."""
 
     def explain(images: Tensor, clusters: Tensor, generator: torch.Generator) -> Tensor:
         return torch.rand(len(images), *images.shape[2:], generator=generator).to(images.device)
@@ -49,16 +49,16 @@ def random(model: ClusterModel) -> Method:
 
 
 def blob(model: ClusterModel) -> Method:
-    """A Gaussian in the middle, where photographers put what they mean."""
+    """A Gaussian in the centre, where photographers place their subject."""
 
     def explain(images: Tensor, clusters: Tensor, generator: torch.Generator) -> Tensor:
         y, x = (torch.linspace(-0.5, 0.5, n, device=images.device) for n in images.shape[2:])
-        return (-(y[:, None].square() + x.square()) / (2 * BLOB**2)).exp().expand(len(images), -1, -1)
+        return (-(y[:, None].square() + x.square()) / (2 * BLOB_SIGMA**2)).exp().expand(len(images), -1, -1)
 
     return Method(explain, 0)
 
 
-def squared_gradient(model: ClusterModel) -> Method:
+def gradient_squared(model: ClusterModel) -> Method:
     """Squared gradient of the discriminant, summed over colours."""
     from captum.attr import Saliency
 
@@ -75,48 +75,59 @@ def gradient_times_input(model: ClusterModel) -> Method:
 
 
 def smoothgrad(model: ClusterModel) -> Method:
-    """Mean gradient of noisy copies, squared (SmoothGrad², the better one in Hooker et al. 2019)."""
+    """Mean of the squared gradients of noisy copies, summed over colours.
+
+    SmoothGrad of Smilkov et al. 2017, arXiv 1706.03825, squared as in Hooker et al. 2019, arXiv 1806.10758, where that
+    is the better one.
+    """
     from captum.attr import NoiseTunnel, Saliency
 
     low, high = model.backbone.bounds()
-    tunnel, deviation = NoiseTunnel(Saliency(_discriminant(model))), NOISE * float((high - low).mean())
-    settings = {"nt_type": "smoothgrad_sq", "nt_samples": SAMPLES, "nt_samples_batch_size": 1}
-    return _attributed(
-        model, lambda x, clusters: _attribute(tunnel, x, clusters, stdevs=deviation, abs=False, **settings), 2 * SAMPLES
-    )
+    tunnel = NoiseTunnel(Saliency(_discriminant(model)))
+    settings = {
+        "nt_type": "smoothgrad_sq",
+        "nt_samples": SMOOTHGRAD_SAMPLES,
+        "nt_samples_batch_size": 1,
+        "stdevs": SMOOTHGRAD_NOISE * float((high - low).mean()),
+        "abs": False,
+    }
+    return _attributed(model, lambda x, clusters: _attribute(tunnel, x, clusters, **settings), 2 * SMOOTHGRAD_SAMPLES)
 
 
 def integrated_gradients(model: ClusterModel) -> Method:
-    """Gradients on the way from the mean colour to the image, times the way (Sundararajan et al. 2017)."""
+    """Mean gradient on the straight path from the mean colour to the image, times the path.
+
+    Sundararajan et al. 2017, arXiv 1703.01365, eq. 1.
+    """
     from captum.attr import IntegratedGradients
 
     path = IntegratedGradients(_discriminant(model))
 
     def explain(x: Tensor, clusters: Tensor) -> Tensor:
-        return _attribute(path, x, clusters, n_steps=SAMPLES, internal_batch_size=len(x))
+        return _attribute(path, x, clusters, n_steps=INTEGRATION_STEPS, internal_batch_size=len(x))
 
-    return _attributed(model, explain, 2 * SAMPLES)
+    return _attributed(model, explain, 2 * INTEGRATION_STEPS)
 
 
 def occlusion(model: ClusterModel) -> Method:
-    """How much the discriminant falls when a square is hidden under the mean colour (Zeiler and Fergus 2014)."""
+    """Fall of the discriminant when a square is hidden under the mean colour (Zeiler and Fergus, arXiv 1311.2901)."""
     from captum.attr import Occlusion
 
     hiding = Occlusion(_discriminant(model))
 
     def explain(x: Tensor, clusters: Tensor) -> Tensor:
-        side = (x.shape[1], *(math.ceil(n / WINDOWS) for n in x.shape[2:]))
+        side = (x.shape[1], *(math.ceil(n / OCCLUSION_GRID) for n in x.shape[2:]))
         with torch.no_grad():
             return _attribute(hiding, x, clusters, sliding_window_shapes=side, strides=side)
 
     side = model.backbone.preprocessing.crop
-    return _attributed(model, explain, math.ceil(side / math.ceil(side / WINDOWS)) ** 2 + 1)
+    return _attributed(model, explain, math.ceil(side / math.ceil(side / OCCLUSION_GRID)) ** 2 + 1)
 
 
 BASELINES: dict[str, Callable[[ClusterModel], Method]] = {
     "random": random,
     "blob": blob,
-    "gradient_squared": squared_gradient,
+    "gradient_squared": gradient_squared,
     "gradient_times_input": gradient_times_input,
     "smoothgrad": smoothgrad,
     "integrated_gradients": integrated_gradients,
@@ -125,26 +136,24 @@ BASELINES: dict[str, Callable[[ClusterModel], Method]] = {
 
 
 def baseline(name: str, model: ClusterModel) -> Method:
-    """A baseline by its name.
+    """The method of that name in `BASELINES`.
 
     Raises:
-        UserError: for an unknown name, or if captum is not there.
+        UserError: if captum is needed and not installed.
     """
-    if name not in BASELINES:
-        raise UserError(f"baseline {name!r} is unknown; choose from {', '.join(BASELINES)}.")
     try:
         return BASELINES[name](model)
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] != "captum":
             raise
         raise UserError(
-            f"the baseline {name!r} wants captum: pip install 'whycluster[evaluation]'; or name others, such as "
+            f"the baseline {name!r} needs captum: pip install 'whycluster[evaluation]'; or choose others, such as "
             "evaluation.baselines=[random,blob]."
         ) from error
 
 
 def _discriminant(model: ClusterModel) -> Callable[[Tensor, Tensor], Tensor]:
-    """Normalised images `(N, 3, H, W)` and clusters `(N,)` `->` discriminants `(N,)`, to be differentiated."""
+    """The differentiable function of normalised images `(N, 3, H, W)` and clusters `(N,)` that gives `f_c`, `(N,)`."""
 
     def discriminant(x: Tensor, clusters: Tensor) -> Tensor:
         discriminants: Tensor = model.head(model.backbone.network(x))
@@ -159,7 +168,7 @@ def _attribute(by: Any, x: Tensor, clusters: Tensor, **settings: Any) -> Tensor:
 
 
 def _attributed(model: ClusterModel, attribute: Callable[[Tensor, Tensor], Tensor], passes: int) -> Method:
-    """A method of captum, whose noise comes from the generator as well."""
+    """A method of captum, its noise seeded by the generator and the global random state left as it was."""
 
     def explain(images: Tensor, clusters: Tensor, generator: torch.Generator) -> Tensor:
         devices = [images.device] if images.device.type == "cuda" else []

@@ -1,7 +1,8 @@
-"""Do explanations depend on what they explain? On the weights they should; on noise nobody sees they should not.
+"""Sanity checks: explanations should depend on the weights and on the cluster explained, and not on invisible noise.
 
-Questions to the same images: of a network whose weights are shuffled, top layer first (Adebayo et al. 2018), beside how
-alike heatmaps of different images are; of other clusters; of images with a little noise (Yeh et al. 2019).
+Weights are shuffled layer by layer from the top (Adebayo et al. 2018, arXiv 1810.03292), with the correlation between
+heatmaps of different images as the chance level; other clusters are explained; a little noise is added (Yeh et al.
+2019, arXiv 1901.09392).
 """
 
 import copy
@@ -15,22 +16,22 @@ from whycluster.evaluation.statistics import interval, rank_correlation
 from whycluster.explain import Explainer, Target
 from whycluster.lrp import LRP
 
-NOISE = 0.02  # of white: the most by which a value of a pixel is changed
-DRAWS = 4  # of noise; the worst of them counts
-STAGES = 5  # of randomisation, besides that of the clustering alone
-SHUFFLES = 3  # of the weights; what is left is averaged over them
-OTHERS = 5  # images that each is compared with
-PAIRS = 3  # competitors, the nearest, that are asked about one by one
+SENSITIVITY_NOISE = 0.02  # largest change of a pixel's value, as a fraction of white
+SENSITIVITY_SAMPLES = 4  # of noise; the worst one counts
+STAGES = 5  # of randomization, besides that of the clustering alone
+SHUFFLES = 3  # of the weights; correlations are averaged over them
+OTHER_IMAGES = 5  # that each image is compared with
+COMPETITORS = 3  # the nearest ones, each of which is explained against
 
 
-class Randomised(NamedTuple):
-    """What is left of explanations.
+class Randomization(NamedTuple):
+    """Similarity of heatmaps before and after weights were shuffled.
 
     Attributes:
-        layers: shuffled layers with weights, from the top; 0: only the features that the clustering reads.
-        correlation: rank correlation of each heatmap with the one before, the mean over shuffles, `(N,)`; NaN where
-            there is none left.
-        size: the same without its sign, `(N,)`. The pattern of an image may stay and change its sign.
+        layers: number of shuffled layers with weights, from the top; 0: only the features that the clustering reads.
+        correlation: rank correlation of each heatmap with the original one, averaged over shuffles, `(N,)`; NaN where
+            the heatmap is constant.
+        size: the same for the absolute value of the correlation, `(N,)`: a pattern may stay and change its sign.
     """
 
     layers: int
@@ -38,23 +39,22 @@ class Randomised(NamedTuple):
     size: Tensor
 
 
-def randomisation(
+def randomization(
     explainer: Explainer, images: Tensor, clusters: Tensor, stages: int, generator: torch.Generator
-) -> Iterator[Randomised]:
-    """Explains with ever more of the weights shuffled, top layer first: of the clustering, then of the network.
+) -> Iterator[Randomization]:
+    """Explains with more and more weights shuffled, from the top: first those of the clustering, then of the network.
 
-    Weights keep their values and lose their places, so that activations stay as large as they were. Some shuffles are
-    averaged.
+    Shuffling keeps the distribution of each tensor's values, so that activations keep their scale.
 
     Args:
-        explainer: is left as it is.
+        explainer: left unchanged.
         images: `(N, 3, H, W)`, from 0 to 1.
         clusters: to explain, `(N,)`.
-        stages: into how many the layers of the network are divided.
+        stages: number of steps in which the layers of the network are shuffled.
         generator: of the shuffles.
     """
     before = _heatmaps(explainer, explainer.lrp, images, clusters)
-    # Of each shuffle: the order of features, the network, and its layers with weights, from the top.
+    # For each shuffle: the order of features, the network, and its layers with weights, from the top.
     shuffled: list[tuple[Tensor, nn.Module, list[nn.Module]]] = []
     for _ in range(SHUFFLES):
         network = copy.deepcopy(explainer.lrp.network)
@@ -67,18 +67,18 @@ def randomisation(
         shuffled.append((order, network, layers))
     done = 0
     for count in sorted({round(len(layers) * stage / stages) for stage in range(stages + 1)}):
-        alike = []
+        correlations = []
         for order, network, layers in shuffled:
             for layer in layers[done:count]:
                 shuffle(layer, generator)
             after = _heatmaps(explainer, explainer.lrp.of(network), images, clusters, order)
-            alike.append(rank_correlation(before, after))
+            correlations.append(rank_correlation(before, after))
         done = count
-        yield Randomised(done, torch.stack(alike).mean(0), torch.stack(alike).abs().mean(0))
+        yield Randomization(done, torch.stack(correlations).mean(0), torch.stack(correlations).abs().mean(0))
 
 
 def shuffle(layer: nn.Module, generator: torch.Generator) -> None:
-    """Exchanges the entries of each of its parameters and statistics at random."""
+    """Permutes the entries of each parameter and buffer of the layer, in place."""
     own = (*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False))
     with torch.no_grad():
         for _, values in own:
@@ -87,7 +87,7 @@ def shuffle(layer: nn.Module, generator: torch.Generator) -> None:
 
 
 def _heatmaps(explainer: Explainer, lrp: LRP, images: Tensor, clusters: Tensor, order: Tensor | None = None) -> Tensor:
-    """Heatmaps `(N, H, W)` of a network, its features handed to the head in another order."""
+    """Heatmaps `(N, H, W)` of the network in `lrp`; the head reads its features in the given order, `(D,)`."""
     cache = lrp.forward(explainer.model.backbone.normalise(images))
     features, discriminants = cache.output
     if order is not None:
@@ -101,24 +101,23 @@ def _heatmaps(explainer: Explainer, lrp: LRP, images: Tensor, clusters: Tensor, 
 
 
 def unrelated(explainer: Explainer, images: Tensor, clusters: Tensor) -> Tensor:
-    """How alike heatmaps of different images are, of which nothing has to be: rank correlations without sign, `(N,)`.
+    """Mean absolute rank correlation of each heatmap with those of other images, `(N,)`; NaN for a single image.
 
-    That much is chance, as a heatmap has few regions: what is left after `randomisation` is to be compared with it. NaN
-    for a single image. Arguments as above.
+    This is the chance level of `Randomization.size`: it is not 0, as a heatmap has few regions. Arguments as above.
     """
     heatmaps = _heatmaps(explainer, explainer.lrp, images, clusters)
     if len(heatmaps) < 2:
         return torch.full((len(heatmaps),), torch.nan, dtype=torch.float64)
-    shifts = range(1, min(len(heatmaps), OTHERS + 1))
+    shifts = range(1, min(len(heatmaps), OTHER_IMAGES + 1))
     return torch.stack([rank_correlation(heatmaps, heatmaps.roll(shift, 0)).abs() for shift in shifts]).mean(0)
 
 
 class Sensitivity(NamedTuple):
-    """How much explanations change with a little noise, at worst; `(N,)` each.
+    """Largest effect of a little noise on a heatmap; `(N,)` each.
 
     Attributes:
-        change: of the heatmap, as a share of its length.
-        correlation: rank correlation with the heatmap before.
+        change: Euclidean norm of the change, as a fraction of the norm of the heatmap.
+        correlation: rank correlation with the heatmap without noise.
     """
 
     change: Tensor
@@ -126,12 +125,12 @@ class Sensitivity(NamedTuple):
 
 
 def sensitivity(explainer: Explainer, images: Tensor, clusters: Tensor, generator: torch.Generator) -> Sensitivity:
-    """Explains with noise of at most `NOISE` on each value; arguments as above."""
+    """Explains with uniform noise of at most `SENSITIVITY_NOISE` on each value; arguments as above."""
     before = _heatmaps(explainer, explainer.lrp, images, clusters)
     length = before.flatten(1).norm(dim=1)
     changes, correlations = [], []
-    for _ in range(DRAWS):
-        noise = (2 * torch.rand(images.shape, generator=generator).to(images) - 1) * NOISE
+    for _ in range(SENSITIVITY_SAMPLES):
+        noise = (2 * torch.rand(images.shape, generator=generator).to(images) - 1) * SENSITIVITY_NOISE
         after = _heatmaps(explainer, explainer.lrp, (images + noise).clamp(0, 1), clusters)
         changes.append((after - before).flatten(1).norm(dim=1) / length)
         correlations.append(rank_correlation(before, after))
@@ -139,11 +138,12 @@ def sensitivity(explainer: Explainer, images: Tensor, clusters: Tensor, generato
 
 
 class Discriminativity(NamedTuple):
-    """Rank correlation of heatmaps of one image for different questions, `(N,)` each; NaN where there is one only.
+    """Rank correlation of heatmaps of one image for different targets, `(N,)` each.
 
     Attributes:
-        runner_up: of the assigned cluster and of the runner-up.
-        pairs: of the assigned cluster against one competitor and against another, the mean over the nearest ones.
+        runner_up: between the assigned cluster and the runner-up.
+        pairs: between the assigned cluster against one competitor and against another, averaged over pairs of the
+            nearest competitors; NaN where there is only one.
     """
 
     runner_up: Tensor
@@ -151,21 +151,21 @@ class Discriminativity(NamedTuple):
 
 
 def discriminativity(explainer: Explainer, images: Tensor) -> Discriminativity:
-    """Whether different questions get different answers; images `(N, 3, H, W)`, from 0 to 1."""
+    """Explains several targets of each image; images `(N, 3, H, W)`, from 0 to 1."""
     model = explainer.model
     with torch.no_grad():
         nearest = model(images).argsort(stable=True, dim=1, descending=True)  # (N, K)
-    assigned, *others = nearest[:, : 1 + PAIRS].T
+    assigned, *others = nearest[:, : 1 + COMPETITORS].T
     pairs = [Target("pair", assigned, other) for other in others] if len(others) > 1 else []
-    asked = [Target("assigned", assigned), Target("runner_up", others[0]), *pairs]
-    own, second, *against = [explanation.heatmap for explanation in explainer.explain_targets(images, asked)]
-    alike = [rank_correlation(one, other) for at, one in enumerate(against) for other in against[:at]]
-    mean = torch.stack(alike).mean(0) if alike else torch.full((len(images),), torch.nan)
+    targets = [Target("assigned", assigned), Target("runner_up", others[0]), *pairs]
+    own, second, *against = [explanation.heatmap for explanation in explainer.explain_targets(images, targets)]
+    correlations = [rank_correlation(one, other) for at, one in enumerate(against) for other in against[:at]]
+    mean = torch.stack(correlations).mean(0) if correlations else torch.full((len(images),), torch.nan)
     return Discriminativity(rank_correlation(own, second), mean)
 
 
 def receipts(explainer: Explainer, batches: Sequence[Tensor]) -> dict[str, float]:
-    """Where the discriminants of images went, all together, as shares of them; and the worst imbalance of an image."""
+    """Receipts of all images together, as shares of the sum of their discriminants; and the largest imbalance."""
     parts = [explainer.explain_targets(images, [Target("assigned")])[0].receipt for images in batches]
     total, features, pixels, absorbed = (torch.cat(column).double() for column in zip(*parts, strict=True))
     return {
@@ -176,29 +176,29 @@ def receipts(explainer: Explainer, batches: Sequence[Tensor]) -> dict[str, float
     }
 
 
-def checked(explainer: Explainer, images: Tensor, clusters: Tensor, seed: int, batch_size: int) -> dict[str, Any]:
-    """All that this file asks, as plain values.
+def sanity_checks(explainer: Explainer, images: Tensor, clusters: Tensor, seed: int, batch_size: int) -> dict[str, Any]:
+    """The results of all checks of this file, as JSON values.
 
     Args:
-        explainer: what is to be judged.
+        explainer: whose explanations are checked.
         images: `(N, 3, H, W)`, from 0 to 1.
         clusters: to explain, `(N,)`.
-        seed: of all that is drawn; the same weights are shuffled for all images.
+        seed: of noise and shuffles; all batches meet the same shuffled weights.
         batch_size: images at once.
     """
     device = explainer.model.head.centre.device
     parts = [some.to(device) for some in torch.split(images, batch_size)]
     batches = list(zip(parts, (some.to(device) for some in torch.split(clusters, batch_size)), strict=True))
-    shuffled = [list(randomisation(explainer, *batch, STAGES, _generator(seed))) for batch in batches]
+    shuffled = [list(randomization(explainer, *batch, STAGES, _generator(seed))) for batch in batches]
     return {
         "images": len(images),
         "randomised": [
-            {"layers": stages[0].layers, **_plain([stage[1:] for stage in stages], ("correlation", "size"))}
+            {"layers": stages[0].layers, **_means([stage[1:] for stage in stages], ("correlation", "size"))}
             for stages in zip(*shuffled, strict=True)
         ],
         "unrelated": interval(torch.cat([unrelated(explainer, *batch) for batch in batches]))._asdict(),
-        "discriminativity": _plain([discriminativity(explainer, some) for some in parts], Discriminativity._fields),
-        "sensitivity": _plain(
+        "discriminativity": _means([discriminativity(explainer, some) for some in parts], Discriminativity._fields),
+        "sensitivity": _means(
             [sensitivity(explainer, *batch, _generator(seed)) for batch in batches], Sensitivity._fields
         ),
         "receipts": receipts(explainer, parts),
@@ -209,7 +209,7 @@ def _generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def _plain(parts: Sequence[tuple[Tensor, ...]], names: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Columns of several batches as means with their intervals, by name."""
+def _means(parts: Sequence[tuple[Tensor, ...]], names: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Means with their intervals of the columns of several batches, by name."""
     columns = [torch.cat(column) for column in zip(*parts, strict=True)]
     return {name: interval(column)._asdict() for name, column in zip(names, columns, strict=True)}

@@ -1,4 +1,4 @@
-"""Numbers of a sample of images, with how sure they are; and how alike heatmaps are."""
+"""Statistics: means with bootstrap intervals, and the rank correlation of heatmaps."""
 
 import math
 from typing import NamedTuple
@@ -13,7 +13,7 @@ RESAMPLES = 2000
 
 
 class Interval(NamedTuple):
-    """A mean over images, and where it lies in 95 of 100 bootstrap samples; NaN for a single image."""
+    """A mean over images with its 95 % bootstrap confidence interval; the bounds are NaN for a single image."""
 
     value: float
     low: float
@@ -21,9 +21,9 @@ class Interval(NamedTuple):
 
 
 def interval(values: Tensor, units: Tensor | None = None, seed: int = 0) -> Interval:
-    """The mean of values `(N,)`, in multiples of the mean of `units` `(N,)`, with a percentile bootstrap over images.
+    """Mean of `values` `(N,)`, divided by the mean of `units` `(N,)`, with a percentile bootstrap over images.
 
-    Values that are NaN are left out; without any others the result is NaN.
+    Images whose value is NaN are left out; if none remain, the result is NaN.
 
     Example:
         >>> interval(torch.tensor([1.0, 1.0, 1.0]), torch.tensor([2.0, 2.0, 2.0]))

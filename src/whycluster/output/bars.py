@@ -1,4 +1,4 @@
-"""Relevance of features as horizontal bars: red speaks for the cluster, blue against it."""
+"""Relevance of table features as horizontal bars: red speaks for the cluster, blue against it."""
 
 from math import floor, log10
 from typing import TYPE_CHECKING, Any, Literal
@@ -6,39 +6,38 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from whycluster.errors import UserError, whole_number
-from whycluster.output.heatmaps import BLUE as BLUES
-from whycluster.output.heatmaps import RED as REDS
+from whycluster.output.heatmaps import BLUE_RAMP, RED_RAMP
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-RED, BLUE = ("#{:02x}{:02x}{:02x}".format(*ramp[2]) for ramp in (REDS, BLUES))
-GREY, INK = "#9a9a9a", "#333333"
+RED_BAR, BLUE_BAR = ("#{:02x}{:02x}{:02x}".format(*ramp[2]) for ramp in (RED_RAMP, BLUE_RAMP))
+GREY_BAR, LINES = "#9a9a9a", "#333333"
 MINUS = "\N{MINUS SIGN}"
-LONGEST = 40  # letters of a feature's name
-WIDTH, BAR_HEIGHT, MARGIN = 6.4, 0.3, 1.3  # of a figure, in inches
+LONGEST_LABEL = 40  # letters
+FIGURE_WIDTH, BAR_HEIGHT, MARGIN = 6.4, 0.3, 1.3  # in inches
 
 
 def plot_relevance(
     relevance: Any, *, n_features: int = 10, ax: "Axes | None" = None, title: str | None = None
 ) -> "Axes":
-    """Draws the strongest features of one row, or of the mean of several, as bars.
+    """Draws the most relevant features of one row, or of the mean of several, as bars.
 
-    All bars together make the sum of the row: what has no bar of its own is summed up in a grey one at the bottom.
+    The bars add up to the sum of the row: a grey one at the bottom holds the sum of all other features.
 
     Args:
-        relevance: a row of what `explain_table` returns, or such a table, of whose rows the mean is drawn, with a line
-            of one standard deviation to either side.
-        n_features: how many get a bar of their own, by the size of their relevance.
-        ax: where to draw; `None`: a new figure of pyplot.
+        relevance: a row of what `explain_table` returns, or such a table, of whose rows the mean is drawn with one
+            standard deviation to either side.
+        n_features: number of features with a bar of their own, largest absolute relevance first.
+        ax: the axes to draw on; `None`: those of a new pyplot figure.
         title: `None`: the row, its cluster and the sum.
 
     Returns:
         The axes.
 
     Raises:
-        UserError: for anything but a series or a frame of finite numbers, or `n_features` below 1.
-        ImportError: without pandas or matplotlib.
+        UserError: if `relevance` is not a series or frame of finite numbers, or `n_features` is below 1.
+        ImportError: if pandas or matplotlib is not installed.
 
     Example:
         >>> import matplotlib
@@ -60,7 +59,7 @@ def plot_relevance(
 
 
 def _as_table(relevance: Any) -> Any:
-    """A frame of at least one row; where a series comes from `explain_table`, its name is a row and a cluster."""
+    """The relevance as a frame; a series is its only row, and its name the index of that row."""
     try:
         import pandas as pd
     except ImportError as error:
@@ -80,17 +79,17 @@ def _as_table(relevance: Any) -> Any:
 
 
 def _strongest(table: Any, n_features: int) -> tuple[list[str], np.ndarray, list[str]]:
-    """Names of the bars from top to bottom, their values in each row `(N, bars)`, and their colours."""
+    """Labels of the bars from top to bottom, their values in each row `(N, bars)`, and their colours."""
     values = table.to_numpy(np.float64)
     mean = values.mean(0)
     order = np.argsort(-np.abs(mean), kind="stable")
     shown, others = order[:n_features], order[n_features:]
     names = [_short(str(table.columns[feature])) for feature in shown]
-    colours = [RED if mean[feature] >= 0 else BLUE for feature in shown]
+    colours = [RED_BAR if mean[feature] >= 0 else BLUE_BAR for feature in shown]
     bars = values[:, shown]
     if len(others):
         names.append(f"{len(others)} other{'s' if len(others) > 1 else ''}")
-        colours.append(GREY)
+        colours.append(GREY_BAR)
         bars = np.column_stack([bars, values[:, others].sum(1)])
     return names, bars, colours
 
@@ -100,14 +99,14 @@ def _new_axes(n_bars: int) -> "Axes":
         from matplotlib import pyplot
     except ImportError as error:
         raise ImportError("plot_relevance draws with matplotlib; pip install 'whycluster[tables]'.") from error
-    return pyplot.subplots(figsize=(WIDTH, MARGIN + BAR_HEIGHT * n_bars), layout="constrained")[1]
+    return pyplot.subplots(figsize=(FIGURE_WIDTH, MARGIN + BAR_HEIGHT * n_bars), layout="constrained")[1]
 
 
 def _draw(ax: "Axes", names: list[str], values: np.ndarray, colours: list[str]) -> None:
     mean, places = values.mean(0), np.arange(len(names))
-    spread: Any = {"xerr": values.std(0), "ecolor": INK, "error_kw": {"elinewidth": 1}} if len(values) > 1 else {}
+    spread: Any = {"xerr": values.std(0), "ecolor": LINES, "error_kw": {"elinewidth": 1}} if len(values) > 1 else {}
     ax.barh(places, mean, color=colours, height=0.72, **spread)
-    ax.axvline(0, color=INK, linewidth=0.8)
+    ax.axvline(0, color=LINES, linewidth=0.8)
     ax.set_yticks(places, names, parse_math=False)
     ax.set_ylim(len(names) - 0.5, -0.5)  # the strongest on top
     ax.margins(x=0.05)
@@ -115,7 +114,7 @@ def _draw(ax: "Axes", names: list[str], values: np.ndarray, colours: list[str]) 
     numbers = ax.secondary_yaxis("right")  # a column of their own: at the ends of bars they would hit the names
     numbers.set_yticks(places, [_number(value, np.abs(mean).max()) for value in mean])
     for label, colour in zip(numbers.get_yticklabels(), colours, strict=True):
-        label.set_color(INK if colour == GREY else colour)
+        label.set_color(LINES if colour == GREY_BAR else colour)
     for axis in (ax, numbers):
         axis.tick_params(axis="y", length=0)
         axis.spines[:].set_visible(False)
@@ -123,7 +122,7 @@ def _draw(ax: "Axes", names: list[str], values: np.ndarray, colours: list[str]) 
 
 
 def _title(table: Any) -> str:
-    """Which rows, of which clusters, and what their relevance sums to."""
+    """The rows, their clusters, and the sum of their relevance."""
     total = float(table.to_numpy(np.float64).sum(1).mean())
     levels, first = list(table.index.names), table.index[0]
     clusters = table.index.unique("cluster") if "cluster" in levels else []
@@ -138,25 +137,25 @@ def _title(table: Any) -> str:
 
 
 def _called(name: Any, value: Any) -> str:
-    """A row by its name, or by its number."""
+    """The name of a row, or its index level and number."""
     if isinstance(value, str):
         return _short(value)
     return "" if name is None else f"{name} {value}"
 
 
 def _short(name: str) -> str:
-    """The name, its middle left out if it is too long.
+    """The name, with an ellipsis for its middle if it is too long.
 
     Example:
         >>> _short("a feature whose name goes on and on and on and on")
         'a feature whose name…nd on and on and on'
     """
-    half = LONGEST // 2
-    return name if len(name) <= LONGEST else f"{name[:half]}…{name[1 - half :]}"
+    half = LONGEST_LABEL // 2
+    return name if len(name) <= LONGEST_LABEL else f"{name[:half]}…{name[1 - half :]}"
 
 
 def _number(value: float, largest: float, sign: Literal["+", ""] = "+") -> str:
-    """A number with as many decimals as the largest one needs for three digits.
+    """A number with as many decimals as the largest one needs for three significant digits.
 
     Example:
         >>> _number(-0.0623, 1.5), _number(0.00001, 1.5), _number(3e-9, 3e-9)

@@ -1,4 +1,4 @@
-"""What TensorBoard shows of a clustering: sizes, the most central images of each cluster, an embedding of all."""
+"""A clustering in TensorBoard: sizes, the most central images of each cluster, and an embedding of a sample."""
 
 import numpy as np
 from PIL import Image
@@ -9,8 +9,8 @@ from whycluster.data import PreparedImages
 from whycluster.output.heatmaps import enlarged, side_by_side
 from whycluster.output.tensorboard import GALLERY, THUMBNAIL, write_cluster_sizes, write_embedding, write_gallery
 
-EMBEDDED = 2000  # images in the projector: it shows no more with grace
-COMPONENTS = 200  # and computes with no more dimensions
+EMBEDDED = 2000  # images in the projector, which becomes slow with more
+COMPONENTS = 200  # dimensions, of which the projector uses no more
 
 
 def show_clusters(
@@ -19,8 +19,8 @@ def show_clusters(
     """Shows the size and the most central images of each cluster.
 
     Args:
-        writer: where to.
-        images: those that were clustered, `N`.
+        writer: of the run.
+        images: the `N` images that were clustered.
         clusters: of each, `(N,)`.
         distances: of each to its centroid, `(N,)`.
         n_clusters: `K`.
@@ -29,23 +29,22 @@ def show_clusters(
     for cluster in range(n_clusters):
         members = np.flatnonzero(clusters == cluster)
         central = members[np.argsort(distances[members], kind="stable")][:GALLERY]
-        tiles = [
-            side_by_side([enlarged(photo(images, at))], images.collection.paths[images.rows[at]]) for at in central
-        ]
-        write_gallery(writer, cluster, tiles)
+        names = [images.collection.paths[images.rows[at]] for at in central]
+        tiles = [side_by_side([enlarged(photo(images, at))], name) for at, name in zip(central, names, strict=True)]
+        write_gallery(writer, cluster, [Image.fromarray(tile) for tile in tiles])
 
 
 def show_embedding(
     writer: SummaryWriter, images: PreparedImages, clusters: np.ndarray, sample: np.ndarray, features: np.ndarray
 ) -> None:
-    """Shows a sample of the images in the projector; of wide features their leading principal components.
+    """Shows a sample of the images in the projector, by the principal components of wide features.
 
     Args:
-        writer: where to.
-        images: those that were clustered, `N`.
+        writer: of the run.
+        images: the `N` images that were clustered.
         clusters: of each, `(N,)`.
-        sample: which of them to show, `(n,)`.
-        features: of these, `(n, D)`.
+        sample: places of those to show, `(n,)`.
+        features: of the sample, `(n, D)`.
     """
     if features.shape[1] > COMPONENTS < len(features):
         features = PCA(COMPONENTS, svd_solver="randomized", random_state=0).fit_transform(features)
@@ -57,7 +56,7 @@ def show_embedding(
 
 
 def photo(images: PreparedImages, at: int) -> np.ndarray:
-    """An image as the network saw it, `(H, W, 3)` uint8; a grey pixel if it cannot be read any more."""
+    """An image as the network saw it, `(H, W, 3)` uint8; a grey pixel if it can no longer be read."""
     _, image = images[at]
     if isinstance(image, str):
         return np.full((1, 1, 3), 128, np.uint8)

@@ -15,7 +15,8 @@ from whycluster.data.shards import Entry
 from whycluster.explain import Explanation, Target
 from whycluster.files import sync, written_whole
 from whycluster.output.heatmaps import heatmap_picture
-from whycluster.output.tables import Row
+from whycluster.output.png import write_png
+from whycluster.output.tables import TableRow
 from whycluster.output.tensorboard import ExplanationGallery, tile
 
 KINDS = {"heatmaps": "png", "relevance": "npy"}  # sub-folders of a run, and the endings of files there
@@ -52,7 +53,7 @@ class ExplanationWriter(ShardWriter):
         picture = heatmap_picture(photo.permute(1, 2, 0).numpy(), heatmap, caption(path, target, explanation, place))
         files = [file_of(self.folder, kind, target, len(self.targets), path) for kind in KINDS]
         with written_whole(files[0], sync_folder=False) as beside:
-            picture.save(beside, format="PNG", compress_level=3)
+            write_png(beside, picture)
         with written_whole(files[1], sync_folder=False) as beside, open(beside, "wb") as file:
             np.save(file, heatmap)
         return {folder for file in files for folder in file.parents if folder.is_relative_to(self.folder)}
@@ -69,13 +70,13 @@ def _noted(indices: Tensor, explanations: Sequence[Explanation]) -> list[list[An
     return [list(image) for image in zip(indices.tolist(), where, zip(*columns, strict=True), strict=True)]
 
 
-def assignment_rows(shards: Shards, collection: Collection) -> Iterator[Row]:
+def assignment_rows(shards: Shards, collection: Collection) -> Iterator[TableRow]:
     """The rows of `assignments.csv`."""
     for index, where, _ in _images(shards):
         yield (collection.paths[index], *where, collection.labels[index])
 
 
-def receipt_rows(shards: Shards, collection: Collection, targets: Sequence[Target]) -> Iterator[Row]:
+def receipt_rows(shards: Shards, collection: Collection, targets: Sequence[Target]) -> Iterator[TableRow]:
     """The rows of `receipts.csv`."""
     for index, _, asked in _images(shards):
         for target, (_, receipt, _) in zip(targets, asked, strict=True):

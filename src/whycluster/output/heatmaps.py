@@ -1,113 +1,94 @@
-"""Relevance as pictures: red supports, blue speaks against, white is neither."""
-
-import unicodedata
-from bisect import bisect
+"""Heatmaps as pictures: red relevance speaks for the target, blue against it, white is no relevance."""
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-RED = ((255, 255, 255), (244, 109, 88), (190, 16, 24), (96, 0, 16))  # from no relevance to the most
-BLUE = ((255, 255, 255), (104, 156, 226), (24, 72, 176), (8, 20, 88))
-PEAK = 99.5  # percentile of |relevance| that gets the full colour: a few extreme pixels would pale all others
+from whycluster.output.captions import PAPER, caption_strip
+
+RED_RAMP = ((255, 255, 255), (244, 109, 88), (190, 16, 24), (96, 0, 16))  # equally spaced, from no relevance to most
+BLUE_RAMP = ((255, 255, 255), (104, 156, 226), (24, 72, 176), (8, 20, 88))
+LEVELS = 4095  # on either side of zero, for each of which the tables below hold a colour
+PERCENTILE = 99.5  # of |relevance|, which gets the full colour: a few extreme pixels would make all others pale
 PANEL = 224  # pixels, the least width of a panel
-BLUR = 1 / 150  # of a photo's width: what the overlay (never the heatmap) is blurred by, to show regions, not dots
-FONT_SIZE = 15
-TEXT, PAPER = (24, 24, 28), (255, 255, 255)
-GAP = 6
-# Letters that are no others with an accent.
-SPELLED = str.maketrans({"ß": "ss", "æ": "ae", "Æ": "Ae", "œ": "oe", "Œ": "Oe", "ø": "o", "Ø": "O", "ł": "l", "Ł": "L"})
+BLUR = 1 / 150  # of a photo's width: standard deviation of the blur of the overlay, which shows regions, not pixels
+GAP = 6  # pixels around panels
+
+_STRENGTH = np.linspace(-1, 1, 2 * LEVELS + 1)  # of each level
+_STOPS = np.array([*BLUE_RAMP[:0:-1], *RED_RAMP])  # (7, 3), from the strongest blue to the strongest red
+_COLOUR = np.stack([np.interp(_STRENGTH, np.linspace(-1, 1, len(_STOPS)), channel) for channel in _STOPS.T], -1)
+_COLOUR = _COLOUR.round().astype(np.uint8)  # (levels, 3)
+_OPACITY = (255 * np.abs(_STRENGTH) ** 0.6).round().astype(np.uint8)  # of the overlay's colours
+_PALE = [round(96 + grey * 159 / 255) for grey in range(256)]  # grey of the photo below them
 
 
 def colour_scale(relevance: np.ndarray) -> float:
     """The relevance that gets the full colour, of one image `(H, W)`; above 0."""
-    size = np.abs(relevance)
-    peak = float(np.percentile(size, PEAK)) or float(size.max())
+    size = np.abs(relevance).ravel()
+    rank = round(PERCENTILE / 100 * (len(size) - 1))
+    peak = float(np.partition(size, rank)[rank]) or float(size.max())
     return peak if np.isfinite(peak) and peak > 0 else 1.0
 
 
 def colours(relevance: np.ndarray, scale: float) -> np.ndarray:
-    """Relevance `(H, W)` as colours, `(H, W, 3)` uint8, the same strength for `+r` and `-r`.
+    """Relevance `(H, W)` as colours, `(H, W, 3)` uint8, equally strong for `+r` and `-r`.
 
     Example:
         >>> colours(np.array([[0.0, 1.0, -1.0]]), scale=1.0).tolist()
         [[[255, 255, 255], [96, 0, 16], [8, 20, 88]]]
     """
-    strength = np.clip(np.abs(relevance) / scale, 0, 1)
-    red, blue = (_ramp(strength, stops) for stops in (RED, BLUE))
-    pixels: np.ndarray = np.where(relevance[..., None] > 0, red, blue).round().astype(np.uint8)
+    pixels: np.ndarray = _COLOUR.take(_level(relevance, scale), 0)
     return pixels
 
 
-def _ramp(strength: np.ndarray, stops: tuple[tuple[int, int, int], ...]) -> np.ndarray:
-    """Colours between the stops, `(H, W, 3)`."""
-    places = np.linspace(0, 1, len(stops))
-    return np.stack([np.interp(strength, places, channel) for channel in zip(*stops, strict=True)], -1)
+def _level(relevance: np.ndarray, scale: float) -> np.ndarray:
+    """Row of each pixel in the tables of colours, `(H, W)`; that of no relevance where it is NaN."""
+    strength = np.nan_to_num(relevance / scale)
+    level: np.ndarray = np.rint(strength.clip(-1, 1) * LEVELS).astype(np.intp) + LEVELS
+    return level
 
 
 def overlay(photo: np.ndarray, relevance: np.ndarray) -> np.ndarray:
-    """The photo `(H, W, 3)` in pale grey, its relevant regions coloured over it."""
-    grey = photo.astype(np.float64) @ (0.299, 0.587, 0.114)
-    paper = np.repeat((96 + grey * (159 / 255))[..., None], 3, -1)
-    regions = gaussian_filter(relevance, BLUR * relevance.shape[1])
-    scale = colour_scale(regions)
-    strength = np.clip(np.abs(regions) / scale, 0, 1)[..., None] ** 0.6
-    blended: np.ndarray = (paper * (1 - strength) + colours(regions, scale) * strength).round().astype(np.uint8)
-    return blended
+    """The photo `(H, W, 3)` uint8 in pale grey, blended with the colours of its blurred relevance `(H, W)`."""
+    regions = gaussian_filter(relevance, BLUR * relevance.shape[1], truncate=3)
+    level = _level(regions, colour_scale(regions))
+    paper = Image.fromarray(photo).convert("L").point(_PALE).convert("RGB")
+    ink, opacity = Image.fromarray(_COLOUR.take(level, 0)), Image.fromarray(_OPACITY.take(level))
+    return np.asarray(Image.composite(ink, paper, opacity))
 
 
-def enlarged(pixels: np.ndarray) -> Image.Image:
-    """`(H, W, 3)` as a picture, small ones enlarged by whole numbers so that each pixel stays a square."""
+def enlarged(pixels: np.ndarray) -> np.ndarray:
+    """Small pictures `(H, W, 3)` enlarged by a whole number, so that each pixel stays a square."""
     factor = max(1, -(-PANEL // pixels.shape[1]))
-    return Image.fromarray(np.ascontiguousarray(pixels)).resize(
-        (pixels.shape[1] * factor, pixels.shape[0] * factor), Image.Resampling.NEAREST
-    )
+    return pixels.repeat(factor, 0).repeat(factor, 1) if factor > 1 else pixels
 
 
-def side_by_side(panels: list[Image.Image], caption: str = "") -> Image.Image:
-    """Panels of one height in a row, the caption above them.
+def side_by_side(panels: list[np.ndarray], caption: str = "") -> np.ndarray:
+    """Panels in a row, the caption above them, `(H, W, 3)` uint8.
 
     Args:
-        panels: at least one.
-        caption: may have several lines; lines that are too long are cut.
+        panels: at least one, `(H, W, 3)` uint8, all of one height.
+        caption: may have several lines; lines that are too long are shortened.
     """
-    font = ImageFont.load_default(FONT_SIZE)
-    width = sum(panel.width for panel in panels) + GAP * (len(panels) + 1)
-    lines = [_fitting(_plain(line), font, width - 2 * GAP) for line in caption.splitlines()]
-    head = GAP + len(lines) * (FONT_SIZE + 5)
-    sheet = Image.new("RGB", (width, head + panels[0].height + GAP), PAPER)
-    for number, line in enumerate(lines):
-        ImageDraw.Draw(sheet).text((GAP, GAP - 2 + number * (FONT_SIZE + 5)), line, TEXT, font)
+    height, width = panels[0].shape[0], sum(panel.shape[1] for panel in panels) + GAP * (len(panels) + 1)
+    strip = caption_strip(caption, width - 2 * GAP)
+    sheet = np.full((2 * GAP + len(strip) + height, width, 3), PAPER, np.uint8)
+    sheet[GAP : GAP + len(strip), GAP:-GAP] = strip
     left = GAP
     for panel in panels:
-        sheet.paste(panel, (left, head))
-        left += panel.width + GAP
+        sheet[-GAP - height : -GAP, left : left + panel.shape[1]] = panel
+        left += panel.shape[1] + GAP
     return sheet
 
 
-def _plain(line: str) -> str:
-    """The line in the letters that Pillow's own font has: accents fall off, other scripts become question marks."""
-    decomposed = unicodedata.normalize("NFKD", line.translate(SPELLED))
-    letters = (letter for letter in decomposed if not unicodedata.combining(letter))
-    return "".join(letters).encode("ascii", "replace").decode()
-
-
-def _fitting(line: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
-    """The line, its middle left out if it is wider than `width` pixels."""
-    if font.getlength(line) <= width:
-        return line
-    halves = range(1, len(line) // 2 + 1)
-    half = bisect(halves, float(width), key=lambda half: font.getlength(line[:half] + "..." + line[-half:])) or 1
-    return line[:half] + "..." + line[-half:]
-
-
-def heatmap_picture(photo: np.ndarray, relevance: np.ndarray, caption: str) -> Image.Image:
-    """Photo, heatmap and overlay.
+def heatmap_picture(photo: np.ndarray, relevance: np.ndarray, caption: str) -> np.ndarray:
+    """Photo, heatmap and overlay side by side, `(H, W, 3)` uint8.
 
     Args:
         photo: `(H, W, 3)` uint8, as the network saw it.
         relevance: `(H, W)`.
-        caption: what the picture says.
+        caption: the text above.
     """
+    photo = np.ascontiguousarray(photo)  # a tensor's channels stand apart, and are slow to gather twice
     panels = (photo, colours(relevance, colour_scale(relevance)), overlay(photo, relevance))
     return side_by_side([enlarged(panel) for panel in panels], caption)

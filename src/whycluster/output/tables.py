@@ -1,4 +1,4 @@
-"""CSV tables, written row by row; what a spreadsheet would take for a formula is defused."""
+"""CSV tables: text is quoted, numbers are not, and no cell is executed by a spreadsheet."""
 
 import csv
 from collections.abc import Iterable, Mapping
@@ -10,39 +10,37 @@ ASSIGNMENTS = ("path", "cluster", "discriminant", "probability", "runner_up", "l
 RECEIPTS = ("path", "target", "discriminant", "features", "pixels", "absorbed")
 SKIPPED = ("path", "reason")
 
-FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what makes a spreadsheet execute a cell
-SEPARATORS = ";\t|"  # where spreadsheets of some countries split lines, unless there are quotes
+FORMULA_SIGNS = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet executes text that begins so, also in quotes
 
-Cell = str | int | float
-Row = tuple[Cell, ...]
+TableRow = tuple[str | int | float, ...]
 
 
-def write_table(path: Path, columns: tuple[str, ...], rows: Iterable[Row]) -> None:
+def write_table(path: Path, columns: tuple[str, ...], rows: Iterable[TableRow]) -> None:
     """Writes a table, whole or not at all."""
     with written_whole(path) as beside, open(beside, "w", newline="", encoding="utf-8") as file:
-        writer, careful = csv.writer(file), csv.writer(file, quoting=csv.QUOTE_ALL)
+        writer = csv.writer(file, quoting=csv.QUOTE_NONNUMERIC)
         writer.writerow(columns)
-        for row in map(plain, rows):
-            (careful if any(sign in cell for cell in row for sign in SEPARATORS) else writer).writerow(row)
+        writer.writerows(map(safe_cells, rows))
 
 
 def write_skipped(path: Path, skipped: Mapping[str, str]) -> None:
-    """Writes `skipped.csv`: what could not be used, and why."""
+    """Writes `skipped.csv`: the files that could not be used, and why."""
     write_table(path, SKIPPED, sorted(skipped.items()))
 
 
-def plain(row: Row) -> tuple[str, ...]:
-    """Cells as text: numbers with seven digits, text that no spreadsheet executes. The first cell is a relative path.
+def safe_cells(row: TableRow) -> TableRow:
+    """The row with numbers of seven significant digits, and with text that no spreadsheet takes for a formula.
+
+    The first cell is a relative path, which stays one.
 
     Example:
-        >>> plain(("=cmd.jpg", 3, 0.123456789, "-danger"))
-        ('./=cmd.jpg', '3', '0.1234568', "'-danger")
+        >>> safe_cells(("=cmd.jpg", 3, 0.123456789, "-danger"))
+        ('./=cmd.jpg', 3, 0.1234568, "'-danger")
     """
-    return tuple(_text(cell, "'" if place else "./") for place, cell in enumerate(row))
+    return tuple(_safe(cell, "'" if column else "./") for column, cell in enumerate(row))
 
 
-def _text(cell: Cell, prefix: str) -> str:
+def _safe(cell: str | int | float, prefix: str) -> str | int | float:
     if isinstance(cell, float):
-        return f"{cell:.7g}"
-    text = str(cell)
-    return f"{prefix}{text}" if isinstance(cell, str) and text.startswith(FORMULA) else text
+        return float(f"{cell:.7g}")
+    return f"{prefix}{cell}" if isinstance(cell, str) and cell.startswith(FORMULA_SIGNS) else cell

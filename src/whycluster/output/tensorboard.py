@@ -1,4 +1,4 @@
-"""What TensorBoard shows of a run: galleries, cluster sizes, the features as an embedding."""
+"""Parts of a run in TensorBoard: cluster sizes, galleries, and the features as an embedding."""
 
 import heapq
 import math
@@ -15,14 +15,14 @@ from torch.utils.tensorboard import SummaryWriter
 
 from whycluster.output.heatmaps import colour_scale, colours, enlarged, side_by_side
 
-SPRITE_SIDE = 8192  # pixels: TensorBoard shows no larger sprite
+SPRITE_SIDE = 8192  # pixels, the largest sprite that TensorBoard shows
 THUMBNAIL = 64
 GALLERY = 12  # images of a cluster
 COLUMNS = 6
 
 
 def write_cluster_sizes(writer: SummaryWriter, sizes: Sequence[int]) -> None:
-    """The number of images of each cluster: a curve over the clusters, and a table."""
+    """Writes the number of images of each cluster, as a curve over the clusters and as a table."""
     for cluster, size in enumerate(sizes):
         writer.add_scalar("clusters/size", size, cluster)
     lines = ["| cluster | images |", "| ---: | ---: |", *(f"| {k} | {size} |" for k, size in enumerate(sizes))]
@@ -32,8 +32,8 @@ def write_cluster_sizes(writer: SummaryWriter, sizes: Sequence[int]) -> None:
 def write_embedding(
     writer: SummaryWriter, features: np.ndarray, images: Sequence[Image.Image], rows: list[list[str]], header: list[str]
 ) -> None:
-    """Features `(N, D)` for the projector, each point with its image and its row of the table."""
-    shutil.rmtree(Path(writer.log_dir) / "00000", ignore_errors=True)  # of a run that was stopped here
+    """Writes features `(N, D)` for the projector, each point with its image and its row of the table."""
+    shutil.rmtree(Path(writer.log_dir) / "00000", ignore_errors=True)  # left by a run that was interrupted
     side = min(THUMBNAIL, SPRITE_SIDE // math.ceil(math.sqrt(len(images))))
     thumbnails = np.stack([np.asarray(image.resize((side, side))) for image in images])  # (N, side, side, 3)
     writer.add_embedding(
@@ -46,7 +46,7 @@ def write_embedding(
 
 
 def write_gallery(writer: SummaryWriter, cluster: int, tiles: Sequence[Image.Image]) -> None:
-    """Pictures of a cluster, in rows."""
+    """Writes pictures of a cluster, in rows."""
     if tiles:
         writer.add_image(f"cluster {cluster}", np.asarray(in_rows(tiles, COLUMNS)), dataformats="HWC")
 
@@ -63,17 +63,15 @@ def in_rows(tiles: Sequence[Image.Image], columns: int) -> Image.Image:
 
 def tile(photo: np.ndarray, heatmap: np.ndarray, title: str) -> Image.Image:
     """A photo `(H, W, 3)` beside its heatmap `(H, W)`."""
-    panels = [enlarged(panel) for panel in (photo, colours(heatmap, colour_scale(heatmap)))]
-    return side_by_side(panels, title)
+    panels = [enlarged(photo), enlarged(colours(heatmap, colour_scale(heatmap)))]
+    return Image.fromarray(side_by_side(panels, title))
 
 
 class ExplanationGallery:
-    """Finds the images that lie deepest in each cluster, and shows them beside their heatmaps.
-
-    Memory does not grow with the images seen.
+    """The images of largest discriminant in each cluster, beside their heatmaps; of all others it keeps nothing.
 
     Args:
-        picture: where an image is to be found, and its title `->` its picture; `None` if it is there no more.
+        picture: place and title of an image `->` its picture; `None` if it can no longer be read.
     """
 
     def __init__(self, picture: Callable[[Any, str], Image.Image | None]) -> None:
@@ -81,7 +79,7 @@ class ExplanationGallery:
         self._best: dict[int, list[tuple[float, str, Any]]] = {}
 
     def offer(self, cluster: int, discriminant: float, path: str, place: Any) -> None:
-        """Tells the gallery of an image, which it may remember."""
+        """Considers an image for the gallery."""
         best = self._best.setdefault(cluster, [])
         if len(best) < GALLERY:
             heapq.heappush(best, (discriminant, path, place))
@@ -89,12 +87,12 @@ class ExplanationGallery:
             heapq.heappushpop(best, (discriminant, path, place))
 
     def kept(self) -> Mapping[int, list[tuple[float, str, Any]]]:
-        """What is remembered of each cluster, deepest first."""
+        """The images kept of each cluster, largest discriminant first."""
         clusters = sorted(self._best.items())
         return {cluster: sorted(best, reverse=True) for cluster, best in clusters}
 
     def write(self, writer: SummaryWriter) -> None:
-        """A gallery a cluster."""
+        """Writes a gallery for each cluster."""
         for cluster, items in self.kept().items():
             pictures = [self._picture(place, f"{path}\ndiscriminant {value:.4g}") for value, path, place in items]
             write_gallery(writer, cluster, [picture for picture in pictures if picture is not None])

@@ -27,7 +27,7 @@ from whycluster.output.explanations import (
     receipt_rows,
 )
 from whycluster.output.tables import ASSIGNMENTS, RECEIPTS, write_skipped, write_table
-from whycluster.runs.evaluating import EVALUATION, evaluate_sample
+from whycluster.runs.evaluate_sample import EVALUATION, evaluate_sample
 from whycluster.runs.folders import Run, asked, find_checkpoint
 from whycluster.runs.passes import run_pass
 from whycluster.runs.ranks import is_first, part

@@ -28,7 +28,7 @@ from whycluster.lrp import LRP, EpsilonPlus
 from whycluster.output.clusters import EMBEDDED, show_clusters, show_embedding
 from whycluster.output.console import override, say, short, typed
 from whycluster.output.export import check_export, export_clusters
-from whycluster.output.tables import ASSIGNMENTS, Row, write_skipped, write_table
+from whycluster.output.tables import ASSIGNMENTS, TableRow, write_skipped, write_table
 from whycluster.runs.extracting import FEATURES, Extraction, extract
 from whycluster.runs.fitting import Clustering, Fitted
 from whycluster.runs.folders import Run
@@ -206,7 +206,7 @@ def _write(folder: Path, data: Collection, extracted: Extraction, assigned: Assi
     return export_clusters(folder / "clusters", data, members, export)
 
 
-def _table(data: Collection, rows: np.ndarray, assigned: Assigned) -> Iterator[Row]:
+def _table(data: Collection, rows: np.ndarray, assigned: Assigned) -> Iterator[TableRow]:
     """The rows of `assignments.csv`."""
     numbers = (assigned.cluster, assigned.discriminant, assigned.probability, assigned.runner_up)
     for row, *cells in zip(rows, *(column.tolist() for column in numbers), strict=True):

@@ -3,9 +3,8 @@ import torch
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from whycluster.evaluation.evaluation import Evaluation
-from whycluster.evaluation.measuring import Curves, InMasks, Measured
-from whycluster.output.evaluations import evaluation_sentences, evaluation_table, write_evaluation
+from whycluster.evaluation.results import Evaluation, FlippingCurves, MaskAgreement, MethodResults
+from whycluster.output.evaluation_report import evaluation_sentences, evaluation_table, write_curves
 
 
 def curve(*heights):
@@ -20,10 +19,10 @@ def figure(value):
 
 @pytest.fixture
 def evaluation():
-    inside = InMasks(torch.tensor([0.5, 0.7]), torch.tensor([0.4, 0.4]), torch.tensor([1.0, 0.0]))
+    inside = MaskAgreement(torch.tensor([0.5, torch.nan, 0.7]), torch.tensor([0.4, 0.4]), torch.tensor([1.0, 0.0]))
     methods = {
-        "whycluster": Measured(2, 0.1, {"mean": Curves(curve(4, 1, -1), curve(4, 4, 4))}, inside),
-        "random": Measured(0, 0.0, {"mean": Curves(curve(4, 2, 1), curve(4, 2, 1))}, inside),
+        "whycluster": MethodResults(2, 0.1, {"mean": FlippingCurves(curve(4, 1, -1), curve(4, 4, 4))}, inside),
+        "random": MethodResults(0, 0.0, {"mean": FlippingCurves(curve(4, 2, 1), curve(4, 2, 1))}, inside),
     }
     sanity = {
         "randomised": [
@@ -52,21 +51,31 @@ def test_the_table(evaluation):
     assert "0.000" in lines[1]
     assert "10.0% of" in text
     assert "40.0%" in lines[0]
+    assert [row.style for row in evaluation_table(evaluation).rows] == ["bold", ""]
 
 
-def test_the_sentences(evaluation):
+def test_the_best_method_is_on_top(evaluation):
+    ours, other = evaluation.methods.values()
+    table = evaluation_table(evaluation._replace(methods={"whycluster": other, "random": ours}))
+    assert list(table.columns[0].cells) == ["random", "whycluster"]
+    assert [row.style for row in table.rows] == ["", "bold"]
+
+
+def test_the_sentences(evaluation, monkeypatch):
     text = "\n".join(evaluation_sentences(evaluation))
-    assert "size 0.30, 0.10 with the heatmaps (0.07: nothing is left" in text
-    assert "0.02, -0.04 on average" in text
+    assert "absolute rank correlation of 0.30, 0.10 with the original ones (0.07 is chance" in text
+    assert "averages to 0.02, -0.04" in text
     assert "correlate by -0.50, and 0.70" in text
-    assert "by 20% of their length at worst; rank correlation 0.90" in text
+    assert "noise of 2 % changes heatmaps by at most 20% of their norm; rank correlation 0.90" in text
     assert "80% arrive at the pixels and 20% are absorbed; receipts balance to 1e-07" in text
+    monkeypatch.setattr("whycluster.output.evaluation_report.SENSITIVITY_NOISE", 0.075)
+    assert "noise of 7.5 % changes" in "\n".join(evaluation_sentences(evaluation))
     evaluation.sanity["discriminativity"]["pairs"] = figure(float("nan"))
     assert " nan" not in "\n".join(evaluation_sentences(evaluation))
 
 
 def test_curves_in_tensorboard(evaluation, tmp_path):
-    write_evaluation(tmp_path, evaluation)
+    write_curves(tmp_path, evaluation)
     assert {path.name for path in (tmp_path / "evaluation").iterdir()} == {"whycluster", "random"}
     events = EventAccumulator(str(tmp_path / "evaluation" / "whycluster"))
     events.Reload()

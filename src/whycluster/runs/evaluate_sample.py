@@ -1,4 +1,4 @@
-"""The evaluation of an explain run: a sample of its images, the methods side by side, and what is written of it."""
+"""The evaluation within an explain run: draws a sample of the images, evaluates on it, and writes the results."""
 
 import math
 from pathlib import Path
@@ -12,11 +12,11 @@ from torch import Tensor
 from whycluster.data import Collection, PreparedImages
 from whycluster.errors import UserError
 from whycluster.evaluation import Evaluation, Evaluator
-from whycluster.evaluation.measuring import assigned
+from whycluster.evaluation.measurement import assigned_clusters
 from whycluster.explain import ClusterModel, Explainer
 from whycluster.files import write_json
 from whycluster.output.console import say, show
-from whycluster.output.evaluations import evaluation_sentences, evaluation_table, write_evaluation
+from whycluster.output.evaluation_report import evaluation_sentences, evaluation_table, write_curves
 
 EVALUATION = "evaluation.json"
 
@@ -30,16 +30,16 @@ def evaluate_sample(
     batch_size: int,
     quiet: bool,
 ) -> Evaluation:
-    """Evaluates on a sample of images and writes `evaluation.json` and curves.
+    """Evaluates on a sample of images; writes `evaluation.json` and curves, and prints a table.
 
     Args:
-        explainer: what is to be judged, its model on the device to work on.
-        evaluator: how.
+        explainer: whose explanations are evaluated; its model is on the device to work on.
+        evaluator: the settings.
         images: to draw the sample from.
         run: the run folder.
         tensorboard: its folder for TensorBoard.
         batch_size: images at once.
-        quiet: whether to show no progress.
+        quiet: whether to hide the progress bar.
 
     Raises:
         UserError: if none of the images can be read.
@@ -61,10 +61,9 @@ def evaluate_sample(
             lambda what, done: bar.update(task, description=what, completed=done),
             batch_size,
         )
-    plain = evaluation.to_plain()
-    plain["images"] = [images.collection.paths[row] for row in rows]
-    write_json(run / EVALUATION, _without_nan(plain))
-    write_evaluation(tensorboard, evaluation)
+    values = evaluation.to_json() | {"images": [images.collection.paths[row] for row in rows]}
+    write_json(run / EVALUATION, _null_for_nan(values))
+    write_curves(tensorboard, evaluation)
     show(evaluation_table(evaluation))
     for sentence in evaluation_sentences(evaluation):
         say(sentence)
@@ -72,7 +71,7 @@ def evaluate_sample(
 
 
 def _sample(images: PreparedImages, evaluator: Evaluator) -> tuple[list[int], Tensor]:
-    """Numbers of some images that can be read, ascending, and the images, `(N, 3, H, W)` uint8."""
+    """Row numbers of a random sample of the readable images, ascending, and the images, `(N, 3, H, W)` uint8."""
     wanted = len(images) if evaluator.sample is None else evaluator.sample
     found: dict[int, Tensor] = {}
     for place in np.random.RandomState(evaluator.seed).permutation(len(images)).tolist():
@@ -88,24 +87,24 @@ def _sample(images: PreparedImages, evaluator: Evaluator) -> tuple[list[int], Te
 
 
 def _masks(model: ClusterModel, collection: Collection, rows: list[int], photos: Tensor) -> Tensor | None:
-    """Masks `(N, H, W)` of images that are in their own group, empty for others: what put those elsewhere is not known.
+    """Masks `(N, H, W)` of the images, empty for those that are not in their own group: their reason is not known.
 
-    `None` where the clusters are no known groups, or there are no masks.
+    `None` if the clusters are not known groups, or there are no masks.
     """
     if model.groups is None:
         return None
     masks = photos.new_zeros(len(rows), *photos.shape[2:], dtype=torch.bool)
-    for at, (row, cluster) in enumerate(zip(rows, assigned(model, photos).tolist(), strict=True)):
+    for at, (row, cluster) in enumerate(zip(rows, assigned_clusters(model, photos).tolist(), strict=True)):
         mask = collection.mask(row)
         if mask is not None and model.groups[cluster] == collection.labels[row]:
             masks[at] = model.backbone.preprocessing(mask.convert("RGB"))[0] > 127
     return masks if masks.any() else None
 
 
-def _without_nan(value: Any) -> Any:
-    """The same values, `None` where there is no number: JSON has no NaN."""
+def _null_for_nan(value: Any) -> Any:
+    """The same values with `None` for NaN and infinities, which JSON does not have."""
     if isinstance(value, dict):
-        return {key: _without_nan(one) for key, one in value.items()}
+        return {key: _null_for_nan(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
-        return [_without_nan(one) for one in value]
+        return [_null_for_nan(one) for one in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
