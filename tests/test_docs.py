@@ -108,7 +108,8 @@ def run(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", [f"{command.name}.py", *command.words, QUIET, "trainer.accelerator=cpu"])
     status: Any = 0
     try:
-        runpy.run_path(str(ROOT / f"{command.name}.py"), run_name="__main__")
+        source = (ROOT / f"{command.name}.py").read_text(encoding="utf-8")
+        exec(compile(source, f"{command.name}.py", "exec"), {"__name__": "__main__"})
     except SystemExit as stop:
         status = stop.code
     assert not status

@@ -101,7 +101,7 @@ def test_tables_have_a_row_for_each_image_in_order(model, run, folder_of):
     explanation = expected(model, writer)
     assert [row["path"] for row in assignments] == [row["path"] for row in receipts] == writer.collection.paths
     assert [row["label"] for row in assignments] == writer.collection.labels
-    assert {row["label"] for row in assignments} == {"", "b"}
+    assert {row["label"] for row in assignments} == {"", "b", "c"}
     assert {row["target"] for row in receipts} == {"assigned"}
     assert [int(row["cluster"]) for row in assignments] == explanation.cluster.tolist()
     assert [int(row["runner_up"]) for row in assignments] == explanation.assignment.runner_up.tolist()

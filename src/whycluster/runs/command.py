@@ -179,6 +179,7 @@ def _sentence(error: BaseException | None) -> str | None:
 
 
 def _fault() -> str:
-    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    other = " If another process of this run ended before, see what that one said." if several else ""
-    return f"this is a bug in whycluster {version('whycluster')}: please report it, with the lines above.{other}"
+    bug = f"this is a bug in whycluster {version('whycluster')}: please report it, with the lines above."
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return f"another process of this run has ended, see what it said; resume=true goes on. If none has, {bug}"
+    return bug

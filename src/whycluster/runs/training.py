@@ -18,7 +18,7 @@ from sklearn.cluster import KMeans as ScikitKMeans
 from whycluster.backbones import Backbone
 from whycluster.clustering.features import FeatureStore
 from whycluster.clustering.metrics import SILHOUETTE_ROWS, label_agreement, silhouette
-from whycluster.data import Collection, PreparedImages, has_labels
+from whycluster.data import Collection, PreparedImages, describe_labels, has_labels
 from whycluster.data.fingerprints import digest, fingerprint
 from whycluster.errors import UserError, whole_number
 from whycluster.explain import ClusterModel
@@ -105,6 +105,8 @@ def train(
         metrics: dict[str, Any] = json.loads((run.folder / "metrics.json").read_text(encoding="utf-8"))
         return metrics
     with run.working():
+        if is_first() and has_labels(data.labels):
+            say(describe_labels(data))
         extracted = extract(data, backbone, trainer, run, batch_size, num_workers)
         _check_size(head.n_clusters, len(extracted.rows), "readable images")
         saved = run.state / "kmeans.pt"
