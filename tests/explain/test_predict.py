@@ -50,6 +50,10 @@ def test_processes_share_the_images(model, photos):
     module = ExplanationModule(Explainer(model), parse_target("assigned", 4), images, Shards(photos, 6), 4, 0)
     taken = []
     for rank in range(4):
-        module._trainer = type("Trainer", (), {"global_rank": rank, "world_size": 4})()
+        module._trainer = type(
+            "Trainer",
+            (),
+            {"global_rank": rank, "world_size": 4, "strategy": pl.Trainer(accelerator="cpu", logger=False).strategy},
+        )()
         taken += [index for batch in module.predict_dataloader() for index in batch.indices.tolist()]
     assert taken == list(range(6))

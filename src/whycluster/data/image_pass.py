@@ -1,6 +1,7 @@
 """A pass over images: batches shared among processes, computed, and kept in shards."""
 
 import time
+import timeit
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Sequence
@@ -20,7 +21,10 @@ from whycluster.data.shards import Entry, Shards
 SECONDS = 1.0  # of work that a shard holds, about: what a process that is killed loses
 THREADS = 2  # that write: much of their time they wait for the disk
 UNDER_WAY = 3  # batches that may still be being written when the next one is computed
-CPU_BATCH = 8  # images: on a CPU networks are fastest with so few at once, as their values then stay in the cache
+CPU_BATCH = 4  # images: networks are fastest so on a CPU, as memory for their values is used again, and not asked for
+QUICK = (
+    0.005  # seconds to load an image in; on a CPU, processes that decode then take more from the network than they give
+)
 
 
 class ImagePass(pl.LightningModule):
@@ -40,7 +44,10 @@ class ImagePass(pl.LightningModule):
 
     def predict_dataloader(self) -> DataLoader[Batch]:
         rank, world_size, done = self.trainer.global_rank, self.trainer.world_size, self.shards.done()
-        return image_loader(self.images, self.batch_size, self.num_workers, rank, world_size, done)
+        workers = self.num_workers
+        if workers is None and self.trainer.strategy.root_device.type == "cpu":
+            workers = 0 if min(timeit.repeat(lambda: self.images[0], number=1, repeat=3)) < QUICK else None
+        return image_loader(self.images, self.batch_size, workers, rank, world_size, done)
 
     def parts(self, images: Tensor) -> tuple[Tensor, ...]:
         """A batch `(N, …)` in the parts that are computed at once."""
