@@ -11,7 +11,7 @@ from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 
 from whycluster.clustering.features import BATCH_BYTES
-from whycluster.clustering.kmeans import Sums, accumulate, assign, update
+from whycluster.clustering.lloyd import Sums, accumulate, assign, update
 
 
 def ours(x, start, iterations):

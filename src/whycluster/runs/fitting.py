@@ -14,8 +14,8 @@ from torch import Tensor
 from whycluster.clustering.features import FeatureStore
 from whycluster.clustering.kernel_fit import saved_seconds
 from whycluster.clustering.kernel_kmeans import KernelKMeans, check_gamma
-from whycluster.clustering.kmeans import assign
-from whycluster.clustering.lloyd import KMeans
+from whycluster.clustering.kmeans import KMeans
+from whycluster.clustering.lloyd import assign
 from whycluster.clustering.soft_distances import assign_softly
 from whycluster.data import has_labels
 from whycluster.errors import UserError, whole_number
