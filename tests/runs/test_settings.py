@@ -1,6 +1,6 @@
 import pytest
 
-from whycluster.runs import KMeansHead, make_trainer
+from whycluster.runs import KMeansClusterer, make_trainer
 from whycluster.runs.settings import decoding_workers, whole_number
 
 
@@ -20,7 +20,7 @@ def test_few_images_need_no_workers_and_a_wish_is_a_wish():
 @pytest.mark.parametrize("wrong", [{"n_clusters": 1}, {"tol": "abc"}, {"tol": -1}, {"beta": -1}, {"n_init": 0}])
 def test_impossible_heads_are_refused_before_any_work(wrong):
     with pytest.raises(ValueError, match=f"head.{next(iter(wrong))}="):
-        KMeansHead(**{"n_clusters": 3, **wrong})
+        KMeansClusterer(**{"n_clusters": 3, **wrong})
 
 
 def test_auto_never_takes_a_device_without_double_precision():

@@ -29,8 +29,8 @@ from whycluster.output.clusters import EMBEDDED, show_clusters, show_embedding
 from whycluster.output.console import override, say, short
 from whycluster.output.export import check_export, export_clusters
 from whycluster.output.tables import ASSIGNMENTS, Row, write_skipped, write_table
+from whycluster.runs.clusterers import Clustering, Fitted
 from whycluster.runs.extracting import FEATURES, Extraction, extract
-from whycluster.runs.fitting import Clustering, Fitted
 from whycluster.runs.folders import Run, digest, working_on
 from whycluster.runs.ranks import is_first
 from whycluster.runs.settings import full_precision, images_per_second

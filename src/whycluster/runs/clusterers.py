@@ -75,7 +75,7 @@ class Clustering(Protocol):
 
 
 @dataclass(frozen=True)
-class KMeansHead:
+class KMeansClusterer:
     """k-means, fitted by Lloyd's algorithm.
 
     Attributes:
@@ -117,7 +117,7 @@ class KMeansHead:
 
 
 @dataclass(frozen=True)
-class KernelKMeansHead:
+class KernelKMeansClusterer:
     """Kernel k-means with a Gaussian kernel; on the CPU, and by each process alike.
 
     Attributes:
@@ -167,7 +167,7 @@ class KernelKMeansHead:
 
 
 @dataclass(frozen=True)
-class GroupMeansHead:
+class GroupMeansClusterer:
     """No clustering: the centroids are the means of known groups, which the labels of the images name.
 
     Attributes:
