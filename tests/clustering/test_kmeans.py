@@ -12,6 +12,7 @@ from whycluster.clustering import features, kmeans
 from whycluster.clustering.features import FeatureStore
 from whycluster.clustering.kmeans import KMeans
 from whycluster.clustering.lloyd import starts
+from whycluster.runs.checkpoints import checkpointing
 
 
 def stored(path, x):
@@ -20,18 +21,19 @@ def stored(path, x):
     return store
 
 
-def fitted(store, epochs=None, **settings):
-    kmeans = KMeans(store, **settings)
-    pl.Trainer(
+def fitted(store, epochs=None, checkpoint=None, **settings):
+    module = KMeans(store, **settings)
+    trainer = pl.Trainer(
         accelerator="cpu",
-        max_epochs=epochs or kmeans.max_iter + 1,
+        max_epochs=epochs or module.max_iter + 1,
         logger=False,
-        enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
-    ).fit(kmeans)
-    return kmeans
+        **(checkpointing(checkpoint) if checkpoint else {"enable_checkpointing": False}),
+    )
+    trainer.fit(module, ckpt_path=checkpoint if checkpoint and checkpoint.exists() else None)
+    return module
 
 
 @pytest.mark.parametrize("load", [load_digits, load_wine])
@@ -40,32 +42,31 @@ def test_each_restart_takes_the_way_of_scikit_learn(tmp_path, monkeypatch, load,
     x = load().data.astype(np.float32)
     monkeypatch.setattr(features, "BATCH_BYTES", 4 * x.shape[1] * batch_rows)
     ours = fitted(stored(tmp_path, x), n_clusters=8, n_init=3, tol=0, seed=4)
-    centred = x - ours.origin.numpy()
+    origin = np.median(x, axis=0)
+    centred = x - origin
     theirs = [
         ScikitKMeans(8, init=start.numpy(), n_init=1, algorithm="lloyd", tol=0, max_iter=300).fit(centred)
         for start in starts(centred, 8, 3, 4)
     ]
     np.testing.assert_allclose(ours.measured, [each.inertia_ for each in theirs], rtol=1e-5)
     best = min(theirs, key=lambda each: each.inertia_)
-    np.testing.assert_allclose(ours.centroids, best.cluster_centers_ + ours.origin.numpy(), atol=1e-3 * x.std())
+    np.testing.assert_allclose(ours.centroids, best.cluster_centers_ + origin, atol=1e-3 * x.std())
     assert ours.inertia == ours.measured.min()
 
 
 @pytest.mark.parametrize("epochs", [1, 4, 9, 300])
-def test_iterations_that_were_saved_are_not_done_again(tmp_path, monkeypatch, epochs):
-    monkeypatch.setattr(kmeans, "SAVED_EVERY", -1)
+def test_a_fit_goes_on_from_a_checkpoint_bit_for_bit(tmp_path, monkeypatch, epochs):
     store = stored(tmp_path, load_digits().data.astype(np.float32))
     settings = {"n_clusters": 10, "n_init": 4, "tol": 1e-3, "seed": 1}
     whole = fitted(store, **settings)
     assert not whole.active.tolist()
-    saved = tmp_path / "kmeans.pt"
-    half = fitted(store, epochs, saved=saved, **settings)
-    again = KMeans(store, saved=saved, **settings)
-    assert again.epochs == half.epochs == min(epochs, whole.epochs)
+    checkpoint = tmp_path / "lloyd.ckpt"
+    half = fitted(store, epochs, checkpoint, **settings)
+    assert checkpoint.exists()
+    assert half.trainer.current_epoch == min(epochs, whole.trainer.current_epoch)
     monkeypatch.setattr(kmeans, "starts", None)  # nothing is drawn again
-    if len(again.active):
-        again = fitted(store, saved=saved, **settings)
-    assert again.epochs == whole.epochs
+    again = fitted(store, None, checkpoint, **settings)
+    assert again.trainer.current_epoch == whole.trainer.current_epoch > 9
     assert torch.equal(again.centroids, whole.centroids)
     assert torch.equal(again.measured, whole.measured)
     assert torch.equal(again.iterations, whole.iterations)
@@ -87,17 +88,13 @@ def test_far_from_the_origin_nothing_cancels(tmp_path):
     assert ours.inertia == pytest.approx(theirs.inertia_, rel=1e-3)
 
 
-def test_empty_clusters_are_filled(tmp_path):
+def test_empty_clusters_are_filled(tmp_path, monkeypatch):
     x = np.repeat(np.array([[0.0], [1.0], [50.0], [51.0]], np.float32), 5, 0)
-    kmeans = KMeans(stored(tmp_path, x), n_clusters=4, n_init=1)
-    with torch.no_grad():  # two centroids where nothing is
-        kmeans.candidates[0, :, 0] = torch.tensor([0.5, 50.5, -900.0, -901.0]) - kmeans.origin
-    trainer = pl.Trainer(
-        accelerator="cpu", max_epochs=50, logger=False, enable_checkpointing=False, enable_progress_bar=False
-    )
-    trainer.fit(kmeans)
-    assert sorted(kmeans.centroids[:, 0].tolist()) == pytest.approx([0, 1, 50, 51])
-    assert kmeans.inertia == pytest.approx(0, abs=1e-6)
+    start = torch.tensor([0.5, 50.5, -900.0, -901.0])[None, :, None]  # two centroids where nothing is
+    monkeypatch.setattr(kmeans, "starts", lambda *_: start - np.median(x))
+    ours = fitted(stored(tmp_path, x), n_clusters=4, n_init=1)
+    assert sorted(ours.centroids[:, 0].tolist()) == pytest.approx([0, 1, 50, 51])
+    assert ours.inertia == pytest.approx(0, abs=1e-6)
 
 
 def test_as_many_clusters_as_rows(tmp_path):
@@ -126,7 +123,7 @@ def test_same_seed_same_centroids(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"n_clusters": 1}, "head.n_clusters=1 should be >= 2"),
+        ({"n_clusters": 1}, "head.n_clusters=1 should be a whole number >= 2"),
         ({"n_clusters": 10}, "head.n_clusters=10 should be <= the number of images, 9"),
         ({"n_clusters": 2, "n_init": 0}, "head.n_init=0"),
         ({"n_clusters": 2, "max_iter": 0}, "head.max_iter=0"),

@@ -1,27 +1,29 @@
 """k-means as a LightningModule: an epoch is one iteration of Lloyd's algorithm, for all restarts at once."""
 
-import time
-from pathlib import Path
+import math
+import warnings
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from whycluster.clustering.assignments import Assignments, borrowed
 from whycluster.clustering.features import FeatureStore
-from whycluster.clustering.lloyd import Sums, accumulate, assign, reseed, starts, update
-from whycluster.errors import UserError
-from whycluster.files import written_whole
+from whycluster.clustering.lloyd import Sums, inertia, reseed, starts, update
+from whycluster.data import share_of_rank
+from whycluster.errors import UserError, whole_number
 
 SAMPLE = 10_000  # rows that k-means++ draws starts from; more for many clusters
-# With the candidates, all that iterations hand on.
-STATE = ("active", "settled", "measured", "iterations", "epochs", "seconds")
-SAVED_EVERY = 1.0  # second, at most
 
 
 class KMeans(pl.LightningModule):
     """Exact Lloyd over stored features; several processes share the rows and add up their sums.
+
+    What one iteration hands on to the next is in the `state_dict`, and so in Lightning's checkpoints: a fit that goes
+    on from one ends with the same bits.
 
     Args:
         features: what to cluster.
@@ -31,20 +33,21 @@ class KMeans(pl.LightningModule):
         tol: a restart has converged when its centroids move by no more than `tol` times the features' variance
             (squared distances, as in scikit-learn).
         seed: same seed, same result.
-        saved: a file that finished iterations are saved to; if it is there, fitting goes on from it.
 
     Attributes:
         centroids: of the best restart, after fitting, `(K, D)` float64.
-        inertia: of the best restart.
+        inertia: of the best restart; infinite before one has come to its end.
         n_iter: iterations of the best restart.
-        seconds: that all iterations took.
 
     Raises:
         UserError: for more clusters than rows, fewer than two, or features that are not finite.
     """
 
     automatic_optimization = False  # nothing here has a gradient
-    origin: Tensor
+    settled: Tensor  # restarts whose centroids are final, (R,)
+    measured: Tensor  # their inertia; infinite for those that still take part, (R,)
+    filled: Tensor  # their clusters that have rows, (R,)
+    iterations: Tensor  # of each restart, (R,)
 
     def __init__(
         self,
@@ -54,43 +57,29 @@ class KMeans(pl.LightningModule):
         max_iter: int = 300,
         tol: float = 1e-4,
         seed: int = 0,
-        saved: Path | None = None,
     ) -> None:
         super().__init__()
         for name, value, least in (("n_clusters", n_clusters, 2), ("n_init", n_init, 1), ("max_iter", max_iter, 1)):
-            if value < least:
-                raise UserError(f"head.{name}={value} should be >= {least}.")
+            whole_number(f"head.{name}", value, least)
         if not tol >= 0:
             raise UserError(f"head.tol={tol} should be >= 0.")
-        self.features = features
-        self.max_iter = max_iter
-        mean = features.mean()
-        if not mean.isfinite().all():
+        if len(features) < n_clusters:
+            raise UserError(f"head.n_clusters={n_clusters} should be <= the number of images, {len(features)}.")
+        self.features, self.max_iter, self.seed = features, max_iter, seed
+        self.mean = features.mean()
+        if not self.mean.isfinite().all():
             raise UserError("the features contain NaN or infinity; the weights of the backbone are not usable.")
-        self.threshold = tol * features.variance(mean)
-        # Distances are computed around the mean, or float32 cancels.
-        self.register_buffer("origin", mean.float(), persistent=False)
-        self.active = torch.arange(n_init)  # restarts that still take part
-        self.settled = torch.zeros(n_init, dtype=torch.bool)  # of these, whose centroids are final but not yet measured
-        self.measured = torch.full((n_init,), torch.inf, dtype=torch.float64)  # inertia of those that are
-        self.iterations = torch.zeros(n_init, dtype=torch.long)
-        self.epochs, self.seconds = 0, 0.0
-        self.saved, self._saved_at = saved, time.monotonic()
-        if saved is not None and saved.exists():
-            start = self._restored(saved)
-        else:
-            start = starts(self._sample(n_clusters, seed) - self.origin.numpy(), n_clusters, n_init, seed)
-        # (R, K, D). Parameters, although no gradient moves them: so DDP hands every process the same start.
-        self.candidates = nn.Parameter(start)
-
-    def _sample(self, n_clusters: int, seed: int) -> np.ndarray:
-        size = min(len(self.features), max(SAMPLE, 10 * n_clusters))
-        rows = np.random.RandomState(seed).choice(len(self.features), size, replace=False)
-        return self.features.rows(np.sort(rows))
+        variance = features.variance(self.mean)
+        self.threshold, self.scatter = tol * variance, variance * len(features) * features.n_features
+        for name, value in (("settled", False), ("measured", math.inf), ("filled", 0), ("iterations", 0)):
+            self.register_buffer(name, torch.tensor(value).repeat(n_init))
+        self.measured = self.measured.double()
+        # (R, K, D). A parameter, although no gradient moves it, as DDP takes no module without one.
+        self.candidates = nn.Parameter(torch.full((n_init, n_clusters, features.n_features), math.nan).double())
 
     @property
     def centroids(self) -> Tensor:
-        return self.candidates.detach()[self.measured.argmin()].double() + self.origin.double()
+        return self.candidates.detach()[self.measured.argmin()]
 
     @property
     def inertia(self) -> float:
@@ -100,104 +89,130 @@ class KMeans(pl.LightningModule):
     def n_iter(self) -> int:
         return int(self.iterations[self.measured.argmin()])
 
+    @property
+    def active(self) -> Tensor:
+        """Numbers of the restarts that still take part."""
+        return self.measured.isinf().nonzero()[:, 0]
+
     def configure_optimizers(self) -> None:
         """None: centroids follow from sums."""
 
-    def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
-        products = (
-            self.candidates.shape[0] * self.candidates.shape[1]
-        )  # of each row, with the centroids of all restarts
-        return self.features.loader(products, self.trainer.global_rank, self.trainer.world_size)
+    @torch.no_grad()
+    def on_fit_start(self) -> None:
+        n_init, n_clusters, n_features = self.candidates.shape
+        size = min(len(self.features), max(SAMPLE, 10 * n_clusters))
+        rows = np.random.RandomState(self.seed).choice(len(self.features), size, replace=False)
+        sample = self.features.rows(np.sort(rows))
+        origin = np.median(sample, axis=0)  # a row far away does not move it
+        if self.candidates.isnan().all():  # nothing to go on from
+            start = starts(sample - origin, n_clusters, n_init, self.seed).double() + torch.from_numpy(origin).double()
+            self.candidates.copy_(self.trainer.strategy.broadcast(start))
+        largest = torch.zeros(n_features)
+        for batch in self.features.batches():
+            largest = torch.maximum(largest, batch.abs().amax(0))
+        share = self._share()
+        spread = math.sqrt(self.scatter / len(self.features))
+        self.assignments = Assignments(
+            len(share),
+            torch.from_numpy(origin).to(self.device),
+            spread,
+            largest.to(self.device),
+            len(self.features),
+        )
+
+    def on_train_start(self) -> None:
+        self.trainer.should_stop = not len(self.active)  # a checkpoint of the end
+
+    def _share(self) -> range:
+        """The rows of this process."""
+        share = share_of_rank(range(len(self.features)), self.trainer.global_rank, self.trainer.world_size)
+        return range(share[0], share[-1] + 1) if share else range(0)
+
+    def _parts(self) -> list[slice]:
+        """The rows of this process, part by part; as many parts in all processes."""
+        n_init, n_clusters, n_features = self.candidates.shape
+        step = self.features.batch_rows(max(n_init * n_clusters, 2 * n_features))
+        parts = math.ceil(math.ceil(len(self.features) / self.trainer.world_size) / step)
+        shares = (share_of_rank(self._share(), part, parts) for part in range(parts))
+        return [slice(share[0], share[-1] + 1) if share else slice(0, 0) for share in shares]
+
+    def train_dataloader(self) -> DataLoader[slice]:
+        return DataLoader(self._parts(), batch_size=None)  # type: ignore[arg-type]  # a list will do
 
     @torch.no_grad()
     def on_train_epoch_start(self) -> None:
-        self._begun = time.monotonic()
-        self.moving = self.candidates[self.active.to(self.device)]  # (A, K, D)
-        self.sums = Sums.nothing(self.moving)
-        # (A, K) in every process, whatever its share of the rows; below zero stands for no row
-        self.far_distances = self.moving.new_full(self.moving.shape[:2], -1)
-        self.far_rows = torch.zeros_like(self.far_distances, dtype=torch.long)
+        self.moving = self.candidates[self.active]  # (A, K, D)
+        self.assignments.move(self.moving)
 
     @torch.no_grad()
-    def training_step(self, batch: tuple[Tensor, Tensor]) -> None:
-        rows, x = batch
-        sums, distances = accumulate(x.sub_(self.origin), self.moving)  # the batch is ours alone
-        self.sums = self.sums + sums
-        self._remember_far(rows, distances)
-
-    def _remember_far(self, rows: Tensor, distances: Tensor) -> None:
-        """Keeps the rows farthest from their centroids, as many as clusters could be empty, for `reseed`."""
-        distances = torch.cat((self.far_distances, distances), 1)
-        rows = torch.cat((self.far_rows, rows.expand(len(self.active), -1)), 1)
-        top = distances.topk(self.moving.shape[1], dim=1)
-        self.far_distances, self.far_rows = top.values, rows.gather(1, top.indices)
+    def training_step(self, part: slice) -> None:
+        self.assignments.update(part.start - self._share().start, self.features.open()[part])
 
     @torch.no_grad()
     def on_train_epoch_end(self) -> None:
-        total = Sums(*(self._add_up(part) for part in self.sums))
-        self._log(total)
+        total = Sums(*(self._add_up(part) for part in self.assignments.sums()))
+        measured = inertia(total, self.moving, self.mean.to(self.device), self.scatter)
+        self._log("inertia", min(self.inertia, float(measured.min())))
         settled = self.settled[self.active]
-        self.measured[self.active[settled]] = total.inertia.cpu()[settled]
-        if (total.counts == 0).any():
-            total = self._reseeded(total)
-        moved, shift = update(total, self.moving)
-        going = ~settled
-        at = self.active[going]
-        self.candidates[at.to(self.device)] = moved[going.to(self.device)]
+        self.filled[self.active] = (total.counts > 0).sum(1)
+        going, at = ~settled, self.active[~settled]
+        self.measured[self.active[settled]] = measured[settled]
+        moved, shift = update(self._reseeded(total), self.moving)
+        self.candidates[at] = moved[going]
         self.iterations[at] += 1
-        self.settled[at] = (shift.cpu()[going] <= self.threshold) | (self.iterations[at] >= self.max_iter)
-        self.active = at
-        self.trainer.should_stop = len(at) == 0
-        self._log_shift(shift[going.to(self.device)])
-        self.epochs += 1
-        self.seconds += time.monotonic() - self._begun
-        if self.saved is not None and self.trainer.is_global_zero and time.monotonic() - self._saved_at > SAVED_EVERY:
-            self._save(self.saved)
+        self.settled[at] = (shift[going] <= self.threshold) | (self.iterations[at] >= self.max_iter)
+        self.assignments.keep(going)
+        if len(at):
+            self._log("centroid_shift", float(shift[going].min().sqrt()))
+            self._log("restarts", float(len(at)))
+        self.trainer.should_stop = not len(at)
 
-    def _save(self, path: Path) -> None:
-        """Writes what the next iteration begins with."""
-        state = {name: getattr(self, name) for name in STATE} | {"candidates": self.candidates.detach().cpu()}
-        with written_whole(path) as beside, open(beside, "wb") as file:
-            torch.save(state, file)
-        self._saved_at = time.monotonic()
-
-    def _restored(self, path: Path) -> Tensor:
-        """Takes up what was saved, and returns the candidates."""
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        for name in STATE:
-            setattr(self, name, state[name])
-        candidates: Tensor = state["candidates"]
-        return candidates
+    def on_train_end(self) -> None:
+        filled, n_clusters = int(self.filled[self.measured.argmin()]), self.candidates.shape[1]
+        if math.isfinite(self.inertia) and filled < n_clusters and self.trainer.is_global_zero:
+            warnings.warn(
+                f"Number of distinct clusters ({filled}) found smaller than n_clusters ({n_clusters}). Possibly due to "
+                "duplicate points.",
+                ConvergenceWarning,
+                stacklevel=2,
+            )
 
     def _add_up(self, part: Tensor) -> Tensor:
         """The sum over all processes."""
         return torch.as_tensor(self.trainer.strategy.reduce(part, reduce_op="sum"))
 
-    def _gathered(self, part: Tensor) -> Tensor:
-        """`(A, F)` of each process `->` `(A, F·processes)`, the same in all of them."""
-        return torch.as_tensor(self.all_gather(part)).view(-1, *part.shape).movedim(0, 1).flatten(1)
-
     def _reseeded(self, total: Sums) -> Sums:
         """The sums with a row for every empty cluster, the same rows in every process."""
-        far = self._gathered(self.far_distances).sort(dim=1, descending=True, stable=True)
-        rows = self._gathered(self.far_rows).gather(1, far.indices)
         parts = []
-        for restart, farthest in enumerate(rows[at][far.values[at] >= 0] for at in range(len(rows))):
+        for restart in range(len(self.moving)):
             one = Sums(*(part[restart : restart + 1] for part in total))
             if (one.counts == 0).any():
-                x = torch.from_numpy(self.features.rows(farthest.cpu().numpy())).to(self.device) - self.origin
-                one = reseed(one, x, assign(x, self.moving[restart])[0])
+                rows, clusters = self._farthest(restart)
+                one = reseed(one, torch.from_numpy(self.features.rows(rows.cpu().numpy())).to(self.device), clusters)
             parts.append(one)
         return Sums(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
-    def _log(self, total: Sums) -> None:
-        """The inertia of the centroids this iteration began with, of the best restart."""
-        if self.logger is not None:
-            best = min(self.inertia, float(total.inertia.min()))
-            self.logger.log_metrics({"kmeans/inertia": best}, step=self.epochs)
+    def _farthest(self, restart: int) -> tuple[Tensor, Tensor]:
+        """The `K` rows of all processes farthest from their centroids, farthest first, and their clusters."""
+        centroids = self.moving[restart]
+        # Below zero stands for no row: (distance, row, cluster), as many in every process, whatever its share.
+        far = centroids.new_full((3, len(centroids)), -1)
+        for part in self._parts():
+            clusters = self.assignments.labels[restart, part.start - self._share().start :][: part.stop - part.start]
+            x = borrowed(self.features.open()[part]).to(self.device)
+            distances = (x.double() - centroids[clusters.long()]).square().sum(1)
+            rows = torch.arange(part.start, part.stop, device=self.device)
+            far = _top(torch.cat((far, torch.stack((distances, rows.double(), clusters.double()))), 1), len(centroids))
+        far = _top(torch.as_tensor(self.all_gather(far)).view(-1, *far.shape).movedim(0, 1).flatten(1), len(centroids))
+        _, rows, clusters = far[:, far[0] >= 0].long()
+        return rows, clusters
 
-    def _log_shift(self, shift: Tensor) -> None:
-        """How far the centroids of each moving restart went, the least of them, and how many restarts go on."""
-        if self.logger is not None and len(shift):
-            figures = {"kmeans/centroid_shift": float(shift.min().sqrt()), "kmeans/restarts": float(len(shift))}
-            self.logger.log_metrics(figures, step=self.epochs)
+    def _log(self, name: str, value: float) -> None:
+        """Of the restarts: the inertia of the best, how far the centroids of the slowest went, and how many go on."""
+        if self.logger is not None:
+            self.logger.log_metrics({f"kmeans/{name}": value}, step=self.current_epoch)
+
+
+def _top(far: Tensor, size: int) -> Tensor:
+    """The columns of largest first entry, the first of equal ones first."""
+    return far[:, far[0].argsort(descending=True, stable=True)[:size]]
