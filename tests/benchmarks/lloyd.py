@@ -16,20 +16,18 @@ from sklearn.exceptions import ConvergenceWarning
 
 from whycluster.clustering.assignments import Assignments
 from whycluster.clustering.features import BATCH_BYTES
-from whycluster.clustering.lloyd import inertia, update
+from whycluster.clustering.lloyd import inertia, moments, update
 
 
 def rows_at_once(x, start):
-    return BATCH_BYTES // (4 * max(2 * x.shape[1], len(start)))
+    return BATCH_BYTES // (4 * max(x.shape[1], len(start)))
 
 
 def ours(x, start, iterations):
     """Returns inertia and iterations; all that a fit does for each restart, but for reading from a file."""
-    mean = x.mean(0, dtype=np.float64)
-    scatter = sum(((part - mean) ** 2).sum() for part in np.array_split(x, max(1, len(x) // 2000)))
-    origin, largest = np.median(x[:10_000], axis=0), np.maximum(x.max(0), -x.min(0))
-    spread = (scatter / len(x)) ** 0.5
-    assignments = Assignments(len(x), torch.from_numpy(origin), spread, torch.from_numpy(largest), len(x))
+    origin = torch.from_numpy(np.median(x[: min(len(x), 1000)], axis=0))
+    mean, scatter, largest = moments((torch.from_numpy(part) for part in np.array_split(x, len(x) // 500 + 1)), origin)
+    assignments = Assignments(len(x), len(x), origin, scatter, largest)
     centroids, shift = torch.from_numpy(start).double()[None], 1.0
     for done in range(iterations + 1):
         assignments.move(centroids)
@@ -37,7 +35,7 @@ def ours(x, start, iterations):
             assignments.update(first, x[first : first + rows_at_once(x, start)])
         sums = assignments.sums()
         if done == iterations or not shift:
-            return float(inertia(sums, centroids, torch.from_numpy(mean), scatter)), done
+            return float(inertia(sums, centroids, mean, scatter)), done
         centroids, shift = update(sums, centroids)
 
 

@@ -26,7 +26,7 @@ from torch import Tensor
 from whycluster.clustering.lloyd import Sums
 
 GATHERED = 50  # reading one row out of order takes as long as its products with so many centroids
-PAIRS = 2**21  # entries of rows and centroids compared in float64 at once
+BLOCK = 2**18  # entries in float64 at once; more would come fresh from the system each time
 FOLDED = 4  # times the spread of the data that the origin may be away from zero
 
 
@@ -35,22 +35,23 @@ class Assignments:
 
     Args:
         n_rows: of this process.
-        origin: near the data, `(D,)` float32; also the device.
-        spread: root mean square distance of the rows to it.
-        largest: absolute entry of each column in all rows of all processes, `(D,)`.
-        n_total: rows of all processes.
+        n_total: of all processes.
+        origin: near the data, `(D,)` float32, on the device that computes.
+        scatter: sum of squared distances of all rows to their mean.
+        largest: absolute value in each column of all rows, `(D,)`.
 
     Attributes:
         labels: `(R, n_rows)` int32; -1 before the first iteration.
     """
 
-    def __init__(self, n_rows: int, origin: Tensor, spread: float, largest: Tensor, n_total: int) -> None:
-        self.origin, self.n_rows = origin, n_rows
+    def __init__(self, n_rows: int, n_total: int, origin: Tensor, scatter: float, largest: Tensor) -> None:
+        self.n_rows, self.origin = n_rows, origin
         self.offset = float(origin.double().norm())
-        self.centring = self.offset > FOLDED * spread
+        self.centring = self.offset > FOLDED * math.sqrt(scatter / n_total)
         if self.centring:
             self.offset = 0.0
-        self.quantum = torch.ldexp(torch.ones_like(largest.double()), torch.frexp(largest.double() * n_total).exponent - 51)
+        exponents = torch.frexp(largest.double() * n_total).exponent.to(origin.device)
+        self.quantum = torch.ldexp(torch.ones_like(origin, dtype=torch.float64), exponents - 51)
         self.norms = origin.new_empty(n_rows)  # |x - o|
         self.centroids = origin.new_empty(0).double()  # (R, K, D)
 
@@ -90,28 +91,29 @@ class Assignments:
         x = borrowed(block)
         if (self.labels[:, at] < 0).any():
             x = x.to(self.origin.device)
-            self.norms[at] = (x.double() - self.origin.double()).norm(dim=1).float()
+            self.norms[at] = torch.linalg.vector_norm(x - self.origin, dim=1)
         else:
             self.gaps[:, at] -= self._shift.gather(1, self.labels[:, at].long())
         undecided = ~(self.gaps[:, at] > 0)  # (R, n)
         clusters = self._bias.shape[1]
         if int(undecided.sum()) * (clusters + GATHERED) > undecided.numel() * clusters:
-            self._assign(slice(None), torch.arange(at.start, at.stop, device=self.origin.device), x)
+            self._assign(slice(None), at, x)
             return
         for restart, rows in enumerate(undecided):
             chosen = rows.nonzero()[:, 0]
             if len(chosen):
                 self._assign(slice(restart, restart + 1), chosen + first, x[chosen.to(x.device)])
 
-    def _assign(self, restarts: slice, rows: Tensor, x: Tensor) -> None:
-        """Assigns rows `x` `(n, D)` with the numbers `rows` `(n,)` in some restarts."""
+    def _assign(self, restarts: slice, rows: slice | Tensor, x: Tensor) -> None:
+        """Assigns rows `x` `(n, D)` with the numbers `rows` in some restarts."""
         x = x.to(self.origin.device)
         relative, bias = self._relative[restarts], self._bias[restarts]
         near = x - self.origin if self.centring else x
         t = torch.addmm(bias.flatten(), near, relative.flatten(0, 1).T, alpha=-2).view(len(x), *bias.shape)
-        lowest, labels = t.min(2)  # (n, R)
-        t.scatter_(2, labels[..., None], math.inf)
-        second = t.amin(2)
+        lowest, labels = t.amin(2), self.labels[restarts, rows].T.long().clamp(min=0)  # (n, R)
+        row, restart = (t.gather(2, labels[..., None])[..., 0] > lowest).nonzero().T  # that do not stay where they were
+        labels[row, restart] = t[row, restart].argmin(1)
+        second = t.scatter_(2, labels[..., None], math.inf).amin(2)
         norms = self.norms[rows][:, None]
         own, other = (lowest + norms.square()).clamp(min=0), (second + norms.square()).clamp(min=0)
         # No centroid farther out than that can be the nearest, and errors of those that are need not count.
@@ -125,39 +127,40 @@ class Assignments:
             row, restart = ties.T
             close = t[row, restart] <= (lowest + 2 * error)[row, restart, None]
             close.scatter_(1, labels[row, restart, None], True)
-            labels[row, restart] = _nearest(x[row], self.centroids[restarts][restart], close)
+            labels[row, restart] = _nearest(x[row], self.centroids[restarts], restart, close)
         self._count(restarts, rows, x, labels.T)
         self.gaps[restarts, rows] = gaps.T
 
-    def _count(self, restarts: slice, rows: Tensor, x: Tensor, labels: Tensor) -> None:
+    def _count(self, restarts: slice, rows: slice | Tensor, x: Tensor, labels: Tensor) -> None:
         """Takes rows from the sums of the clusters that they leave, and adds them to those of their new ones."""
-        before = self.labels[restarts, rows]  # (R, n)
+        before = self.labels[restarts, rows].clone()  # (R, n)
         self.labels[restarts, rows] = labels.int()
         steps = [(labels, 1), (before, -1)]
         if (before < 0).any():  # the first time no row leaves a cluster
             del steps[1]
         whole, counts = self._whole[restarts].flatten(0, 1), self._counts[restarts].flatten()  # views
-        for pairs in (before != labels).nonzero().split(max(1, PAIRS // x.shape[1])):
+        for pairs in (before != labels).nonzero().split(max(1, BLOCK // x.shape[1])):
             restart, row = pairs.T
-            values = (x[row].double() / self.quantum).round_()
+            values = x[row].double().div_(self.quantum).round_()
             for clusters, sign in steps:
                 at = clusters[restart, row] + restart * self._counts.shape[1]
                 whole.index_add_(0, at, values, alpha=sign)
                 counts.index_add_(0, at, values.new_full((len(at),), sign))
 
 
-def _nearest(x: Tensor, centroids: Tensor, close: Tensor) -> Tensor:
+def _nearest(x: Tensor, centroids: Tensor, restart: Tensor, close: Tensor) -> Tensor:
     """The nearest of the centroids that come into question, in float64, and the first of several.
 
     Args:
         x: `(T, D)`.
-        centroids: `(T, K, D)` float64, expanded.
+        centroids: `(R, K, D)` float64.
+        restart: of each row, `(T,)`.
         close: which come into question, `(T, K)`.
     """
     distances = torch.full_like(close, math.inf, dtype=torch.float64)
-    for pairs in close.nonzero().split(max(1, PAIRS // x.shape[1])):
+    for pairs in close.nonzero().split(max(1, BLOCK // x.shape[1])):
         row, cluster = pairs.T
-        distances[row, cluster] = (x[row].double() - centroids[row, cluster]).square().sum(1)
+        distances[row, cluster] = (x[row].double() - centroids[restart[row], cluster]).square().sum(1)
     return distances.argmin(1)
 
 

@@ -4,6 +4,7 @@ All of it works on several restarts at once, so that the data is read once an it
 `R` restarts, `K` clusters, `D` features, `N` rows.
 """
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -45,6 +46,23 @@ def assign(x: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
     """
     lowest = torch.addmm(centroids.square().sum(1), x, centroids.T, alpha=-2).min(1)  # over (N, K)
     return lowest.indices, (lowest.values + x.square().sum(1)).clamp(min=0)
+
+
+def moments(batches: Iterable[Tensor], origin: Tensor) -> tuple[Tensor, float, Tensor]:
+    """Sums up rows in one pass, relative to an origin near them, or the squares cancel.
+
+    Returns:
+        The mean row `(D,)` float64, the scatter `Σ|x - mean|²`, and the largest absolute value of each column `(D,)`.
+    """
+    n_rows, first, second, largest = 0, torch.zeros_like(origin).double(), 0.0, torch.zeros_like(origin)
+    for batch in batches:
+        relative = batch.double().sub_(origin)
+        first += relative.sum(0)
+        second += float(torch.linalg.vector_norm(relative)) ** 2
+        largest = torch.maximum(largest, batch.abs().amax(0))
+        n_rows += len(batch)
+    first /= n_rows
+    return origin + first, second - n_rows * float(first.square().sum()), largest
 
 
 def inertia(sums: Sums, centroids: Tensor, mean: Tensor, scatter: float) -> Tensor:
