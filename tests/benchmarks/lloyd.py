@@ -11,7 +11,7 @@ import warnings
 
 import numpy as np
 import torch
-from sklearn.cluster import KMeans
+from sklearn.cluster import KMeans, kmeans_plusplus
 from sklearn.exceptions import ConvergenceWarning
 
 from whycluster.clustering.assignments import Assignments
@@ -74,7 +74,7 @@ def main():
     parser.add_argument("--noise", type=float, default=1.0)
     options = parser.parse_args()
     x = rows_of_file(options) if options.file else random_rows(options)
-    start = x[np.random.RandomState(1).permutation(len(x))[: options.clusters]]
+    start = kmeans_plusplus(x[: max(10_000, options.clusters)], options.clusters, random_state=0)[0]
     seconds, found = {run: [] for run in (ours, scikit_learn, products)}, {}
     iterations = options.iterations
     for _ in range(options.repeats):  # side by side, so that all meet the same machine
