@@ -35,8 +35,9 @@ def ours(x, start, iterations):
             assignments.update(first, x[first : first + rows_at_once(x, start)])
         sums = assignments.sums()
         if done == iterations or not shift:
-            return float(inertia(sums, centroids, mean, scatter)), done
+            break
         centroids, shift = update(sums, centroids)
+    return float(inertia(sums, centroids, mean, scatter)), done
 
 
 def scikit_learn(x, start, iterations):
@@ -86,7 +87,7 @@ def main():
     for run, taken in seconds.items():
         median = statistics.median(taken)
         ratio = statistics.median(mine / other for mine, other in zip(seconds[ours], taken, strict=True))
-        print(f"{run.__name__:13} {median:7.2f} s; ours / it {ratio:5.2f}; {found[run][1]} iterations, {found[run][0]:.7g}")
+        print(f"{run.__name__:13} {median:7.2f} s; ours / it {ratio:5.2f}; {found[run][1]} it., {found[run][0]:.7g}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,3 @@
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,7 +7,7 @@ from kernels import BLOB, BLOBS, CLOUD, kernel
 from torch import Tensor
 
 from whycluster.clustering import kernel_fit, soft_distances
-from whycluster.clustering.kernel_fit import fit_kernel_kmeans, representatives, saved_seconds
+from whycluster.clustering.kernel_fit import fit_kernel_kmeans, representatives
 from whycluster.clustering.kernel_kmeans import KernelKMeans
 
 
@@ -29,30 +28,6 @@ def test_a_kernel_matrix_too_large_to_keep(monkeypatch: Any) -> None:
         assert (whole > again.n_iter_) if limit == 0 else (whole == 1)
         assert np.array_equal(again.labels_, kept.labels_)
         assert again.inertia_ == pytest.approx(kept.inertia_, rel=1e-12)
-
-
-def test_a_fit_goes_on_from_each_iteration(tmp_path: Path, monkeypatch: Any) -> None:
-    x, settings = torch.from_numpy(CLOUD), (6, 0.5, 4, 300, 0)
-    whole = fit_kernel_kmeans(x, *settings)
-    monkeypatch.setattr(kernel_fit, "SAVED_EVERY", -1)
-    states, save = [], torch.save
-
-    def watched(content: dict[str, Any], file: Any) -> None:
-        save(content, file)
-        states.append({name: value.clone() if isinstance(value, Tensor) else value for name, value in content.items()})
-
-    monkeypatch.setattr(torch, "save", watched)
-    assert torch.equal(fit_kernel_kmeans(x, *settings, saved=tmp_path / "whole.pt").labels, whole.labels)
-    assert len(states) >= whole.n_iter > 3
-    monkeypatch.setattr(kernel_fit, "_start", lambda *_: pytest.fail("began anew"))
-    for number, state in enumerate([*states]):
-        path = tmp_path / f"{number}.pt"
-        save(state, path)
-        assert saved_seconds(path) > 0
-        labels, *rest = fit_kernel_kmeans(x, *settings, saved=path)
-        assert torch.equal(labels, whole.labels)
-        assert tuple(rest) == whole[1:]
-    assert saved_seconds(tmp_path / "none.pt") == 0
 
 
 @pytest.mark.parametrize("block", [1, 100, 1000])

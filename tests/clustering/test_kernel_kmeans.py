@@ -206,7 +206,6 @@ def test_settings_are_read_set_and_copied() -> None:
         "max_iter": 40,
         "max_supports": 10,
         "random_state": 1,
-        "saved": None,
     }
     model = KernelKMeans(**settings)
     assert model.get_params() == settings

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pytest
 
-from whycluster.clustering import kmeans
 from whycluster.data import progress
 from whycluster.data.listing import UNFINISHED
 
@@ -64,7 +63,6 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
     watched = Disk()
     monkeypatch.setattr(os, "fsync", watched.fsync)
     monkeypatch.setattr(progress, "EVERY", -1)
-    monkeypatch.setattr(kmeans, "SAVED_EVERY", -1)
     yield watched
     watched.close()
 

@@ -45,6 +45,8 @@ class Assignments:
     """
 
     labels: Tensor
+    centroids: Tensor  # (R, K, D)
+    _is_first: bool | None = None  # iteration
 
     def __init__(self, n_rows: int, n_total: int, origin: Tensor, scatter: float, largest: Tensor) -> None:
         self.n_rows, self.origin = n_rows, origin
@@ -55,13 +57,12 @@ class Assignments:
         exponents = torch.frexp(largest.double() * n_total).exponent.to(origin.device)
         self.quantum = torch.ldexp(torch.ones_like(origin, dtype=torch.float64), exponents - 51)
         self.squares = origin.new_empty(n_rows)  # |x - o|²
-        self.centroids: Tensor | None = None  # (R, K, D)
 
     def move(self, centroids: Tensor) -> None:
         """Begins an iteration with centroids `(R, K, D)` float64."""
         restarts, clusters, _ = centroids.shape
-        self._is_first = self.centroids is None
-        if self.centroids is None:
+        self._is_first = self._is_first is None
+        if self._is_first:
             self.labels = torch.full((restarts, self.n_rows), -1, device=centroids.device)
             self.gaps = self.origin.new_full(self.labels.shape, -math.inf)  # at most what lies between two distances
             self._whole = torch.zeros_like(centroids)  # sums, in multiples of the quantum
@@ -137,7 +138,7 @@ class Assignments:
     def _count(self, restarts: slice, x: Tensor, before: Tensor, labels: Tensor) -> None:
         """Takes rows from the sums of the clusters that they leave, and adds them to those of their new ones."""
         whole, counts = self._whole[restarts].flatten(0, 1), self._counts[restarts].flatten()  # views
-        for moved in (before != labels).nonzero().split(max(1, BLOCK // x.shape[1])):
+        for moved in torch.split((before != labels).nonzero(), max(1, BLOCK // x.shape[1])):
             row, restart = moved.T
             values = x[row].double().div_(self.quantum).round_()
             for clusters, sign in ((labels, 1), (before, -1))[: 1 if self._is_first else 2]:
@@ -156,7 +157,7 @@ def _nearest(x: Tensor, centroids: Tensor, restart: Tensor, close: Tensor) -> Te
         close: which come into question, `(T, K)`.
     """
     distances = torch.full_like(close, math.inf, dtype=torch.float64)
-    for pairs in close.nonzero().split(max(1, BLOCK // x.shape[1])):
+    for pairs in torch.split(close.nonzero(), max(1, BLOCK // x.shape[1])):
         row, cluster = pairs.T
         distances[row, cluster] = (x[row].double() - centroids[restart[row], cluster]).square_().sum(1)
     return distances.argmin(1)

@@ -4,7 +4,6 @@ A cluster is the set of its support points. A point belongs to the cluster to wh
 is the one of least soft distance: the decision of the network in arXiv 1906.07633, section III.
 """
 
-from pathlib import Path
 from typing import Any, Literal, Self
 from warnings import warn
 
@@ -32,8 +31,6 @@ class KernelKMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # scikit
         max_iter: iterations at most.
         max_supports: keep so many representative rows only, not all; `None`: all.
         random_state: as in scikit-learn.
-        saved: a file that finished iterations are saved to; if it is there, fitting goes on from it, so it has to be
-            of the same rows and settings.
 
     Attributes:
         labels_: cluster of each row, `(N,)`; what `predict` says of it.
@@ -61,7 +58,6 @@ class KernelKMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # scikit
         max_iter: int = 300,
         max_supports: int | None = None,
         random_state: Any = None,
-        saved: Path | None = None,
     ) -> None:
         self.n_clusters = n_clusters
         self.gamma = gamma
@@ -69,7 +65,6 @@ class KernelKMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # scikit
         self.max_iter = max_iter
         self.max_supports = max_supports
         self.random_state = random_state
-        self.saved = saved
 
     def fit(self, X: Any, y: Any = None) -> Self:  # noqa: N803
         """Fits rows `(N, D)`.
@@ -82,9 +77,7 @@ class KernelKMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # scikit
         if len(x) < self.n_clusters:
             raise UserError(f"n_samples={len(x)} should be >= n_clusters={self.n_clusters}.")
         self.gamma_ = auto_gamma(x) if self.gamma == "auto" else float(self.gamma)
-        fit = fit_kernel_kmeans(
-            x, self.n_clusters, self.gamma_, self.n_init, self.max_iter, self.random_state, self.saved
-        )
+        fit = fit_kernel_kmeans(x, self.n_clusters, self.gamma_, self.n_init, self.max_iter, self.random_state)
         if not fit.converged:
             warn(
                 f"the best restart did not settle in max_iter={self.max_iter} iterations.",

@@ -12,11 +12,12 @@ from torch.utils.data import DataLoader
 
 from whycluster.clustering.assignments import Assignments, borrowed
 from whycluster.clustering.features import FeatureStore
-from whycluster.clustering.lloyd import Sums, inertia, reseed, starts, update
+from whycluster.clustering.lloyd import Sums, inertia, moments, reseed, starts, update
 from whycluster.data import share_of_rank
 from whycluster.errors import UserError, whole_number
 
 SAMPLE = 10_000  # rows that k-means++ draws starts from; more for many clusters
+ORIGIN = 1000  # rows whose median is the origin of the products
 
 
 class KMeans(pl.LightningModule):
@@ -66,14 +67,16 @@ class KMeans(pl.LightningModule):
         if len(features) < n_clusters:
             raise UserError(f"head.n_clusters={n_clusters} should be <= the number of images, {len(features)}.")
         self.features, self.max_iter, self.seed = features, max_iter, seed
-        self.mean = features.mean()
+        self.origin = torch.from_numpy(np.median(self._sample(ORIGIN), axis=0))  # a row far away does not move it
+        batches = features.batches(width=16 * features.n_features)  # small ones, as they are summed up in float64
+        self.mean, self.scatter, self.largest = moments(batches, self.origin)
         if not self.mean.isfinite().all():
             raise UserError("the features contain NaN or infinity; the weights of the backbone are not usable.")
-        variance = features.variance(self.mean)
-        self.threshold, self.scatter = tol * variance, variance * len(features) * features.n_features
-        for name, value in (("settled", False), ("measured", math.inf), ("filled", 0), ("iterations", 0)):
-            self.register_buffer(name, torch.tensor(value).repeat(n_init))
-        self.measured = self.measured.double()
+        self.threshold = tol * self.scatter / (len(features) * features.n_features)
+        self.register_buffer("settled", torch.zeros(n_init, dtype=torch.bool))
+        self.register_buffer("measured", torch.full((n_init,), math.inf, dtype=torch.float64))
+        self.register_buffer("filled", torch.zeros(n_init, dtype=torch.long))
+        self.register_buffer("iterations", torch.zeros(n_init, dtype=torch.long))
         # (R, K, D). A parameter, although no gradient moves it, as DDP takes no module without one.
         self.candidates = nn.Parameter(torch.full((n_init, n_clusters, features.n_features), math.nan).double())
 
@@ -99,26 +102,18 @@ class KMeans(pl.LightningModule):
 
     @torch.no_grad()
     def on_fit_start(self) -> None:
-        n_init, n_clusters, n_features = self.candidates.shape
-        size = min(len(self.features), max(SAMPLE, 10 * n_clusters))
-        rows = np.random.RandomState(self.seed).choice(len(self.features), size, replace=False)
-        sample = self.features.rows(np.sort(rows))
-        origin = np.median(sample, axis=0)  # a row far away does not move it
         if self.candidates.isnan().all():  # nothing to go on from
-            start = starts(sample - origin, n_clusters, n_init, self.seed).double() + torch.from_numpy(origin).double()
+            n_init, n_clusters, _ = self.candidates.shape
+            sample = self._sample(max(SAMPLE, 10 * n_clusters)) - self.origin.numpy()
+            start = starts(sample, n_clusters, n_init, self.seed).double() + self.origin
             self.candidates.copy_(self.trainer.strategy.broadcast(start))
-        largest = torch.zeros(n_features)
-        for batch in self.features.batches():
-            largest = torch.maximum(largest, batch.abs().amax(0))
-        share = self._share()
-        spread = math.sqrt(self.scatter / len(self.features))
-        self.assignments = Assignments(
-            len(share),
-            torch.from_numpy(origin).to(self.device),
-            spread,
-            largest.to(self.device),
-            len(self.features),
-        )
+        origin, n_rows = self.origin.to(self.device), len(self.features)
+        self.assignments = Assignments(len(self._share()), n_rows, origin, self.scatter, self.largest)
+
+    def _sample(self, size: int) -> np.ndarray:
+        """Rows drawn by chance, in order."""
+        rows = np.random.RandomState(self.seed).permutation(len(self.features))[:size]
+        return self.features.rows(np.sort(rows))
 
     def on_train_start(self) -> None:
         self.trainer.should_stop = not len(self.active)  # a checkpoint of the end
@@ -130,8 +125,8 @@ class KMeans(pl.LightningModule):
 
     def _parts(self) -> list[slice]:
         """The rows of this process, part by part; as many parts in all processes."""
-        n_init, n_clusters, n_features = self.candidates.shape
-        step = self.features.batch_rows(max(n_init * n_clusters, 2 * n_features))
+        n_init, n_clusters, _ = self.candidates.shape
+        step = self.features.batch_rows(n_init * n_clusters)
         parts = math.ceil(math.ceil(len(self.features) / self.trainer.world_size) / step)
         shares = (share_of_rank(self._share(), part, parts) for part in range(parts))
         return [slice(share[0], share[-1] + 1) if share else slice(0, 0) for share in shares]

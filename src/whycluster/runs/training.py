@@ -29,6 +29,7 @@ from whycluster.output.clusters import EMBEDDED, show_clusters, show_embedding
 from whycluster.output.console import override, say, short
 from whycluster.output.export import check_export, export_clusters
 from whycluster.output.tables import ASSIGNMENTS, Row, write_skipped, write_table
+from whycluster.runs.checkpoints import checkpointing
 from whycluster.runs.clusterers import Clustering, Fitted
 from whycluster.runs.extracting import FEATURES, Extraction, extract
 from whycluster.runs.folders import Run, digest, working_on
@@ -110,18 +111,19 @@ def train(
     with working_on(run, request):
         extracted = extract(data, backbone, trainer, run, batch_size, num_workers)
         _check_size(head.n_clusters, len(extracted.rows), "readable images")
-        saved = run.state / "kmeans.pt"
+        checkpoint = run.state / "lloyd.ckpt"
         # Not before: whatever is wrong with the request has shown by now. Curves of iterations that are done stay.
         if is_first():
-            run.clear(spared=["tensorboard"] if saved.exists() else [])
+            run.clear(spared=["tensorboard"] if checkpoint.exists() else [])
         started = time.monotonic()
         board = logger()
         # One epoch more than iterations, to measure the result; in full precision, whatever the network ran in.
-        fitting = trainer(logger=board, callbacks=[], max_epochs=head.max_iter + 1, precision="32-true")
-        fitted = head.fit(extracted.features, [data.labels[row] for row in extracted.rows], fitting, seed, saved)
+        kept = checkpointing(checkpoint)
+        fitting = trainer(logger=board, max_epochs=head.max_iter + 1, precision="32-true", **kept)
+        fitted = head.fit(extracted.features, [data.labels[row] for row in extracted.rows], fitting, seed, checkpoint)
         if not fitting.is_global_zero:
             return {}
-        clustered = time.monotonic() - started + fitted.seconds_before
+        clustered = time.monotonic() - started
         model = ClusterModel(backbone.cpu(), fitted.head, data.source, seed, groups=fitted.groups)
         assigned, wrong = _assign(model, fitted, extracted.features)
         metrics = _metrics(data, extracted, head, fitted, assigned.cluster, seed)
