@@ -1,5 +1,6 @@
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ import pytorch_lightning as pl
 import torch
 from sklearn.cluster import KMeans as ScikitKMeans
 from sklearn.datasets import load_digits, load_wine
+from sklearn.exceptions import ConvergenceWarning
 
 from whycluster.clustering import features, kmeans
 from whycluster.clustering.features import FeatureStore
@@ -19,6 +21,12 @@ def stored(path, x):
     store = FeatureStore.create(path / "features.npy", *x.shape)
     store.open(writable=True)[:] = x
     return store
+
+
+def starting(x, n_clusters, seed):
+    """The start of a single restart."""
+    origin = np.median(x, axis=0)
+    return (starts(x - origin, n_clusters, 1, seed)[0].double() + torch.from_numpy(origin)).numpy()
 
 
 def fitted(store, epochs=None, checkpoint=None, **settings):
@@ -95,6 +103,23 @@ def test_empty_clusters_are_filled(tmp_path, monkeypatch):
     ours = fitted(stored(tmp_path, x), n_clusters=4, n_init=1)
     assert sorted(ours.centroids[:, 0].tolist()) == pytest.approx([0, 1, 50, 51])
     assert ours.inertia == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("scale", [0.01, 1, 100])
+def test_the_tolerance_is_relative_to_the_variance(tmp_path, scale):
+    x = load_digits().data.astype(np.float32) * scale
+    rough, fine = (fitted(stored(tmp_path, x), n_clusters=10, n_init=1, tol=tol, seed=1) for tol in (1e-2, 0.0))
+    theirs = ScikitKMeans(10, init=starting(x, 10, 1), n_init=1, algorithm="lloyd", tol=1e-2).fit(x)
+    assert rough.n_iter == theirs.n_iter_ < fine.n_iter
+    assert rough.threshold == pytest.approx(1e-2 * x.var(0, dtype=np.float64).mean(), rel=1e-6)
+
+
+def test_fewer_distinct_rows_than_clusters_are_said(tmp_path):
+    x = np.repeat(np.array([[0.0, 1.0], [5.0, 2.0], [9.0, 9.0]], np.float32), 4, 0)
+    with pytest.warns(ConvergenceWarning, match=r"\(3\) found smaller than n_clusters \(5\)"):
+        assert fitted(stored(tmp_path, x), n_clusters=5).inertia == pytest.approx(0, abs=1e-9)
+    with warnings.catch_warnings(action="error", category=ConvergenceWarning):
+        fitted(stored(tmp_path, x), n_clusters=3)
 
 
 def test_as_many_clusters_as_rows(tmp_path):
@@ -174,4 +199,4 @@ def test_two_processes_find_the_centroids_of_one(tmp_path, n_clusters):
         subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=120)
     one, first, second = (np.load(tmp_path / f"centroids_{name}.npy") for name in ("1_0", "2_0", "2_1"))
     np.testing.assert_array_equal(first, second)
-    np.testing.assert_allclose(first, one, atol=1e-5)
+    np.testing.assert_array_equal(first, one)

@@ -6,7 +6,7 @@ import torch
 from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 
-from whycluster.clustering.lloyd import Sums, accumulate, assign, reseed, starts, update
+from whycluster.clustering.lloyd import Sums, assign, inertia, moments, reseed, starts, update
 
 
 def blobs(n=200, d=5, seed=0):
@@ -22,40 +22,32 @@ def test_assign_is_the_nearest_centroid():
     torch.testing.assert_close(distances, squared.min(1).values, rtol=1e-10, atol=1e-10)
 
 
-def test_assign_to_several_restarts_equals_one_after_another():
-    x, centroids = blobs(), blobs(21, seed=1).view(3, 7, 5)
-    clusters, distances = assign(x, centroids)
-    for restart in range(3):
-        alone = assign(x, centroids[restart])
-        assert torch.equal(clusters[restart], alone[0])
-        torch.testing.assert_close(distances[restart], alone[1])
+def sums_of(x, centroids):
+    """The definition, for each restart."""
+    x = x.double()
+    members = ((x[None, :, None] - centroids[:, None]) ** 2).sum(3).argmin(2)  # (R, N)
+    one_hot = torch.nn.functional.one_hot(members, centroids.shape[1]).double()
+    return Sums(one_hot.transpose(1, 2) @ x, one_hot.sum(1))
 
 
-def test_accumulate_sums_each_cluster():
+def test_inertia_is_the_sum_of_squared_distances():
     x, centroids = blobs(), blobs(14, seed=1).view(2, 7, 5)
-    sums, distances = accumulate(x, centroids)
-    for restart in range(2):
-        clusters = assign(x, centroids[restart])[0]
-        for cluster in range(7):
-            torch.testing.assert_close(sums.features[restart, cluster], x[clusters == cluster].sum(0))
-            assert sums.counts[restart, cluster] == (clusters == cluster).sum()
-    torch.testing.assert_close(sums.inertia, distances.sum(1))
+    centroids[1, 3] = 900.0  # a cluster without rows
+    mean, scatter, _ = moments(x.split(30), x[0])
+    squared = ((x[None, :, None] - centroids[:, None]) ** 2).sum(3)
+    got = inertia(sums_of(x, centroids), centroids, mean, scatter)
+    torch.testing.assert_close(got, squared.amin(2).sum(1), rtol=1e-12, atol=0)
+    assert (inertia(sums_of(x[:7], x[None, :7]), x[None, :7], x.mean(0), 1e-30) == 0).all()  # not below, by rounding
 
 
-@pytest.mark.parametrize("parts", [1, 3, 200])
-def test_sums_of_batches_add_up_to_the_sums_of_all(parts):
-    x, centroids = blobs(), blobs(7, seed=1)[None]
-    total = Sums.nothing(centroids)
-    for batch in x.chunk(parts):
-        total = total + accumulate(batch, centroids)[0]
-    for one, other in zip(total, accumulate(x, centroids)[0], strict=True):
-        torch.testing.assert_close(one, other)
-
-
-def test_accumulate_takes_an_empty_batch():
-    sums, distances = accumulate(torch.empty(0, 5), torch.zeros(2, 3, 5))
-    assert sums.counts.sum() == 0
-    assert distances.shape == (2, 0)
+@pytest.mark.parametrize("parts", [1, 7])
+def test_moments_of_rows_in_parts(parts):
+    x = (blobs() - 3).float() + 1000  # float32 squares would cancel
+    mean, scatter, largest = moments(x.chunk(parts), x[0])
+    torch.testing.assert_close(mean, x.double().mean(0), rtol=1e-14, atol=0)
+    assert scatter == pytest.approx(float((x.double() - x.double().mean(0)).square().sum()), rel=1e-10)
+    assert torch.equal(largest, x.abs().max(0).values)
+    assert torch.equal(moments([-x], x[0])[2], largest)
 
 
 def test_one_iteration_is_that_of_scikit_learn():
@@ -63,23 +55,24 @@ def test_one_iteration_is_that_of_scikit_learn():
     theirs = KMeans(6, init=start.numpy(), n_init=1, max_iter=1, algorithm="lloyd", tol=0)
     with warnings.catch_warnings(action="ignore", category=ConvergenceWarning):
         theirs.fit(x.numpy())
-    ours, _ = update(accumulate(x, start[None])[0], start[None])
+    ours, _ = update(sums_of(x, start[None]), start[None])
     np.testing.assert_allclose(ours[0].numpy(), theirs.cluster_centers_, rtol=1e-10)
 
 
 def test_shift_is_zero_only_when_nothing_moves():
-    centroids = torch.tensor([[[0.1], [5.0]]])
-    x = torch.tensor([[0.1], [5.0]])
-    assert update(accumulate(x, centroids)[0], centroids)[1] == 0
-    assert update(accumulate(x + 1e-3, centroids)[0], centroids)[1] > 0
+    centroids = torch.tensor([[[0.1], [5.0], [99.0]]]).double()  # the last has no rows, and stays
+    x = torch.tensor([[0.1], [5.0]]).double()
+    assert update(sums_of(x, centroids), centroids)[1] == 0
+    moved, shift = update(sums_of(x + torch.tensor([[1.0], [2.0]]), centroids), centroids)
+    torch.testing.assert_close(moved, torch.tensor([[[1.1], [7.0], [99.0]]]).double())
+    assert float(shift) == pytest.approx(1 + 4)
 
 
 def test_an_empty_cluster_gets_the_farthest_row_and_the_donor_loses_it():
     x = torch.tensor([[0.0], [1.0], [2.0], [9.0]]).double()
     centroids = torch.tensor([[[1.0], [-50.0], [-60.0]]]).double()  # two that nothing is near
-    sums, distances = accumulate(x, centroids)
-    order = distances[0].argsort(descending=True)
-    moved = reseed(sums, x[order], assign(x[order], centroids[0])[0])
+    order = assign(x, centroids[0])[1].argsort(descending=True)
+    moved = reseed(sums_of(x, centroids), x[order], assign(x[order], centroids[0])[0])
     assert moved.counts.tolist() == [[2, 1, 1]]
     assert moved.features[0, 1].item() == 9
     assert moved.features.sum() == x.sum()
@@ -88,9 +81,8 @@ def test_an_empty_cluster_gets_the_farthest_row_and_the_donor_loses_it():
 def test_reseeding_never_empties_another_cluster():
     centroids = torch.tensor([[[0.0], [100.0], [-500.0]]]).double()
     x = torch.tensor([[0.0], [0.5], [90.0]]).double()  # the farthest row is the only one of its cluster
-    sums, distances = accumulate(x, centroids)
-    order = distances[0].argsort(descending=True)
-    assert (reseed(sums, x[order], assign(x[order], centroids[0])[0]).counts >= 1).all()
+    order = assign(x, centroids[0])[1].argsort(descending=True)
+    assert (reseed(sums_of(x, centroids), x[order], assign(x[order], centroids[0])[0]).counts >= 1).all()
 
 
 def test_starts_are_rows_and_follow_the_seed():
@@ -100,8 +92,3 @@ def test_starts_are_rows_and_follow_the_seed():
     assert torch.equal(first, starts(x, 4, n_init=3, seed=1))
     assert not torch.equal(first, starts(x, 4, n_init=3, seed=2))
     assert all((x == row).all(1).any() for row in first.flatten(0, 1).numpy())
-
-
-def test_more_clusters_than_rows_is_an_error():
-    with pytest.raises(ValueError, match="n_clusters=4 should be <= the number of images, 3"):
-        starts(np.zeros((3, 2)), 4, 1, 0)

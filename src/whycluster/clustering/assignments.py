@@ -129,7 +129,7 @@ class Assignments:
         gaps *= max(0.0, 1 - 16 * gamma - 1e-4)  # the errors of those far out, and of the arithmetic here
         row, restart = (~(gaps > 0)).nonzero().T
         if len(row):
-            close = t[row, restart] <= (lowest + 2 * error)[row, restart, None]
+            close = ~(t[row, restart] > (lowest + 2 * error)[row, restart, None])  # all of them after an overflow
             close.scatter_(1, labels[row, restart, None], True)
             labels[row, restart] = _nearest(x[row], self.centroids[restarts], restart, close)
         self._count(restarts, x, before, labels)

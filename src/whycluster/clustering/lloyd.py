@@ -56,7 +56,7 @@ def moments(batches: Iterable[Tensor], origin: Tensor) -> tuple[Tensor, float, T
     """
     n_rows, first, second, largest = 0, torch.zeros_like(origin).double(), 0.0, torch.zeros_like(origin)
     for batch in batches:
-        relative = batch.double().sub_(origin)
+        relative = batch.double() - origin
         first += relative.sum(0)
         second += float(torch.linalg.vector_norm(relative)) ** 2
         largest = torch.maximum(largest, batch.abs().amax(0))
