@@ -73,7 +73,7 @@ class KernelKMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # scikit
             UserError: for settings that make no sense, more clusters than rows, or rows that are not finite.
         """
         self._check_settings()
-        x = torch.as_tensor(validate_data(self, X, dtype=DTYPES, copy=True))
+        x = torch.as_tensor(validate_data(self, _readable(X), dtype=DTYPES, copy=True))
         if len(x) < self.n_clusters:
             raise UserError(f"n_samples={len(x)} should be >= n_clusters={self.n_clusters}.")
         self.gamma_ = auto_gamma(x) if self.gamma == "auto" else float(self.gamma)
@@ -107,7 +107,7 @@ class KernelKMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # scikit
             UserError: for rows of another width, or not finite; scikit-learn's `NotFittedError` before `fit`.
         """
         check_is_fitted(self)
-        return self._decide(torch.as_tensor(validate_data(self, X, dtype=DTYPES, copy=True, reset=False)))
+        return self._decide(torch.as_tensor(validate_data(self, _readable(X), dtype=DTYPES, copy=True, reset=False)))
 
     def _decide(self, x: Tensor) -> np.ndarray:
         supports, labels = torch.as_tensor(self.supports_, dtype=x.dtype), torch.as_tensor(self.support_labels_)
@@ -123,6 +123,24 @@ class KernelKMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # scikit
         for name, value in least.items():
             whole_number(name, getattr(self, name), value)
         check_gamma(self.gamma)
+
+
+def _readable(x: Any) -> Any:
+    """What scikit-learn can read: of tensors arrays, in float32 where NumPy lacks their type.
+
+    Raises:
+        UserError: for complex numbers and bits.
+    """
+    dtype = getattr(x, "dtype", None)
+    try:
+        if isinstance(x, Tensor) and not x.is_complex():
+            x = x.detach().cpu()
+            return x.float().numpy() if x.is_floating_point() and x.element_size() < 4 else x.numpy()
+        if not np.iscomplexobj(x) and not isinstance(x, Tensor):
+            return x
+    except (TypeError, NotImplementedError):
+        pass
+    raise UserError(f"Complex data not supported: X of type {dtype} should be real numbers.")
 
 
 def auto_gamma(x: Tensor) -> float:
