@@ -1,5 +1,6 @@
 """Labels and sums are those of the definition, bit for bit, whatever way they were computed."""
 
+import math
 from fractions import Fraction
 
 import numpy as np
@@ -84,17 +85,57 @@ def test_labels_and_sums_of_each_iteration(name: str, restarts: int, clusters: i
         centroids, _ = update(sums, centroids)
 
 
-def test_sums_are_those_of_rows_rounded_far_below_float32() -> None:
-    x = ROWS["blobs"] * np.float32(10.0) ** np.arange(-3, 3, dtype=np.float32)  # each column has its own scale
-    centroids = starting(x, 1, 4)
+def test_sums_of_rounded_rows_are_exact() -> None:
+    random = np.random.RandomState(0)
+    x = np.where(random.rand(700, 1) < 0.7, 1 - 2.0**-24 * random.randint(1, 99, (700, 1)), 1e-7 * random.rand(700, 1))
+    x = (x * [1.0, -1e3, 1e-9]).astype(np.float32)  # each column has its own scale
+    centroids = torch.tensor([[[0.9, -900, 0.9e-9], [0, 0, 0]]]).double()
     assignments = begun(x)
     pass_over(assignments, x, centroids, 64)
-    members = nearest(x, centroids)[0]
-    for cluster in range(4):
-        for column in range(x.shape[1]):
-            exact = sum(Fraction(float(value)) for value in x[members == cluster, column])
-            wrong = abs(float(exact - Fraction(float(assignments.sums().features[0, cluster, column]))))
-            assert wrong <= 500 * 500 * np.abs(x[:, column]).max() * 2.0**-51
+    for column in range(3):
+        largest = float(np.abs(x[:, column]).max())
+        quantum = Fraction(2) ** (math.frexp(largest * 700)[1] - 51)
+        for cluster in range(2):
+            rows = x[assignments.labels[0].numpy() == cluster, column]
+            rounded = [round(Fraction(float(value)) / quantum) * quantum for value in rows]
+            assert Fraction(float(assignments.sums().features[0, cluster, column])) == sum(rounded)
+            assert abs(sum(rounded) - sum(Fraction(float(value)) for value in rows)) < 1e-10 * largest
+
+
+def between_two(n: int, centre: float, reach: float, seed: int) -> tuple[np.ndarray, Tensor]:
+    """Rows that float32 puts on the border of two centroids, or just beside it; many columns, so that errors add up."""
+    random = np.random.RandomState(seed)
+    first, second = centre + random.randn(2, 400), centre + random.randn(2, 400)
+    across = (second - first)[0] / np.linalg.norm((second - first)[0])
+    rows = random.randn(n, 400) * reach
+    rows += (first + second)[0] / 2 - (rows @ across)[:, None] * across
+    return rows.astype(np.float32), torch.from_numpy(np.stack((first[0], second[0])))[None]
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("centre", "reach"), [(0.0, 1.0), (0.0, 30.0), (5.0, 1.0), (3000.0, 1.0)])
+@pytest.mark.parametrize("spread", [1e-3, 1e9])  # which decides whether rows are centred
+def test_what_float32_cannot_decide_is_decided(centre: float, reach: float, spread: float, seed: int) -> None:
+    x, centroids = between_two(300, centre, reach, seed)
+    origin = torch.full((400,), centre)
+    assignments = Assignments(300, 300, origin, spread**2 * 300, torch.from_numpy(np.abs(x).max(0)))
+    pass_over(assignments, x, centroids, 100)
+    expected = nearest(x, centroids)
+    assert 100 < int(expected.sum()) < 200
+    assert torch.equal(assignments.labels, expected)
+
+
+def test_a_centroid_far_out_does_not_make_float32_useless(monkeypatch: pytest.MonkeyPatch) -> None:
+    decided, exactly = [], module._nearest
+
+    def watched(x: Tensor, *rest: Tensor) -> Tensor:
+        decided.append(len(x))
+        return exactly(x, *rest)
+
+    monkeypatch.setattr(module, "_nearest", watched)
+    x, assignments = ROWS["outliers"], begun(ROWS["outliers"])
+    pass_over(assignments, x, torch.from_numpy(x[:9]).double()[None], 100)
+    assert sum(decided) < 40
 
 
 @pytest.mark.parametrize("folded", [0, module.FOLDED])
