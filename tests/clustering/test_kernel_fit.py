@@ -30,6 +30,27 @@ def test_a_kernel_matrix_too_large_to_keep(monkeypatch: Any) -> None:
         assert again.inertia_ == pytest.approx(kept.inertia_, rel=1e-12)
 
 
+def test_empty_clusters_get_the_rows_least_similar_to_their_own() -> None:
+    labels = torch.tensor([[0, 0, 0, 1, 1, 2], [0, 1, 2, 3, 4, 4]])
+    own = torch.tensor([[0.5, 0.9, 0.2, 0.3, 0.8, 0.1], [0.1] * 6])  # row 5 is the only one of its cluster
+    similarity = torch.zeros(2, 6, 5).scatter_(2, labels[..., None], own[..., None])
+    filled = kernel_fit._filled(labels, similarity, 5)
+    assert filled.tolist() == [[0, 0, 3, 4, 1, 2], [0, 1, 2, 3, 4, 4]]
+    assert labels[0].tolist() == [0, 0, 0, 1, 1, 2]
+
+
+@pytest.mark.parametrize(("n_clusters", "trials"), [(2, 2), (7, 3), (21, 5)])
+def test_starts_are_the_best_of_some_trials(n_clusters: int, trials: int) -> None:
+    class Watched(np.random.RandomState):
+        def choice(self, *given: Any, **named: Any) -> Any:
+            drawn.append(super().choice(*given, **named))
+            return drawn[-1]
+
+    drawn: list[np.ndarray] = []
+    kernel_fit._start(kernel_fit._Kernel(torch.from_numpy(CLOUD), 0.5), n_clusters, Watched(0))
+    assert [len(rows) for rows in drawn] == [trials] * (n_clusters - 1)  # 2 + log K, as in scikit-learn
+
+
 @pytest.mark.parametrize("block", [1, 100, 1000])
 @pytest.mark.parametrize("max_supports", [None, 20])
 def test_blocks_change_nothing(block: int, max_supports: int | None, monkeypatch: Any) -> None:
