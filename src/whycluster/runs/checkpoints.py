@@ -28,6 +28,10 @@ class WholeFiles(TorchCheckpointIO):
         with written_whole(Path(path)) as beside:
             torch.save(checkpoint, beside)
 
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: Any = None) -> dict[str, Any]:
+        checkpoint: dict[str, Any] = torch.load(path, map_location, weights_only=True)
+        return checkpoint
+
 
 def checkpointing(path: Path) -> dict[str, Any]:
     """Arguments of a trainer that lets it keep its state in a file, for `fit(…, ckpt_path=path)`."""
