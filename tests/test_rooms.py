@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-MATHEMATICS = "import sys, whycluster.clustering.kmeans, whycluster.heads, whycluster.lrp; print(*sys.modules)"
+MATHEMATICS = "import sys, whycluster.clustering.lloyd, whycluster.heads, whycluster.lrp; print(*sys.modules)"
 
 
 def test_the_mathematics_needs_neither_lightning_nor_hydra() -> None:

@@ -82,7 +82,7 @@ def kmeans(folder: Path) -> None:
 from pathlib import Path
 import pytorch_lightning as pl
 from whycluster.clustering.features import FeatureStore
-from whycluster.clustering.lloyd import KMeans
+from whycluster.clustering.kmeans import KMeans
 store = FeatureStore(Path(sys.argv[1]))
 trainer = pl.Trainer(accelerator="cpu", logger=False, max_epochs=4, enable_checkpointing=False,
                      enable_progress_bar=False, enable_model_summary=False)

@@ -33,20 +33,8 @@ def test_batches_are_small_where_much_is_computed_from_each_row(store):
     assert store.batch_rows(width=1000) == 1
 
 
-def test_mean_and_variance(store):
-    rows = np.load(store.path).astype(np.float64)
-    np.testing.assert_allclose(store.mean(), rows.mean(0), rtol=1e-12)
-    np.testing.assert_allclose(store.variance(store.mean()), rows.var(0).mean(), rtol=1e-9)
-
-
-@pytest.mark.parametrize("world_size", [1, 2, 3, 30])
-@pytest.mark.parametrize("width", [1, 10, 1000])
-def test_processes_share_the_rows_in_equally_many_batches(store, width, world_size):
-    loaders = [store.loader(width, rank, world_size) for rank in range(world_size)]
-    assert len({len(loader) for loader in loaders}) == 1
-    batches = [batch for loader in loaders for batch in loader]
-    assert torch.cat([rows for rows, _ in batches]).tolist() == list(range(23))
-    np.testing.assert_array_equal(torch.cat([x for _, x in batches]).numpy(), store.open())
+def test_mean(store):
+    np.testing.assert_allclose(store.mean(), np.load(store.path).astype(np.float64).mean(0), rtol=1e-12)
 
 
 def test_a_file_that_the_disk_has_no_room_for_is_an_error(tmp_path):

@@ -1,4 +1,3 @@
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,7 +7,7 @@ from kernels import BLOB, BLOBS, CLOUD, kernel
 from torch import Tensor
 
 from whycluster.clustering import kernel_fit, soft_distances
-from whycluster.clustering.kernel_fit import fit_kernel_kmeans, representatives, saved_seconds
+from whycluster.clustering.kernel_fit import fit_kernel_kmeans, representatives
 from whycluster.clustering.kernel_kmeans import KernelKMeans
 
 
@@ -31,28 +30,25 @@ def test_a_kernel_matrix_too_large_to_keep(monkeypatch: Any) -> None:
         assert again.inertia_ == pytest.approx(kept.inertia_, rel=1e-12)
 
 
-def test_a_fit_goes_on_from_each_iteration(tmp_path: Path, monkeypatch: Any) -> None:
-    x, settings = torch.from_numpy(CLOUD), (6, 0.5, 4, 300, 0)
-    whole = fit_kernel_kmeans(x, *settings)
-    monkeypatch.setattr(kernel_fit, "SAVED_EVERY", -1)
-    states, save = [], torch.save
+def test_empty_clusters_get_the_rows_least_similar_to_their_own() -> None:
+    labels = torch.tensor([[0, 0, 0, 1, 1, 2], [0, 1, 2, 3, 4, 4]])
+    own = torch.tensor([[0.5, 0.9, 0.2, 0.3, 0.8, 0.1], [0.1] * 6])  # row 5 is the only one of its cluster
+    similarity = torch.zeros(2, 6, 5).scatter_(2, labels[..., None], own[..., None])
+    filled = kernel_fit._filled(labels, similarity, 5)
+    assert filled.tolist() == [[0, 0, 3, 4, 1, 2], [0, 1, 2, 3, 4, 4]]
+    assert labels[0].tolist() == [0, 0, 0, 1, 1, 2]
 
-    def watched(content: dict[str, Any], file: Any) -> None:
-        save(content, file)
-        states.append({name: value.clone() if isinstance(value, Tensor) else value for name, value in content.items()})
 
-    monkeypatch.setattr(torch, "save", watched)
-    assert torch.equal(fit_kernel_kmeans(x, *settings, saved=tmp_path / "whole.pt").labels, whole.labels)
-    assert len(states) >= whole.n_iter > 3
-    monkeypatch.setattr(kernel_fit, "_start", lambda *_: pytest.fail("began anew"))
-    for number, state in enumerate([*states]):
-        path = tmp_path / f"{number}.pt"
-        save(state, path)
-        assert saved_seconds(path) > 0
-        labels, *rest = fit_kernel_kmeans(x, *settings, saved=path)
-        assert torch.equal(labels, whole.labels)
-        assert tuple(rest) == whole[1:]
-    assert saved_seconds(tmp_path / "none.pt") == 0
+@pytest.mark.parametrize(("n_clusters", "trials"), [(2, 2), (7, 3), (21, 5)])
+def test_starts_are_the_best_of_some_trials(n_clusters: int, trials: int) -> None:
+    class Watched(np.random.RandomState):
+        def choice(self, *given: Any, **named: Any) -> Any:
+            drawn.append(super().choice(*given, **named))
+            return drawn[-1]
+
+    drawn: list[np.ndarray] = []
+    kernel_fit._start(kernel_fit._Kernel(torch.from_numpy(CLOUD), 0.5), n_clusters, Watched(0))
+    assert [len(rows) for rows in drawn] == [trials] * (n_clusters - 1)  # 2 + log K, as in scikit-learn
 
 
 @pytest.mark.parametrize("block", [1, 100, 1000])

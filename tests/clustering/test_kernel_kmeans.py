@@ -13,6 +13,7 @@ from sklearn.svm import SVC
 from sklearn.utils.estimator_checks import check_dataframe_column_names_consistency, parametrize_with_checks
 
 from whycluster.clustering.kernel_kmeans import KernelKMeans, auto_gamma
+from whycluster.errors import UserError
 
 
 def inertia(similar: np.ndarray, labels: np.ndarray) -> float:
@@ -114,6 +115,32 @@ def test_float32_stays_float32() -> None:
     assert KernelKMeans(3, gamma=0.1, random_state=0).fit((BLOBS * 9).astype(int)).supports_.dtype == np.float64
 
 
+@pytest.mark.parametrize("dtype", ["f2", "f4", "g", ">f2", ">f4", ">f8", "i1", ">i4", "u1", "u2", ">u4", "u8"])
+def test_arrays_of_any_type(dtype: str) -> None:
+    whole = (BLOBS - BLOBS.min() + 1).round()
+    model, expected = (KernelKMeans(3, gamma=0.1, random_state=0).fit(x) for x in (whole.astype(dtype), whole))
+    assert adjusted_rand_score(model.labels_, expected.labels_) == 1
+    assert np.array_equal(model.predict(whole.astype(dtype)), model.labels_)
+    assert model.supports_.dtype in (np.float32, np.float64)
+
+
+@pytest.mark.parametrize(
+    "name", ["float64", "float32", "float16", "bfloat16", "float8_e5m2", "int8", "uint16", "uint64"]
+)
+def test_tensors_of_any_type(name: str) -> None:
+    x = torch.from_numpy((BLOBS - BLOBS.min() + 1).round()).to(getattr(torch, name))
+    model, expected = (KernelKMeans(3, gamma=0.1, random_state=0).fit(rows) for rows in (x, x.double().numpy()))
+    assert adjusted_rand_score(model.labels_, expected.labels_) == 1
+    assert np.array_equal(model.predict(x), model.labels_)
+
+
+@pytest.mark.parametrize("name", ["complex64", "bits8", "float4_e2m1fn_x2", "NumPy's complex64"])
+def test_rows_that_are_no_real_numbers(name: str) -> None:
+    rows = torch.empty(9, 2, dtype=getattr(torch, name)) if hasattr(torch, name) else np.ones((9, 2), np.complex64)
+    with pytest.raises(UserError, match=r"X of type .* should be real numbers\.$"):
+        KernelKMeans(3).fit(rows)
+
+
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_rings_far_from_the_origin(dtype: type) -> None:
     far = (RINGS + 1000).astype(dtype)
@@ -206,7 +233,6 @@ def test_settings_are_read_set_and_copied() -> None:
         "max_iter": 40,
         "max_supports": 10,
         "random_state": 1,
-        "saved": None,
     }
     model = KernelKMeans(**settings)
     assert model.get_params() == settings

@@ -1,107 +1,202 @@
+import subprocess
+import sys
 import warnings
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
-from sklearn.cluster import KMeans
+from sklearn.cluster import KMeans as ScikitKMeans
+from sklearn.datasets import load_digits, load_wine
 from sklearn.exceptions import ConvergenceWarning
 
-from whycluster.clustering.kmeans import Sums, accumulate, assign, reseed, starts, update
+from whycluster.clustering import features, kmeans
+from whycluster.clustering.features import FeatureStore
+from whycluster.clustering.kmeans import KMeans
+from whycluster.clustering.lloyd import starts
+from whycluster.runs.checkpoints import checkpointing
 
 
-def blobs(n=200, d=5, seed=0):
-    random = np.random.RandomState(seed)
-    return torch.from_numpy(random.randn(n, d) + random.randint(0, 5, (n, 1)) * 3)
+def stored(path, x):
+    store = FeatureStore.create(path / "features.npy", *x.shape)
+    store.open(writable=True)[:] = x
+    return store
 
 
-def test_assign_is_the_nearest_centroid():
-    x, centroids = blobs(), blobs(7, seed=1)
-    squared = ((x[:, None] - centroids) ** 2).sum(2)
-    clusters, distances = assign(x, centroids)
-    assert torch.equal(clusters, squared.argmin(1))
-    torch.testing.assert_close(distances, squared.min(1).values, rtol=1e-10, atol=1e-10)
+def starting(x, n_clusters, seed):
+    """The start of a single restart."""
+    origin = np.median(x, axis=0)
+    return (starts(x - origin, n_clusters, 1, seed)[0].double() + torch.from_numpy(origin)).numpy()
 
 
-def test_assign_to_several_restarts_equals_one_after_another():
-    x, centroids = blobs(), blobs(21, seed=1).view(3, 7, 5)
-    clusters, distances = assign(x, centroids)
-    for restart in range(3):
-        alone = assign(x, centroids[restart])
-        assert torch.equal(clusters[restart], alone[0])
-        torch.testing.assert_close(distances[restart], alone[1])
+def fitted(store, epochs=None, checkpoint=None, **settings):
+    module = KMeans(store, **settings)
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        max_epochs=epochs or module.max_iter + 1,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        **(checkpointing(checkpoint) if checkpoint else {"enable_checkpointing": False}),
+    )
+    trainer.fit(module, ckpt_path=checkpoint if checkpoint and checkpoint.exists() else None)
+    return module
 
 
-def test_accumulate_sums_each_cluster():
-    x, centroids = blobs(), blobs(14, seed=1).view(2, 7, 5)
-    sums, distances = accumulate(x, centroids)
-    for restart in range(2):
-        clusters = assign(x, centroids[restart])[0]
-        for cluster in range(7):
-            torch.testing.assert_close(sums.features[restart, cluster], x[clusters == cluster].sum(0))
-            assert sums.counts[restart, cluster] == (clusters == cluster).sum()
-    torch.testing.assert_close(sums.inertia, distances.sum(1))
+@pytest.mark.parametrize("load", [load_digits, load_wine])
+@pytest.mark.parametrize("batch_rows", [50, 100_000])
+def test_each_restart_takes_the_way_of_scikit_learn(tmp_path, monkeypatch, load, batch_rows):
+    x = load().data.astype(np.float32)
+    monkeypatch.setattr(features, "BATCH_BYTES", 4 * x.shape[1] * batch_rows)
+    ours = fitted(stored(tmp_path, x), n_clusters=8, n_init=3, tol=0, seed=4)
+    origin = np.median(x, axis=0)
+    centred = x - origin
+    theirs = [
+        ScikitKMeans(8, init=start.numpy(), n_init=1, algorithm="lloyd", tol=0, max_iter=300).fit(centred)
+        for start in starts(centred, 8, 3, 4)
+    ]
+    np.testing.assert_allclose(ours.measured, [each.inertia_ for each in theirs], rtol=1e-5)
+    best = min(theirs, key=lambda each: each.inertia_)
+    np.testing.assert_allclose(ours.centroids, best.cluster_centers_ + origin, atol=1e-3 * x.std())
+    assert ours.inertia == ours.measured.min()
 
 
-@pytest.mark.parametrize("parts", [1, 3, 200])
-def test_sums_of_batches_add_up_to_the_sums_of_all(parts):
-    x, centroids = blobs(), blobs(7, seed=1)[None]
-    total = Sums.nothing(centroids)
-    for batch in x.chunk(parts):
-        total = total + accumulate(batch, centroids)[0]
-    for one, other in zip(total, accumulate(x, centroids)[0], strict=True):
-        torch.testing.assert_close(one, other)
+@pytest.mark.parametrize("epochs", [1, 4, 9, 300])
+def test_a_fit_goes_on_from_a_checkpoint_bit_for_bit(tmp_path, monkeypatch, epochs):
+    store = stored(tmp_path, load_digits().data.astype(np.float32))
+    settings = {"n_clusters": 10, "n_init": 4, "tol": 1e-3, "seed": 1}
+    whole = fitted(store, **settings)
+    assert not whole.active.tolist()
+    checkpoint = tmp_path / "lloyd.ckpt"
+    half = fitted(store, epochs, checkpoint, **settings)
+    assert checkpoint.exists()
+    assert half.trainer.current_epoch == min(epochs, whole.trainer.current_epoch)
+    monkeypatch.setattr(kmeans, "starts", None)  # nothing is drawn again
+    again = fitted(store, None, checkpoint, **settings)
+    assert again.trainer.current_epoch == whole.trainer.current_epoch > 9
+    assert torch.equal(again.centroids, whole.centroids)
+    assert torch.equal(again.measured, whole.measured)
+    assert torch.equal(again.iterations, whole.iterations)
 
 
-def test_accumulate_takes_an_empty_batch():
-    sums, distances = accumulate(torch.empty(0, 5), torch.zeros(2, 3, 5))
-    assert sums.counts.sum() == 0
-    assert distances.shape == (2, 0)
+def test_inertia_is_that_of_the_final_centroids(tmp_path):
+    x = load_digits().data.astype(np.float32)
+    ours = fitted(stored(tmp_path, x), n_clusters=10, n_init=2, max_iter=3)
+    squared = torch.cdist(torch.from_numpy(x).double(), ours.centroids).square().min(1).values
+    assert ours.n_iter == 3
+    assert ours.inertia == pytest.approx(squared.sum().item(), rel=1e-5)
 
 
-def test_one_iteration_is_that_of_scikit_learn():
-    x, start = blobs(), blobs(6, seed=3)
-    theirs = KMeans(6, init=start.numpy(), n_init=1, max_iter=1, algorithm="lloyd", tol=0)
-    with warnings.catch_warnings(action="ignore", category=ConvergenceWarning):
-        theirs.fit(x.numpy())
-    ours, _ = update(accumulate(x, start[None])[0], start[None])
-    np.testing.assert_allclose(ours[0].numpy(), theirs.cluster_centers_, rtol=1e-10)
+def test_far_from_the_origin_nothing_cancels(tmp_path):
+    random = np.random.RandomState(0)
+    x = (random.randn(300, 4) * 0.05 + random.randint(0, 3, (300, 1)) + 2000).astype(np.float32)
+    ours = fitted(stored(tmp_path, x), n_clusters=3, n_init=4)
+    theirs = ScikitKMeans(3, n_init=4, random_state=0).fit(x.astype(np.float64))
+    assert ours.inertia == pytest.approx(theirs.inertia_, rel=1e-3)
 
 
-def test_shift_is_zero_only_when_nothing_moves():
-    centroids = torch.tensor([[[0.1], [5.0]]])
-    x = torch.tensor([[0.1], [5.0]])
-    assert update(accumulate(x, centroids)[0], centroids)[1] == 0
-    assert update(accumulate(x + 1e-3, centroids)[0], centroids)[1] > 0
+def test_empty_clusters_are_filled(tmp_path, monkeypatch):
+    x = np.repeat(np.array([[0.0], [1.0], [50.0], [51.0]], np.float32), 5, 0)
+    start = torch.tensor([0.5, 50.5, -900.0, -901.0])[None, :, None]  # two centroids where nothing is
+    monkeypatch.setattr(kmeans, "starts", lambda *_: start - np.median(x))
+    ours = fitted(stored(tmp_path, x), n_clusters=4, n_init=1)
+    assert sorted(ours.centroids[:, 0].tolist()) == pytest.approx([0, 1, 50, 51])
+    assert ours.inertia == pytest.approx(0, abs=1e-6)
 
 
-def test_an_empty_cluster_gets_the_farthest_row_and_the_donor_loses_it():
-    x = torch.tensor([[0.0], [1.0], [2.0], [9.0]]).double()
-    centroids = torch.tensor([[[1.0], [-50.0], [-60.0]]]).double()  # two that nothing is near
-    sums, distances = accumulate(x, centroids)
-    order = distances[0].argsort(descending=True)
-    moved = reseed(sums, x[order], assign(x[order], centroids[0])[0])
-    assert moved.counts.tolist() == [[2, 1, 1]]
-    assert moved.features[0, 1].item() == 9
-    assert moved.features.sum() == x.sum()
+@pytest.mark.parametrize("scale", [0.01, 1, 100])
+def test_the_tolerance_is_relative_to_the_variance(tmp_path, scale):
+    x = load_digits().data.astype(np.float32) * scale
+    rough, fine = (fitted(stored(tmp_path, x), n_clusters=10, n_init=1, tol=tol, seed=1) for tol in (1e-2, 0.0))
+    theirs = ScikitKMeans(10, init=starting(x, 10, 1), n_init=1, algorithm="lloyd", tol=1e-2).fit(x)
+    assert rough.n_iter == theirs.n_iter_ < fine.n_iter
+    assert rough.threshold == pytest.approx(1e-2 * x.var(0, dtype=np.float64).mean(), rel=1e-6)
 
 
-def test_reseeding_never_empties_another_cluster():
-    centroids = torch.tensor([[[0.0], [100.0], [-500.0]]]).double()
-    x = torch.tensor([[0.0], [0.5], [90.0]]).double()  # the farthest row is the only one of its cluster
-    sums, distances = accumulate(x, centroids)
-    order = distances[0].argsort(descending=True)
-    assert (reseed(sums, x[order], assign(x[order], centroids[0])[0]).counts >= 1).all()
+def test_fewer_distinct_rows_than_clusters_are_said(tmp_path):
+    x = np.repeat(np.array([[0.0, 1.0], [5.0, 2.0], [9.0, 9.0]], np.float32), 4, 0)
+    with pytest.warns(ConvergenceWarning, match=r"\(3\) found smaller than n_clusters \(5\)"):
+        assert fitted(stored(tmp_path, x), n_clusters=5).inertia == pytest.approx(0, abs=1e-9)
+    with warnings.catch_warnings(action="error", category=ConvergenceWarning):
+        fitted(stored(tmp_path, x), n_clusters=3)
 
 
-def test_starts_are_rows_and_follow_the_seed():
-    x = blobs().numpy()
-    first = starts(x, 4, n_init=3, seed=1)
-    assert first.shape == (3, 4, 5)
-    assert torch.equal(first, starts(x, 4, n_init=3, seed=1))
-    assert not torch.equal(first, starts(x, 4, n_init=3, seed=2))
-    assert all((x == row).all(1).any() for row in first.flatten(0, 1).numpy())
+def test_as_many_clusters_as_rows(tmp_path):
+    x = np.arange(6, dtype=np.float32)[:, None]
+    assert fitted(stored(tmp_path, x), n_clusters=6).inertia == pytest.approx(0, abs=1e-9)
 
 
-def test_more_clusters_than_rows_is_an_error():
-    with pytest.raises(ValueError, match="n_clusters=4 should be <= the number of images, 3"):
-        starts(np.zeros((3, 2)), 4, 1, 0)
+def test_fewer_rows_in_a_process_than_clusters(tmp_path):
+    # Of five rows, two of them twice there, two processes see two and three: not enough to fill four clusters alone.
+    stored(tmp_path, np.array([[0.0], [0.0], [1.0], [1.0], [9.0]], np.float32))
+    (tmp_path / "fit.py").write_text(TWO_PROCESSES)
+    subprocess.run([sys.executable, "fit.py", str(tmp_path), "2", "4"], cwd=tmp_path, check=True, timeout=120)
+    assert np.isfinite(np.load(tmp_path / "centroids_2_0.npy")).all()
+
+
+def test_equal_rows_do_not_hang(tmp_path):
+    assert fitted(stored(tmp_path, np.ones((9, 3), np.float32)), n_clusters=3).inertia == pytest.approx(0, abs=1e-9)
+
+
+def test_same_seed_same_centroids(tmp_path):
+    store = stored(tmp_path, load_wine().data.astype(np.float32))
+    first, second = (fitted(store, n_clusters=5, n_init=2, seed=3).centroids for _ in range(2))
+    assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"n_clusters": 1}, "head.n_clusters=1 should be a whole number >= 2"),
+        ({"n_clusters": 10}, "head.n_clusters=10 should be <= the number of images, 9"),
+        ({"n_clusters": 2, "n_init": 0}, "head.n_init=0"),
+        ({"n_clusters": 2, "max_iter": 0}, "head.max_iter=0"),
+        ({"n_clusters": 2, "tol": -1.0}, "head.tol=-1.0"),
+    ],
+)
+def test_impossible_settings_are_named(tmp_path, settings, message):
+    with pytest.raises(ValueError, match=message):
+        KMeans(stored(tmp_path, np.ones((9, 3), np.float32)), **settings)
+
+
+def test_features_that_are_not_finite_are_an_error(tmp_path):
+    x = np.ones((9, 3), np.float32)
+    x[4, 1] = np.nan
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        KMeans(stored(tmp_path, x), n_clusters=2)
+
+
+TWO_PROCESSES = """
+import sys
+from pathlib import Path
+import pytorch_lightning as pl
+from whycluster.clustering import features
+from whycluster.clustering.features import FeatureStore
+from whycluster.clustering.kmeans import KMeans
+import numpy as np
+
+if __name__ == "__main__":
+    features.BATCH_BYTES = 4 * 64 * 100
+    folder, devices = Path(sys.argv[1]), int(sys.argv[2])
+    kmeans = KMeans(FeatureStore(folder / "features.npy"), n_clusters=int(sys.argv[3]), n_init=3, seed=1)
+    trainer = pl.Trainer(
+        accelerator="cpu", devices=devices, strategy="ddp" if devices > 1 else "auto", max_epochs=301, logger=False,
+        enable_checkpointing=False, enable_progress_bar=False, use_distributed_sampler=False,
+    )
+    trainer.fit(kmeans)
+    np.save(folder / f"centroids_{devices}_{trainer.global_rank}.npy", kmeans.centroids)
+"""
+
+
+@pytest.mark.parametrize("n_clusters", [10, 150])  # 150: on the way some clusters run empty and are re-seeded
+def test_two_processes_find_the_centroids_of_one(tmp_path, n_clusters):
+    x = load_digits().data.astype(np.float32)[:901]  # does not divide by two
+    stored(tmp_path, x if n_clusters == 10 else np.round(x[:, :3] / 6).repeat(3, 1))
+    (tmp_path / "fit.py").write_text(TWO_PROCESSES.replace("* 64 *", f"* {64 if n_clusters == 10 else 9} *"))
+    for devices in (1, 2):
+        command = [sys.executable, "fit.py", str(tmp_path), str(devices), str(n_clusters)]
+        subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=120)
+    one, first, second = (np.load(tmp_path / f"centroids_{name}.npy") for name in ("1_0", "2_0", "2_1"))
+    np.testing.assert_array_equal(first, second)
+    np.testing.assert_array_equal(first, one)

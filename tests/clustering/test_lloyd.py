@@ -1,180 +1,94 @@
-import subprocess
-import sys
+import warnings
 
 import numpy as np
 import pytest
-import pytorch_lightning as pl
 import torch
-from sklearn.cluster import KMeans as ScikitKMeans
-from sklearn.datasets import load_digits, load_wine
+from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
 
-from whycluster.clustering import features, lloyd
-from whycluster.clustering.features import FeatureStore
-from whycluster.clustering.kmeans import starts
-from whycluster.clustering.lloyd import KMeans
+from whycluster.clustering.lloyd import Sums, assign, inertia, moments, reseed, starts, update
 
 
-def stored(path, x):
-    store = FeatureStore.create(path / "features.npy", *x.shape)
-    store.open(writable=True)[:] = x
-    return store
+def blobs(n=200, d=5, seed=0):
+    random = np.random.RandomState(seed)
+    return torch.from_numpy(random.randn(n, d) + random.randint(0, 5, (n, 1)) * 3)
 
 
-def fitted(store, epochs=None, **settings):
-    kmeans = KMeans(store, **settings)
-    pl.Trainer(
-        accelerator="cpu",
-        max_epochs=epochs or kmeans.max_iter + 1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-    ).fit(kmeans)
-    return kmeans
+def test_assign_is_the_nearest_centroid():
+    x, centroids = blobs(), blobs(7, seed=1)
+    squared = ((x[:, None] - centroids) ** 2).sum(2)
+    clusters, distances = assign(x, centroids)
+    assert torch.equal(clusters, squared.argmin(1))
+    torch.testing.assert_close(distances, squared.min(1).values, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("load", [load_digits, load_wine])
-@pytest.mark.parametrize("batch_rows", [50, 100_000])
-def test_each_restart_takes_the_way_of_scikit_learn(tmp_path, monkeypatch, load, batch_rows):
-    x = load().data.astype(np.float32)
-    monkeypatch.setattr(features, "BATCH_BYTES", 4 * x.shape[1] * batch_rows)
-    ours = fitted(stored(tmp_path, x), n_clusters=8, n_init=3, tol=0, seed=4)
-    centred = x - ours.origin.numpy()
-    theirs = [
-        ScikitKMeans(8, init=start.numpy(), n_init=1, algorithm="lloyd", tol=0, max_iter=300).fit(centred)
-        for start in starts(centred, 8, 3, 4)
-    ]
-    np.testing.assert_allclose(ours.measured, [each.inertia_ for each in theirs], rtol=1e-5)
-    best = min(theirs, key=lambda each: each.inertia_)
-    np.testing.assert_allclose(ours.centroids, best.cluster_centers_ + ours.origin.numpy(), atol=1e-3 * x.std())
-    assert ours.inertia == ours.measured.min()
+def sums_of(x, centroids):
+    """The definition, for each restart."""
+    x = x.double()
+    members = ((x[None, :, None] - centroids[:, None]) ** 2).sum(3).argmin(2)  # (R, N)
+    one_hot = torch.nn.functional.one_hot(members, centroids.shape[1]).double()
+    return Sums(one_hot.transpose(1, 2) @ x, one_hot.sum(1))
 
 
-@pytest.mark.parametrize("epochs", [1, 4, 9, 300])
-def test_iterations_that_were_saved_are_not_done_again(tmp_path, monkeypatch, epochs):
-    monkeypatch.setattr(lloyd, "SAVED_EVERY", -1)
-    store = stored(tmp_path, load_digits().data.astype(np.float32))
-    settings = {"n_clusters": 10, "n_init": 4, "tol": 1e-3, "seed": 1}
-    whole = fitted(store, **settings)
-    assert not whole.active.tolist()
-    saved = tmp_path / "kmeans.pt"
-    half = fitted(store, epochs, saved=saved, **settings)
-    again = KMeans(store, saved=saved, **settings)
-    assert again.epochs == half.epochs == min(epochs, whole.epochs)
-    monkeypatch.setattr(lloyd, "starts", None)  # nothing is drawn again
-    if len(again.active):
-        again = fitted(store, saved=saved, **settings)
-    assert again.epochs == whole.epochs
-    assert torch.equal(again.centroids, whole.centroids)
-    assert torch.equal(again.measured, whole.measured)
-    assert torch.equal(again.iterations, whole.iterations)
+def test_inertia_is_the_sum_of_squared_distances():
+    x, centroids = blobs(), blobs(14, seed=1).view(2, 7, 5)
+    centroids[1, 3] = 900.0  # a cluster without rows
+    mean, scatter, _ = moments(x.split(30), x[0])
+    squared = ((x[None, :, None] - centroids[:, None]) ** 2).sum(3)
+    got = inertia(sums_of(x, centroids), centroids, mean, scatter)
+    torch.testing.assert_close(got, squared.amin(2).sum(1), rtol=1e-12, atol=0)
+    assert (inertia(sums_of(x[:7], x[None, :7]), x[None, :7], x.mean(0), 1e-30) == 0).all()  # not below, by rounding
 
 
-def test_inertia_is_that_of_the_final_centroids(tmp_path):
-    x = load_digits().data.astype(np.float32)
-    ours = fitted(stored(tmp_path, x), n_clusters=10, n_init=2, max_iter=3)
-    squared = torch.cdist(torch.from_numpy(x).double(), ours.centroids).square().min(1).values
-    assert ours.n_iter == 3
-    assert ours.inertia == pytest.approx(squared.sum().item(), rel=1e-5)
+@pytest.mark.parametrize("parts", [1, 7])
+def test_moments_of_rows_in_parts(parts):
+    x = (blobs() - 3).float() + 1000  # float32 squares would cancel
+    mean, scatter, largest = moments(x.chunk(parts), x[0])
+    torch.testing.assert_close(mean, x.double().mean(0), rtol=1e-14, atol=0)
+    assert scatter == pytest.approx(float((x.double() - x.double().mean(0)).square().sum()), rel=1e-10)
+    assert torch.equal(largest, x.abs().max(0).values)
+    assert torch.equal(moments([-x], x[0])[2], largest)
 
 
-def test_far_from_the_origin_nothing_cancels(tmp_path):
-    random = np.random.RandomState(0)
-    x = (random.randn(300, 4) * 0.05 + random.randint(0, 3, (300, 1)) + 2000).astype(np.float32)
-    ours = fitted(stored(tmp_path, x), n_clusters=3, n_init=4)
-    theirs = ScikitKMeans(3, n_init=4, random_state=0).fit(x.astype(np.float64))
-    assert ours.inertia == pytest.approx(theirs.inertia_, rel=1e-3)
+def test_one_iteration_is_that_of_scikit_learn():
+    x, start = blobs(), blobs(6, seed=3)
+    theirs = KMeans(6, init=start.numpy(), n_init=1, max_iter=1, algorithm="lloyd", tol=0)
+    with warnings.catch_warnings(action="ignore", category=ConvergenceWarning):
+        theirs.fit(x.numpy())
+    ours, _ = update(sums_of(x, start[None]), start[None])
+    np.testing.assert_allclose(ours[0].numpy(), theirs.cluster_centers_, rtol=1e-10)
 
 
-def test_empty_clusters_are_filled(tmp_path):
-    x = np.repeat(np.array([[0.0], [1.0], [50.0], [51.0]], np.float32), 5, 0)
-    kmeans = KMeans(stored(tmp_path, x), n_clusters=4, n_init=1)
-    with torch.no_grad():  # two centroids where nothing is
-        kmeans.candidates[0, :, 0] = torch.tensor([0.5, 50.5, -900.0, -901.0]) - kmeans.origin
-    trainer = pl.Trainer(
-        accelerator="cpu", max_epochs=50, logger=False, enable_checkpointing=False, enable_progress_bar=False
-    )
-    trainer.fit(kmeans)
-    assert sorted(kmeans.centroids[:, 0].tolist()) == pytest.approx([0, 1, 50, 51])
-    assert kmeans.inertia == pytest.approx(0, abs=1e-6)
+def test_shift_is_zero_only_when_nothing_moves():
+    centroids = torch.tensor([[[0.1], [5.0], [99.0]]]).double()  # the last has no rows, and stays
+    x = torch.tensor([[0.1], [5.0]]).double()
+    assert update(sums_of(x, centroids), centroids)[1] == 0
+    moved, shift = update(sums_of(x + torch.tensor([[1.0], [2.0]]), centroids), centroids)
+    torch.testing.assert_close(moved, torch.tensor([[[1.1], [7.0], [99.0]]]).double())
+    assert float(shift) == pytest.approx(1 + 4)
 
 
-def test_as_many_clusters_as_rows(tmp_path):
-    x = np.arange(6, dtype=np.float32)[:, None]
-    assert fitted(stored(tmp_path, x), n_clusters=6).inertia == pytest.approx(0, abs=1e-9)
+def test_an_empty_cluster_gets_the_farthest_row_and_the_donor_loses_it():
+    x = torch.tensor([[0.0], [1.0], [2.0], [9.0]]).double()
+    centroids = torch.tensor([[[1.0], [-50.0], [-60.0]]]).double()  # two that nothing is near
+    order = assign(x, centroids[0])[1].argsort(descending=True)
+    moved = reseed(sums_of(x, centroids), x[order], assign(x[order], centroids[0])[0])
+    assert moved.counts.tolist() == [[2, 1, 1]]
+    assert moved.features[0, 1].item() == 9
+    assert moved.features.sum() == x.sum()
 
 
-def test_fewer_rows_in_a_process_than_clusters(tmp_path):
-    # Of five rows, two of them twice there, two processes see two and three: not enough to fill four clusters alone.
-    stored(tmp_path, np.array([[0.0], [0.0], [1.0], [1.0], [9.0]], np.float32))
-    (tmp_path / "fit.py").write_text(TWO_PROCESSES)
-    subprocess.run([sys.executable, "fit.py", str(tmp_path), "2", "4"], cwd=tmp_path, check=True, timeout=120)
-    assert np.isfinite(np.load(tmp_path / "centroids_2_0.npy")).all()
+def test_reseeding_never_empties_another_cluster():
+    centroids = torch.tensor([[[0.0], [100.0], [-500.0]]]).double()
+    x = torch.tensor([[0.0], [0.5], [90.0]]).double()  # the farthest row is the only one of its cluster
+    order = assign(x, centroids[0])[1].argsort(descending=True)
+    assert (reseed(sums_of(x, centroids), x[order], assign(x[order], centroids[0])[0]).counts >= 1).all()
 
 
-def test_equal_rows_do_not_hang(tmp_path):
-    assert fitted(stored(tmp_path, np.ones((9, 3), np.float32)), n_clusters=3).inertia == pytest.approx(0, abs=1e-9)
-
-
-def test_same_seed_same_centroids(tmp_path):
-    store = stored(tmp_path, load_wine().data.astype(np.float32))
-    first, second = (fitted(store, n_clusters=5, n_init=2, seed=3).centroids for _ in range(2))
-    assert torch.equal(first, second)
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"n_clusters": 1}, "head.n_clusters=1 should be >= 2"),
-        ({"n_clusters": 10}, "head.n_clusters=10 should be <= the number of images, 9"),
-        ({"n_clusters": 2, "n_init": 0}, "head.n_init=0"),
-        ({"n_clusters": 2, "max_iter": 0}, "head.max_iter=0"),
-        ({"n_clusters": 2, "tol": -1.0}, "head.tol=-1.0"),
-    ],
-)
-def test_impossible_settings_are_named(tmp_path, settings, message):
-    with pytest.raises(ValueError, match=message):
-        KMeans(stored(tmp_path, np.ones((9, 3), np.float32)), **settings)
-
-
-def test_features_that_are_not_finite_are_an_error(tmp_path):
-    x = np.ones((9, 3), np.float32)
-    x[4, 1] = np.nan
-    with pytest.raises(ValueError, match="NaN or infinity"):
-        KMeans(stored(tmp_path, x), n_clusters=2)
-
-
-TWO_PROCESSES = """
-import sys
-from pathlib import Path
-import pytorch_lightning as pl
-from whycluster.clustering import features
-from whycluster.clustering.features import FeatureStore
-from whycluster.clustering.lloyd import KMeans
-import numpy as np
-
-if __name__ == "__main__":
-    features.BATCH_BYTES = 4 * 64 * 100
-    folder, devices = Path(sys.argv[1]), int(sys.argv[2])
-    kmeans = KMeans(FeatureStore(folder / "features.npy"), n_clusters=int(sys.argv[3]), n_init=3, seed=1)
-    trainer = pl.Trainer(
-        accelerator="cpu", devices=devices, strategy="ddp" if devices > 1 else "auto", max_epochs=301, logger=False,
-        enable_checkpointing=False, enable_progress_bar=False, use_distributed_sampler=False,
-    )
-    trainer.fit(kmeans)
-    np.save(folder / f"centroids_{devices}_{trainer.global_rank}.npy", kmeans.centroids)
-"""
-
-
-@pytest.mark.parametrize("n_clusters", [10, 150])  # 150: on the way some clusters run empty and are re-seeded
-def test_two_processes_find_the_centroids_of_one(tmp_path, n_clusters):
-    x = load_digits().data.astype(np.float32)[:901]  # does not divide by two
-    stored(tmp_path, x if n_clusters == 10 else np.round(x[:, :3] / 6).repeat(3, 1))
-    (tmp_path / "fit.py").write_text(TWO_PROCESSES.replace("* 64 *", f"* {64 if n_clusters == 10 else 9} *"))
-    for devices in (1, 2):
-        command = [sys.executable, "fit.py", str(tmp_path), str(devices), str(n_clusters)]
-        subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=120)
-    one, first, second = (np.load(tmp_path / f"centroids_{name}.npy") for name in ("1_0", "2_0", "2_1"))
-    np.testing.assert_array_equal(first, second)
-    np.testing.assert_allclose(first, one, atol=1e-5)
+def test_starts_are_rows_and_follow_the_seed():
+    x = blobs().numpy()
+    first = starts(x, 4, n_init=3, seed=1)
+    assert first.shape == (3, 4, 5)
+    assert torch.equal(first, starts(x, 4, n_init=3, seed=1))
+    assert not torch.equal(first, starts(x, 4, n_init=3, seed=2))
+    assert all((x == row).all(1).any() for row in first.flatten(0, 1).numpy())

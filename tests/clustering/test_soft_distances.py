@@ -78,6 +78,14 @@ def test_a_row_belongs_where_it_is_most_similar_on_average(gamma: float, block: 
     np.testing.assert_allclose(distances.numpy(), -np.log(best) / gamma, rtol=1e-9, atol=1e-9)
 
 
+def test_far_from_the_origin_nothing_cancels() -> None:
+    x, u, labels = (CLOUD[:40] + 3000).astype(np.float32), (CLOUD[40:75] + 3000).astype(np.float32), np.arange(35) % 4
+    clusters, distances = assign_softly(*map(torch.from_numpy, (x, u, labels)), 0.5)
+    exact = assign_softly(*(torch.from_numpy(rows).double() for rows in (x, u)), torch.from_numpy(labels), 0.5)
+    assert torch.equal(clusters, exact[0])
+    torch.testing.assert_close(distances.double(), exact[1], rtol=1e-5, atol=1e-5)
+
+
 def test_rows_far_from_all_supports_have_a_decision() -> None:
     x = torch.tensor([[1e6, 0.0], [-1e6, 0.0]], dtype=torch.float64)  # where each kernel is 0
     u = torch.tensor([[1.0, 0.0], [2.0, 0.0], [-1.0, 0.0]], dtype=torch.float64)

@@ -441,7 +441,7 @@ def test_the_state_comes_back_with_beta_and_gamma(x: Tensor, u: Tensor, labels: 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 def test_moves_leave_beta_and_gamma_as_they_are(dtype: torch.dtype, u: Tensor, labels: Tensor) -> None:
     head = copy.deepcopy(NeuralizedKernelKMeans(u, labels, 1e-9, beta=1e-10)).to(dtype)
-    assert head.near.dtype == dtype
+    assert head.near.dtype == (dtype if dtype.itemsize > 2 else torch.float64)
     assert head.labels.dtype == torch.int64
     assert (float(head.gamma), float(head.beta)) == (1e-9, 1e-10)
 

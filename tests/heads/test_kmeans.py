@@ -247,7 +247,7 @@ def test_the_state_comes_back_with_beta(x: Tensor, mu: Tensor) -> None:
 def test_moves_leave_beta_as_it_is(dtype: torch.dtype, mu: Tensor) -> None:
     head = NeuralizedKMeans(mu.float(), beta=1e-9)  # 0 in half precision
     head = copy.deepcopy(head).to(dtype)
-    assert head.centroids.dtype == dtype
+    assert head.centroids.dtype == (dtype if dtype.itemsize > 2 else torch.float32)  # squares would overflow in halves
     assert float(head.beta) == 1e-9
     assert torch.nn.Sequential(head).half()[0] is head
     assert float(head.beta) == 1e-9

@@ -1,15 +1,12 @@
 """Features on disk: a NumPy file of float32 that is read by slices, whatever the size of the collection."""
 
-import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
-from whycluster.data import share_of_rank
 from whycluster.files import written_whole
 
 # Held at once: enough for the matrix products, and little enough that memory is reused; larger blocks would come fresh
@@ -79,31 +76,3 @@ class FeatureStore:
         for batch in self.batches():
             total += batch.sum(0, dtype=torch.float64)
         return total / max(1, self.n_rows)
-
-    def variance(self, mean: Tensor) -> float:
-        """The variance of the features, averaged over them."""
-        squares = sum(float((batch.double() - mean).square().sum()) for batch in self.batches())
-        return squares / max(1, self.n_rows * self.n_features)
-
-    def loader(self, width: int = 1, rank: int = 0, world_size: int = 1) -> DataLoader[tuple[Tensor, Tensor]]:
-        """Batches `(row numbers, rows)` of the share of one process; all processes get equally many batches."""
-        longest = math.ceil(self.n_rows / world_size)
-        parts = math.ceil(longest / self.batch_rows(width))
-        share = share_of_rank(range(self.n_rows), rank, world_size)
-        return DataLoader(_Slices(self, [share_of_rank(share, part, parts) for part in range(parts)]), batch_size=None)
-
-
-class _Slices(Dataset[tuple[Tensor, Tensor]]):
-    """Consecutive rows of a store, a batch an item."""
-
-    def __init__(self, store: FeatureStore, slices: list[Sequence[int]]) -> None:
-        self.store, self.slices = store, slices
-
-    def __len__(self) -> int:
-        return len(self.slices)
-
-    def __getitem__(self, item: int) -> tuple[Tensor, Tensor]:
-        length = len(self.slices[item])
-        first = self.slices[item][0] if length else 0
-        features = np.array(self.store.open()[first : first + length])
-        return torch.arange(first, first + length), torch.from_numpy(features)

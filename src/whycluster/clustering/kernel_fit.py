@@ -6,10 +6,7 @@ settles, so that all labels are decisions by soft distance.
 `R` restarts, `K` clusters, `N` rows.
 """
 
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,10 +15,8 @@ from sklearn.utils import check_random_state
 from torch import Tensor
 
 from whycluster.clustering.soft_distances import BLOCK, squares
-from whycluster.files import written_whole
 
 KEPT = 2**27  # entries of a kernel matrix that is kept; a larger one is computed again in each iteration
-SAVED_EVERY = 1.0  # second, at most
 
 
 class KernelFit(NamedTuple):
@@ -40,43 +35,7 @@ class KernelFit(NamedTuple):
     converged: bool
 
 
-@dataclass
-class _State:
-    """What an iteration begins with, of all restarts.
-
-    Attributes:
-        labels: `(R, N)`.
-        iterations: that each restart took, `(R,)`.
-        settling: whether it moves by mean similarity alone, `(R,)`.
-        done: whether it no longer moves, `(R,)`.
-        seconds: that all iterations took.
-    """
-
-    labels: Tensor
-    iterations: Tensor
-    settling: Tensor
-    done: Tensor
-    seconds: float = 0.0
-
-    @classmethod
-    def first(cls, labels: Tensor) -> "_State":
-        """Before any iteration."""
-        nothing = torch.zeros(len(labels), dtype=torch.long)
-        return cls(labels, nothing, nothing.bool(), nothing.bool())
-
-
-def saved_seconds(saved: Path) -> float:
-    """How long the iterations took that `fit_kernel_kmeans` saved; 0 if there are none."""
-    return _restored(saved).seconds if saved.exists() else 0.0
-
-
-def _restored(path: Path) -> _State:
-    return _State(**torch.load(path, map_location="cpu", weights_only=True))
-
-
-def fit_kernel_kmeans(
-    x: Tensor, n_clusters: int, gamma: float, n_init: int, max_iter: int, seed: Any, saved: Path | None = None
-) -> KernelFit:
+def fit_kernel_kmeans(x: Tensor, n_clusters: int, gamma: float, n_init: int, max_iter: int, seed: Any) -> KernelFit:
     """Fits by alternating assignments, all restarts at once, each from a k-means++ start in kernel space.
 
     Args:
@@ -86,17 +45,12 @@ def fit_kernel_kmeans(
         n_init: `R`; the one of least inertia wins.
         max_iter: iterations at most.
         seed: whatever scikit-learn's `check_random_state` takes.
-        saved: a file that finished iterations are saved to; if it is there, fitting goes on from it.
     """
     kernel, random = _Kernel(x, gamma), check_random_state(seed)
-    if saved is not None and saved.exists():
-        state = _restored(saved)
-    else:
-        state = _State.first(torch.stack([_start(kernel, n_clusters, random) for _ in range(n_init)]))
-    state.labels = state.labels.to(x.device)
-    labels, iterations, settling, done = state.labels, state.iterations, state.settling, state.done  # written in place
-    since = time.monotonic()
-    for _ in range(int(iterations.max()), max_iter):
+    labels = torch.stack([_start(kernel, n_clusters, random) for _ in range(n_init)])  # (R, N)
+    iterations = torch.zeros(n_init, dtype=torch.long)
+    settling, done = torch.zeros(n_init, dtype=torch.bool), torch.zeros(n_init, dtype=torch.bool)
+    for _ in range(max_iter):
         going = (~done).nonzero()[:, 0]
         if not len(going):
             break
@@ -109,11 +63,6 @@ def fit_kernel_kmeans(
         settling[going] |= unchanged
         labels[going] = new
         iterations[going] += 1
-        if saved is not None and time.monotonic() - since > SAVED_EVERY:
-            state.seconds += time.monotonic() - since
-            since = time.monotonic()
-            with written_whole(saved) as beside, open(beside, "wb") as file:
-                torch.save(vars(state), file)
     _, within, counts = _similarities(kernel, labels, n_clusters)
     inertia = len(x) - (counts * within).sum(1, dtype=torch.float64)
     best = int(inertia.argmin())

@@ -4,7 +4,6 @@ A cluster is the set of its support points. A point belongs to the cluster to wh
 is the one of least soft distance: the decision of the network in arXiv 1906.07633, section III.
 """
 
-from pathlib import Path
 from typing import Any, Literal, Self
 from warnings import warn
 
@@ -32,8 +31,6 @@ class KernelKMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # scikit
         max_iter: iterations at most.
         max_supports: keep so many representative rows only, not all; `None`: all.
         random_state: as in scikit-learn.
-        saved: a file that finished iterations are saved to; if it is there, fitting goes on from it, so it has to be
-            of the same rows and settings.
 
     Attributes:
         labels_: cluster of each row, `(N,)`; what `predict` says of it.
@@ -61,7 +58,6 @@ class KernelKMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # scikit
         max_iter: int = 300,
         max_supports: int | None = None,
         random_state: Any = None,
-        saved: Path | None = None,
     ) -> None:
         self.n_clusters = n_clusters
         self.gamma = gamma
@@ -69,7 +65,6 @@ class KernelKMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # scikit
         self.max_iter = max_iter
         self.max_supports = max_supports
         self.random_state = random_state
-        self.saved = saved
 
     def fit(self, X: Any, y: Any = None) -> Self:  # noqa: N803
         """Fits rows `(N, D)`.
@@ -78,13 +73,11 @@ class KernelKMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # scikit
             UserError: for settings that make no sense, more clusters than rows, or rows that are not finite.
         """
         self._check_settings()
-        x = torch.as_tensor(validate_data(self, X, dtype=DTYPES, copy=True))
+        x = torch.as_tensor(validate_data(self, _readable(X), dtype=DTYPES, copy=True))
         if len(x) < self.n_clusters:
             raise UserError(f"n_samples={len(x)} should be >= n_clusters={self.n_clusters}.")
         self.gamma_ = auto_gamma(x) if self.gamma == "auto" else float(self.gamma)
-        fit = fit_kernel_kmeans(
-            x, self.n_clusters, self.gamma_, self.n_init, self.max_iter, self.random_state, self.saved
-        )
+        fit = fit_kernel_kmeans(x, self.n_clusters, self.gamma_, self.n_init, self.max_iter, self.random_state)
         if not fit.converged:
             warn(
                 f"the best restart did not settle in max_iter={self.max_iter} iterations.",
@@ -114,7 +107,7 @@ class KernelKMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # scikit
             UserError: for rows of another width, or not finite; scikit-learn's `NotFittedError` before `fit`.
         """
         check_is_fitted(self)
-        return self._decide(torch.as_tensor(validate_data(self, X, dtype=DTYPES, copy=True, reset=False)))
+        return self._decide(torch.as_tensor(validate_data(self, _readable(X), dtype=DTYPES, copy=True, reset=False)))
 
     def _decide(self, x: Tensor) -> np.ndarray:
         supports, labels = torch.as_tensor(self.supports_, dtype=x.dtype), torch.as_tensor(self.support_labels_)
@@ -130,6 +123,24 @@ class KernelKMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # scikit
         for name, value in least.items():
             whole_number(name, getattr(self, name), value)
         check_gamma(self.gamma)
+
+
+def _readable(x: Any) -> Any:
+    """What scikit-learn can read: of tensors arrays, in float32 where NumPy lacks their type.
+
+    Raises:
+        UserError: for complex numbers and bits.
+    """
+    dtype = getattr(x, "dtype", None)
+    try:
+        if isinstance(x, Tensor) and not x.is_complex():
+            x = x.detach().cpu()
+            return x.float().numpy() if x.is_floating_point() and x.element_size() < 4 else x.numpy()
+        if not np.iscomplexobj(x) and not isinstance(x, Tensor):
+            return x
+    except (TypeError, NotImplementedError):
+        pass
+    raise UserError(f"Complex data not supported: X of type {dtype} should be real numbers.")
 
 
 def auto_gamma(x: Tensor) -> float:

@@ -1,149 +1,215 @@
-"""Lloyd's algorithm as functions on batches: what each batch contributes, and what follows from the sums.
+"""k-means as a LightningModule: an epoch is one iteration of Lloyd's algorithm, for all restarts at once."""
 
-All of it works on several restarts at once, so that the data is read once an iteration, whatever `n_init`.
-`R` restarts, `K` clusters, `D` features, `N` rows of a batch.
-"""
-
-from typing import NamedTuple
+import math
+import warnings
 
 import numpy as np
+import pytorch_lightning as pl
 import torch
-from sklearn.cluster import kmeans_plusplus
-from torch import Tensor
+from sklearn.exceptions import ConvergenceWarning
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
-from whycluster.errors import UserError
+from whycluster.clustering.assignments import Assignments, borrowed
+from whycluster.clustering.features import FeatureStore
+from whycluster.clustering.lloyd import Sums, inertia, moments, reseed, starts, update
+from whycluster.data import share_of_rank
+from whycluster.errors import UserError, whole_number
+
+SAMPLE = 10_000  # rows that k-means++ draws starts from; more for many clusters
+ORIGIN = 1000  # rows whose median is the origin of the products
 
 
-class Sums(NamedTuple):
-    """What one pass over rows adds up to; the sums of several passes or processes add up to the sums of all.
+class KMeans(pl.LightningModule):
+    """Exact Lloyd over stored features; several processes share the rows and add up their sums.
+
+    What one iteration hands on to the next is in the `state_dict`, and so in Lightning's checkpoints: a fit that goes
+    on from one ends with the same bits.
+
+    Args:
+        features: what to cluster.
+        n_clusters: `K`, from 2 to the number of rows.
+        n_init: restarts from different starts; the one of least inertia wins.
+        max_iter: iterations at most.
+        tol: a restart has converged when its centroids move by no more than `tol` times the features' variance
+            (squared distances, as in scikit-learn).
+        seed: same seed, same result.
 
     Attributes:
-        features: sum of the rows of each cluster, relative to the origin used, `(R, K, D)` float64.
-        counts: rows of each cluster, `(R, K)` float64.
-        inertia: sum of squared distances to the assigned centroids, `(R,)` float64.
-    """
-
-    features: Tensor
-    counts: Tensor
-    inertia: Tensor
-
-    @classmethod
-    def nothing(cls, centroids: Tensor) -> "Sums":
-        """The sums of no rows, for centroids `(R, K, D)`."""
-        zeros = torch.zeros_like(centroids, dtype=torch.float64)
-        return cls(zeros, zeros[..., 0].clone(), zeros[..., 0, 0].clone())
-
-    def __add__(self, other: "Sums") -> "Sums":  # type: ignore[override]  # a sum of sums, not a longer tuple
-        return Sums(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
-
-
-def assign(x: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
-    """The nearest centroid of each row.
-
-    Args:
-        x: `(N, D)`, relative to an origin near the data, or float32 cancels.
-        centroids: `(..., K, D)`, relative to the same origin.
-
-    Returns:
-        Cluster `(..., N)` and squared distance to it, `(..., N)`.
-
-    Example:
-        >>> assign(torch.tensor([[1.0], [7.0]]), torch.tensor([[0.0], [10.0]]))
-        (tensor([0, 1]), tensor([1., 9.]))
-    """
-    norms = centroids.square().sum(-1)  # (..., K)
-    products = torch.addmm(norms.flatten(), x, centroids.flatten(0, -2).T, alpha=-2)  # all restarts in one product
-    lowest = products.view(len(x), *norms.shape).movedim(0, -2).min(-1)  # over (..., N, K)
-    return lowest.indices, (lowest.values + torch.linalg.vector_norm(x, dim=1).square()).clamp(min=0)
-
-
-def accumulate(x: Tensor, centroids: Tensor) -> tuple[Sums, Tensor]:
-    """Assigns a batch and sums it up.
-
-    Args:
-        x: `(N, D)`, relative to the origin.
-        centroids: `(R, K, D)`, likewise.
-
-    Returns:
-        The sums, and the squared distances `(R, N)`.
-    """
-    labels, distances = assign(x, centroids)
-    restarts, clusters, _ = centroids.shape
-    wanted = labels + clusters * torch.arange(restarts, device=x.device)[:, None]  # (R, N)
-    # As a sparse matrix of ones this is a product of R·N·D steps, not R·N·K·D, and runs on all cores.
-    rows = torch.arange(len(x), device=x.device).expand_as(wanted)
-    members = torch.sparse_coo_tensor(
-        torch.stack((wanted.flatten(), rows.flatten())),
-        x.new_ones(wanted.numel()),
-        (restarts * clusters, len(x)),
-        check_invariants=False,
-    )
-    return (
-        Sums(
-            torch.sparse.mm(members, x).view_as(centroids).double(),
-            torch.bincount(wanted.flatten(), minlength=restarts * clusters).view(restarts, clusters).double(),
-            distances.sum(1, dtype=torch.float64),
-        ),
-        distances,
-    )
-
-
-def update(sums: Sums, centroids: Tensor) -> tuple[Tensor, Tensor]:
-    """The means of the clusters; a cluster without rows stays where it was.
-
-    Args:
-        sums: of all rows.
-        centroids: `(R, K, D)`, relative to the origin.
-
-    Returns:
-        New centroids, and how far they moved: `Σ_k |new - old|²`, `(R,)` float64.
-    """
-    means = sums.features / sums.counts.clamp(min=1)[..., None]
-    new = torch.where(sums.counts[..., None] > 0, means, centroids.double()).to(centroids.dtype)
-    return new, (new.double() - centroids.double()).square().sum((1, 2))
-
-
-def reseed(sums: Sums, far: Tensor, far_clusters: Tensor) -> Sums:
-    """Gives every empty cluster one of the rows that lie farthest from their centroids (as scikit-learn does).
-
-    Args:
-        sums: of all rows, one restart `(1, K, D)`.
-        far: the rows, relative to the origin, farthest first, at least as many as there are empty clusters, `(F, D)`.
-        far_clusters: the cluster each of them leaves, `(F,)`.
-
-    Returns:
-        The sums after the moves.
-    """
-    features, counts = sums.features.clone(), sums.counts.clone()
-    donors = iter(zip(far.double(), far_clusters.tolist(), strict=True))
-    for empty in (counts[0] == 0).nonzero()[:, 0].tolist():
-        for row, donor in donors:
-            if counts[0, donor] > 1:  # taking its only row would empty another cluster
-                features[0, empty], counts[0, empty] = row, 1
-                features[0, donor] -= row
-                counts[0, donor] -= 1
-                break
-    return Sums(features, counts, sums.inertia)
-
-
-def starts(sample: np.ndarray, n_clusters: int, n_init: int, seed: int) -> Tensor:
-    """Greedy k-means++ starts.
-
-    Args:
-        sample: `(N, D)`.
-        n_clusters: `K`, at most `N`.
-        n_init: `R`.
-        seed: same seed, same starts.
-
-    Returns:
-        `(R, K, D)` in the sample's type.
+        centroids: of the best restart, after fitting, `(K, D)` float64.
+        inertia: of the best restart; infinite before one has come to its end.
+        n_iter: iterations of the best restart.
 
     Raises:
-        UserError: if there are fewer rows than clusters.
+        UserError: for more clusters than rows, fewer than two, or features that are not finite.
     """
-    if len(sample) < n_clusters:
-        raise UserError(f"head.n_clusters={n_clusters} should be <= the number of images, {len(sample)}.")
-    random = np.random.RandomState(seed)
-    return torch.stack(
-        [torch.as_tensor(kmeans_plusplus(sample, n_clusters, random_state=random)[0]) for _ in range(n_init)]
-    )
+
+    automatic_optimization = False  # nothing here has a gradient
+    settled: Tensor  # restarts whose centroids are final, (R,)
+    measured: Tensor  # their inertia; infinite for those that still take part, (R,)
+    filled: Tensor  # their clusters that have rows, (R,)
+    iterations: Tensor  # of each restart, (R,)
+
+    def __init__(
+        self,
+        features: FeatureStore,
+        n_clusters: int,
+        n_init: int = 10,
+        max_iter: int = 300,
+        tol: float = 1e-4,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        for name, value, least in (("n_clusters", n_clusters, 2), ("n_init", n_init, 1), ("max_iter", max_iter, 1)):
+            whole_number(f"head.{name}", value, least)
+        if not tol >= 0:
+            raise UserError(f"head.tol={tol} should be >= 0.")
+        if len(features) < n_clusters:
+            raise UserError(f"head.n_clusters={n_clusters} should be <= the number of images, {len(features)}.")
+        self.features, self.max_iter, self.seed = features, max_iter, seed
+        self.origin = torch.from_numpy(np.median(self._sample(ORIGIN), axis=0))  # a row far away does not move it
+        batches = features.batches(width=16 * features.n_features)  # small ones, as they are summed up in float64
+        self.mean, self.scatter, self.largest = moments(batches, self.origin)
+        if not self.mean.isfinite().all():
+            raise UserError("the features contain NaN or infinity; the weights of the backbone are not usable.")
+        self.threshold = tol * self.scatter / (len(features) * features.n_features)
+        self.register_buffer("settled", torch.zeros(n_init, dtype=torch.bool))
+        self.register_buffer("measured", torch.full((n_init,), math.inf, dtype=torch.float64))
+        self.register_buffer("filled", torch.zeros(n_init, dtype=torch.long))
+        self.register_buffer("iterations", torch.zeros(n_init, dtype=torch.long))
+        # (R, K, D). A parameter, although no gradient moves it, as DDP takes no module without one.
+        self.candidates = nn.Parameter(torch.full((n_init, n_clusters, features.n_features), math.nan).double())
+
+    @property
+    def centroids(self) -> Tensor:
+        return self.candidates.detach()[self.measured.argmin()]
+
+    @property
+    def inertia(self) -> float:
+        return float(self.measured.min())
+
+    @property
+    def n_iter(self) -> int:
+        return int(self.iterations[self.measured.argmin()])
+
+    @property
+    def active(self) -> Tensor:
+        """Numbers of the restarts that still take part."""
+        return self.measured.isinf().nonzero()[:, 0]
+
+    def configure_optimizers(self) -> None:
+        """None: centroids follow from sums."""
+
+    @torch.no_grad()
+    def on_fit_start(self) -> None:
+        if self.candidates.isnan().all():  # nothing to go on from
+            n_init, n_clusters, _ = self.candidates.shape
+            sample = self._sample(max(SAMPLE, 10 * n_clusters)) - self.origin.numpy()
+            start = starts(sample, n_clusters, n_init, self.seed).double() + self.origin
+            self.candidates.copy_(self.trainer.strategy.broadcast(start))
+        origin, n_rows = self.origin.to(self.device), len(self.features)
+        self.assignments = Assignments(len(self._share()), n_rows, origin, self.scatter, self.largest)
+
+    def _sample(self, size: int) -> np.ndarray:
+        """Rows drawn by chance, in order."""
+        rows = np.random.RandomState(self.seed).permutation(len(self.features))[:size]
+        return self.features.rows(np.sort(rows))
+
+    def on_train_start(self) -> None:
+        self.trainer.should_stop = not len(self.active)  # a checkpoint of the end
+
+    def _share(self) -> range:
+        """The rows of this process."""
+        share = share_of_rank(range(len(self.features)), self.trainer.global_rank, self.trainer.world_size)
+        return range(share[0], share[-1] + 1) if share else range(0)
+
+    def _parts(self) -> list[slice]:
+        """The rows of this process, part by part; as many parts in all processes."""
+        n_init, n_clusters, _ = self.candidates.shape
+        step = self.features.batch_rows(n_init * n_clusters)
+        parts = math.ceil(math.ceil(len(self.features) / self.trainer.world_size) / step)
+        shares = (share_of_rank(self._share(), part, parts) for part in range(parts))
+        return [slice(share[0], share[-1] + 1) if share else slice(0, 0) for share in shares]
+
+    def train_dataloader(self) -> DataLoader[slice]:
+        return DataLoader(self._parts(), batch_size=None)  # type: ignore[arg-type]  # a list will do
+
+    @torch.no_grad()
+    def on_train_epoch_start(self) -> None:
+        self.moving = self.candidates[self.active]  # (A, K, D)
+        self.assignments.move(self.moving)
+
+    @torch.no_grad()
+    def training_step(self, part: slice) -> None:
+        self.assignments.update(part.start - self._share().start, self.features.open()[part])
+
+    @torch.no_grad()
+    def on_train_epoch_end(self) -> None:
+        total = Sums(*(self._add_up(part) for part in self.assignments.sums()))
+        if (total.counts.sum(1) < len(self.features)).any():
+            raise UserError("the trainer left out features in k-means; leave out what limits its batches.")
+        measured = inertia(total, self.moving, self.mean.to(self.device), self.scatter)
+        self._log("inertia", min(self.inertia, float(measured.min())))
+        settled = self.settled[self.active]
+        self.filled[self.active] = (total.counts > 0).sum(1)
+        going, at = ~settled, self.active[~settled]
+        self.measured[self.active[settled]] = measured[settled]
+        moved, shift = update(self._reseeded(total), self.moving)
+        self.candidates[at] = moved[going]
+        self.iterations[at] += 1
+        self.settled[at] = (shift[going] <= self.threshold) | (self.iterations[at] >= self.max_iter)
+        self.assignments.keep(going)
+        if len(at):
+            self._log("centroid_shift", float(shift[going].min().sqrt()))
+            self._log("restarts", float(len(at)))
+        self.trainer.should_stop = not len(at)
+
+    def on_train_end(self) -> None:
+        filled, n_clusters = int(self.filled[self.measured.argmin()]), self.candidates.shape[1]
+        if math.isfinite(self.inertia) and filled < n_clusters and self.trainer.is_global_zero:
+            warnings.warn(
+                f"Number of distinct clusters ({filled}) found smaller than n_clusters ({n_clusters}). Possibly due to "
+                "duplicate points.",
+                ConvergenceWarning,
+                stacklevel=2,
+            )
+
+    def _add_up(self, part: Tensor) -> Tensor:
+        """The sum over all processes."""
+        return torch.as_tensor(self.trainer.strategy.reduce(part, reduce_op="sum"))
+
+    def _reseeded(self, total: Sums) -> Sums:
+        """The sums with a row for every empty cluster, the same rows in every process."""
+        parts = []
+        for restart in range(len(self.moving)):
+            one = Sums(*(part[restart : restart + 1] for part in total))
+            if (one.counts == 0).any():
+                rows, clusters = self._farthest(restart)
+                one = reseed(one, torch.from_numpy(self.features.rows(rows.cpu().numpy())).to(self.device), clusters)
+            parts.append(one)
+        return Sums(*(torch.cat(part) for part in zip(*parts, strict=True)))
+
+    def _farthest(self, restart: int) -> tuple[Tensor, Tensor]:
+        """The `K` rows of all processes farthest from their centroids, farthest first, and their clusters."""
+        centroids = self.moving[restart]
+        # Below zero stands for no row: (distance, row, cluster), as many in every process, whatever its share.
+        far = centroids.new_full((3, len(centroids)), -1)
+        for part in self._parts():
+            clusters = self.assignments.labels[restart, part.start - self._share().start :][: part.stop - part.start]
+            x = borrowed(self.features.open()[part]).to(self.device)
+            distances = (x.double() - centroids[clusters.long()]).square().sum(1)
+            rows = torch.arange(part.start, part.stop, device=self.device)
+            far = _top(torch.cat((far, torch.stack((distances, rows.double(), clusters.double()))), 1), len(centroids))
+        far = _top(torch.as_tensor(self.all_gather(far)).view(-1, *far.shape).movedim(0, 1).flatten(1), len(centroids))
+        _, rows, clusters = far[:, far[0] >= 0].long()
+        return rows, clusters
+
+    def _log(self, name: str, value: float) -> None:
+        """Of the restarts: the inertia of the best, how far the centroids of the slowest went, and how many go on."""
+        if self.logger is not None:
+            self.logger.log_metrics({f"kmeans/{name}": value}, step=self.current_epoch)
+
+
+def _top(far: Tensor, size: int) -> Tensor:
+    """The columns of largest first entry, the first of equal ones first."""
+    return far[:, far[0].argsort(descending=True, stable=True)[:size]]

@@ -166,7 +166,7 @@ def _numbers(pd: Any, x: Any) -> Any:
         return x
     if sparse.issparse(x):
         return x.tocsr()
-    return x.detach() if isinstance(x, Tensor) else np.asarray(x)
+    return as_tensor(x).detach() if isinstance(x, Tensor) else np.asarray(x)
 
 
 def _block(data: Any, some: slice) -> Tensor:

@@ -9,15 +9,37 @@ from torch import Tensor
 
 from whycluster.errors import UserError
 
+COMPUTABLE = (torch.float64, torch.float32, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
+
 
 def as_tensor(values: Any, name: str = "features") -> Tensor:
-    """A tensor from tensors, arrays, frames, sparse matrices or lists; `UserError` if they do not hold numbers."""
+    """A tensor from tensors, arrays, frames, sparse matrices or lists, in a type of `COMPUTABLE`.
+
+    What has fewer digits than float32 becomes float32, what has more than float64 becomes that.
+
+    Raises:
+        UserError: if they do not hold real numbers.
+    """
     if isinstance(values, Tensor):
-        return values
+        return _computable(values, name)
     array = np.asarray(values.toarray() if sparse.issparse(values) else values)
     if array.dtype.kind not in "fiub":
-        raise UserError(f"{name} of type {array.dtype} should be numbers.")
-    return torch.as_tensor(np.require(array, requirements=["C", "W"]))  # frames are not writable, flips run backwards
+        raise UserError(f"{name} of type {array.dtype} should be {'real ' * (array.dtype.kind == 'c')}numbers.")
+    dtype = np.dtype(np.float64) if array.dtype.itemsize > 8 else array.dtype.newbyteorder("=")
+    # Frames are not writable, flips run backwards.
+    return _computable(torch.as_tensor(np.require(array, dtype, requirements=["C", "W"])), name)
+
+
+def _computable(tensor: Tensor, name: str) -> Tensor:
+    if tensor.dtype in COMPUTABLE:
+        return tensor
+    try:
+        if tensor.is_complex() or tensor.is_quantized:
+            raise NotImplementedError
+        wide = tensor.to(torch.float32 if tensor.is_floating_point() else torch.int64)
+    except NotImplementedError:  # bits, and numbers of 4 bits
+        raise UserError(f"{name} of type {tensor.dtype} should be real numbers.") from None
+    return tensor.double() if tensor.dtype == torch.uint64 and (wide < 0).any() else wide
 
 
 def as_features(values: Any, like: Tensor) -> Tensor:
@@ -34,7 +56,8 @@ def as_features(values: Any, like: Tensor) -> Tensor:
 
 
 def checked_points(name: str, points: Tensor) -> Tensor:
-    """A copy of points `(M, D)` in floating point; `UserError` for another shape, or if they are not finite."""
+    """A copy of points `(M, D)` in float32 or float64; `UserError` for another shape, or if they are not finite."""
+    points = as_tensor(points, name)
     if points.ndim != 2 or not points.shape[1]:
         raise UserError(f"{name} of shape {tuple(points.shape)} should have the shape (K, D).")
     if not points.is_floating_point():

@@ -103,10 +103,12 @@ class Head(nn.Module, ABC):
         return head
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        scalars = {name: value for name, value in self._buffers.items() if value is not None and value.ndim == 0}
+        before = {name: value for name, value in self._buffers.items() if value is not None}
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch does not annotate it
-        for name, value in scalars.items():  # in half precision a small beta would become zero
-            self._buffers[name] = value.to(self.centre.device)
+        is_half = self.centre.dtype.itemsize < 4
+        for name, value in before.items():  # in half precision a small beta would become zero, and squares infinite
+            if value.ndim == 0 or is_half:
+                self._buffers[name] = value.to(self.centre.device)
         return self
 
     def extra_repr(self) -> str:

@@ -1,9 +1,17 @@
 """What the commands do: parts put together, and their results written into a run folder."""
 
+from whycluster.runs.clusterers import GroupMeansClusterer, KernelKMeansClusterer, KMeansClusterer
 from whycluster.runs.command import run
 from whycluster.runs.explaining import explain
-from whycluster.runs.fitting import GroupMeansHead, KernelKMeansHead, KMeansHead
 from whycluster.runs.trainers import make_trainer
 from whycluster.runs.training import train
 
-__all__ = ["GroupMeansHead", "KMeansHead", "KernelKMeansHead", "explain", "make_trainer", "run", "train"]
+__all__ = [
+    "GroupMeansClusterer",
+    "KMeansClusterer",
+    "KernelKMeansClusterer",
+    "explain",
+    "make_trainer",
+    "run",
+    "train",
+]

@@ -29,8 +29,9 @@ from whycluster.output.clusters import EMBEDDED, show_clusters, show_embedding
 from whycluster.output.console import override, say, short, typed
 from whycluster.output.export import check_export, export_clusters
 from whycluster.output.tables import ASSIGNMENTS, TableRow, write_skipped, write_table
+from whycluster.runs.checkpoints import checkpointing
+from whycluster.runs.clusterers import Clustering, Fitted
 from whycluster.runs.extracting import FEATURES, Extraction, extract
-from whycluster.runs.fitting import Clustering, Fitted
 from whycluster.runs.folders import Run
 from whycluster.runs.ranks import is_first, part
 
@@ -109,15 +110,16 @@ def train(
             say(describe_labels(data))
         extracted = extract(data, backbone, trainer, run, batch_size, num_workers)
         _check_size(head.n_clusters, len(extracted.rows), "readable images")
-        saved = run.state / "kmeans.pt"
+        checkpoint = run.state / "lloyd.ckpt"
         # Not before: whatever is wrong with the request has shown by now. Curves of iterations that are done stay.
         if is_first():
-            run.clear(spared=["tensorboard"] if saved.exists() else [])
+            run.clear(spared=["tensorboard"] if checkpoint.exists() else [])
         started = time.monotonic()
         board = logger()
         # One epoch more than iterations, to measure the result; in full precision, whatever the network ran in.
-        fitting = trainer(logger=board, callbacks=[], max_epochs=head.max_iter + 1, precision="32-true")
-        fitted = head.fit(extracted.features, [data.labels[row] for row in extracted.rows], fitting, seed, saved)
+        kept = checkpointing(checkpoint)
+        fitting = trainer(logger=board, max_epochs=head.max_iter + 1, precision="32-true", **kept)
+        fitted = head.fit(extracted.features, [data.labels[row] for row in extracted.rows], fitting, seed, checkpoint)
         clustered = time.monotonic() - started
         part(fitting)
         if not fitting.is_global_zero:

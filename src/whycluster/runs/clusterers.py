@@ -12,10 +12,9 @@ import torch
 from torch import Tensor
 
 from whycluster.clustering.features import FeatureStore
-from whycluster.clustering.kernel_fit import saved_seconds
 from whycluster.clustering.kernel_kmeans import KernelKMeans, check_gamma
-from whycluster.clustering.kmeans import assign
-from whycluster.clustering.lloyd import KMeans
+from whycluster.clustering.kmeans import KMeans
+from whycluster.clustering.lloyd import assign
 from whycluster.clustering.soft_distances import assign_softly
 from whycluster.data import has_labels
 from whycluster.errors import UserError, whole_number
@@ -31,14 +30,12 @@ class Fitted(NamedTuple):
         assign: the clustering itself: features `(N, D)` `->` cluster and squared distance to it, `(N,)` each.
         figures: for `metrics.json`.
         groups: names of the clusters, where they are known groups.
-        seconds_before: that iterations took which were saved by a run that was stopped.
     """
 
     head: Head
     assign: Callable[[Tensor], tuple[Tensor, Tensor]]
     figures: dict[str, float]
     groups: list[str] | None = None
-    seconds_before: float = 0.0
 
 
 class Clustering(Protocol):
@@ -56,7 +53,9 @@ class Clustering(Protocol):
     def max_iter(self) -> int:
         """Iterations at most."""
 
-    def fit(self, features: FeatureStore, labels: Sequence[str], trainer: pl.Trainer, seed: int, saved: Path) -> Fitted:
+    def fit(
+        self, features: FeatureStore, labels: Sequence[str], trainer: pl.Trainer, seed: int, checkpoint: Path
+    ) -> Fitted:
         """Fits and neuralizes.
 
         Args:
@@ -64,7 +63,7 @@ class Clustering(Protocol):
             labels: what is known of each row; only some settings ask for it.
             trainer: that loops over the features, where that takes iterations.
             seed: same seed, same result.
-            saved: a file for iterations that are finished, to go on from, where a fit can.
+            checkpoint: where the trainer keeps its state; if that is there, iterations go on from it.
 
         Raises:
             UserError: for settings that do not fit the features, or features that are not finite.
@@ -75,7 +74,7 @@ class Clustering(Protocol):
 
 
 @dataclass(frozen=True)
-class KMeansHead:
+class KMeansClusterer:
     """k-means, fitted by Lloyd's algorithm.
 
     Attributes:
@@ -100,24 +99,24 @@ class KMeansHead:
         if not (isinstance(self.tol, int | float) and self.tol >= 0):
             raise UserError(f"head.tol={self.tol} should be a number >= 0.")
 
-    def fit(self, features: FeatureStore, labels: Sequence[str], trainer: pl.Trainer, seed: int, saved: Path) -> Fitted:
-        lloyd = KMeans(features, self.n_clusters, self.n_init, self.max_iter, self.tol, seed, saved)
-        seconds_before = lloyd.seconds
-        if len(lloyd.active):
-            trainer.fit(lloyd)
+    def fit(
+        self, features: FeatureStore, labels: Sequence[str], trainer: pl.Trainer, seed: int, checkpoint: Path
+    ) -> Fitted:
+        lloyd = KMeans(features, self.n_clusters, self.n_init, self.max_iter, self.tol, seed)
+        trainer.fit(lloyd, ckpt_path=checkpoint if checkpoint.exists() else None)
         if not math.isfinite(lloyd.inertia):
             raise UserError("the trainer stopped before k-means had ended; leave out what limits its steps or time.")
         centroids = lloyd.centroids.cpu()
         head = _with_beta(NeuralizedKMeans(centroids), self.beta, features)
         figures = {"inertia": lloyd.inertia, "n_iter": lloyd.n_iter}
-        return Fitted(head, _nearest(centroids), figures, seconds_before=seconds_before)
+        return Fitted(head, _nearest(centroids), figures)
 
     def settings(self) -> dict[str, Any]:
         return {"name": "kmeans", **asdict(self)}
 
 
 @dataclass(frozen=True)
-class KernelKMeansHead:
+class KernelKMeansClusterer:
     """Kernel k-means with a Gaussian kernel; on the CPU, and by each process alike.
 
     Attributes:
@@ -145,11 +144,12 @@ class KernelKMeansHead:
         if self.max_supports is not None:
             whole_number("head.max_supports", self.max_supports, self.n_clusters)
 
-    def fit(self, features: FeatureStore, labels: Sequence[str], trainer: pl.Trainer, seed: int, saved: Path) -> Fitted:
+    def fit(
+        self, features: FeatureStore, labels: Sequence[str], trainer: pl.Trainer, seed: int, checkpoint: Path
+    ) -> Fitted:
         settings = asdict(self)
         del settings["beta"]
-        seconds_before = saved_seconds(saved)
-        model = KernelKMeans(**settings, random_state=seed, saved=saved).fit(features.open())
+        model = KernelKMeans(**settings, random_state=seed).fit(features.open())
         if trainer.logger is not None:
             trainer.logger.log_metrics({"kernel_kmeans/inertia": model.inertia_}, step=model.n_iter_)
         supports, clusters = torch.from_numpy(model.supports_).double(), torch.from_numpy(model.support_labels_)
@@ -160,14 +160,14 @@ class KernelKMeansHead:
         figures = {"inertia": model.inertia_, "n_iter": model.n_iter_, "gamma": model.gamma_}
         figures |= {"n_supports": len(supports), "agreement_of_supports": model.agreement_}
         head = _with_beta(NeuralizedKernelKMeans(supports, clusters, model.gamma_), self.beta, features)
-        return Fitted(head, nearest, figures, seconds_before=seconds_before)
+        return Fitted(head, nearest, figures)
 
     def settings(self) -> dict[str, Any]:
         return {"name": "kernel_kmeans", **asdict(self)}
 
 
 @dataclass(frozen=True)
-class GroupMeansHead:
+class GroupMeansClusterer:
     """No clustering: the centroids are the means of known groups, which the labels of the images name.
 
     Attributes:
@@ -185,7 +185,9 @@ class GroupMeansHead:
     def __post_init__(self) -> None:
         _check(self)
 
-    def fit(self, features: FeatureStore, labels: Sequence[str], trainer: pl.Trainer, seed: int, saved: Path) -> Fitted:
+    def fit(
+        self, features: FeatureStore, labels: Sequence[str], trainer: pl.Trainer, seed: int, checkpoint: Path
+    ) -> Fitted:
         if not has_labels(list(labels)):
             raise UserError(
                 "head=group_means takes the labels of images for groups, and not all images have one of two; lay "
