@@ -33,10 +33,6 @@ def test_batches_are_small_where_much_is_computed_from_each_row(store):
     assert store.batch_rows(width=1000) == 1
 
 
-def test_mean(store):
-    np.testing.assert_allclose(store.mean(), np.load(store.path).astype(np.float64).mean(0), rtol=1e-12)
-
-
 def test_a_file_that_the_disk_has_no_room_for_is_an_error(tmp_path):
     script = (
         "import resource, sys, torch; from pathlib import Path\n"

@@ -69,10 +69,3 @@ class FeatureStore:
         step = self.batch_rows(width)
         for start in range(0, self.n_rows, step):
             yield torch.from_numpy(np.array(self.open()[start : start + step]))
-
-    def mean(self) -> Tensor:
-        """The mean row, `(D,)` float64."""
-        total = torch.zeros(self.n_features, dtype=torch.float64)
-        for batch in self.batches():
-            total += batch.sum(0, dtype=torch.float64)
-        return total / max(1, self.n_rows)
