@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import torch
 from networks import ResNet56
+from PIL import Image
 from sklearn.cluster import KMeans
 from torch import Tensor, nn
 from torchvision.datasets import ImageFolder
@@ -29,7 +30,6 @@ from whycluster.lrp import COMPOSITES, LRP, EpsilonPlus, named_composite
 from whycluster.lrp.composites import RESIDUALS
 from whycluster.lrp.receipts import per_image
 from whycluster.output.heatmaps import heatmap_picture
-from whycluster.output.png import write_png
 
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
 STD = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
@@ -149,7 +149,8 @@ def pictures(question: Question, images: Tensor, each: int, folder: Path) -> Non
         heatmaps = lrp(images, question.relevance)[1].sum(1)
         for at in range(0, len(images), each):
             photo = ((images[at] * STD[0] + MEAN[0]) * 255).round().byte().permute(1, 2, 0).numpy()
-            write_png(folder / f"{at:03d}_{residual}.png", heatmap_picture(photo, heatmaps[at].numpy(), residual))
+            picture = heatmap_picture(photo, heatmaps[at].numpy(), residual)
+            Image.fromarray(picture).save(folder / f"{at:03d}_{residual}.png")
 
 
 def main() -> None:

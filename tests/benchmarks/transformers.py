@@ -25,6 +25,7 @@ from typing import NamedTuple, get_args
 
 import timm
 import torch
+from PIL import Image
 from sklearn.cluster import KMeans
 from torch import Tensor
 
@@ -41,7 +42,6 @@ from whycluster.heads import Rule, neuralize
 from whycluster.lrp import Attention, Composite, Epsilon, EpsilonGammaBox, Gamma
 from whycluster.lrp.composites import RESIDUALS, Row
 from whycluster.output.heatmaps import heatmap_picture
-from whycluster.output.png import write_png
 
 SIDE, SQUARE = 224, 28  # of images, and of what occlusion hides, in pixels
 GAMMAS = (0.0, 0.05, 0.1, 0.25, 1.0)
@@ -211,7 +211,7 @@ def main() -> None:
             photo = (image * 255).round().byte().permute(1, 2, 0).numpy()
             for name, one in found.items():
                 picture = heatmap_picture(photo, one.heatmaps[at].numpy(), f"{name}, cluster {cluster}")
-                write_png(options.pictures / f"{at:03d} {name}.png", picture)
+                Image.fromarray(picture).save(options.pictures / f"{at:03d} {name}.png")
 
 
 if __name__ == "__main__":

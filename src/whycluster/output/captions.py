@@ -1,21 +1,18 @@
-"""Captions of pictures: text set in Pillow's own font, whose letters are drawn once and then reused."""
+"""Captions of pictures, in the font that comes with Pillow."""
 
 import unicodedata
+from bisect import bisect
 from functools import cache
-from itertools import accumulate
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 FONT_SIZE = 15
 LINE = FONT_SIZE + 5  # pixels from line to line
-BEARING = 2  # pixels by which a letter may reach beyond its advance width
 PAPER = 255
 INK = (24, 24, 28)
 # Letters that Unicode does not decompose into an ASCII letter and an accent.
 SPELLED = str.maketrans({"ß": "ss", "æ": "ae", "Æ": "Ae", "œ": "oe", "Œ": "Oe", "ø": "o", "Ø": "O", "ł": "l", "Ł": "L"})
-
-_SHADES = np.linspace((PAPER,) * 3, INK, 256).round().astype(np.uint8)  # colour of each coverage by ink
 
 
 def caption_strip(caption: str, width: int) -> np.ndarray:
@@ -25,16 +22,11 @@ def caption_strip(caption: str, width: int) -> np.ndarray:
         caption: any text; see `ascii_letters`.
         width: in pixels; a line that is wider loses its middle.
     """
-    lines = caption.splitlines()
-    coverage = np.zeros((len(lines) * LINE, width + 2 * BEARING), np.uint8)  # by ink
+    lines = [shortened(ascii_letters(line), width) for line in caption.splitlines()]
+    strip = Image.new("RGB", (width, len(lines) * LINE), (PAPER,) * 3)
     for number, line in enumerate(lines):
-        row, left = coverage[number * LINE : (number + 1) * LINE], 0
-        for letter in shortened(ascii_letters(line), width):
-            cell, advance = _letter(letter)
-            place = row[:, left : left + cell.shape[1]]
-            np.maximum(place, cell[:, : place.shape[1]], out=place)
-            left += advance
-    return _SHADES.take(coverage[:, BEARING:-BEARING], 0)
+        ImageDraw.Draw(strip).text((0, number * LINE - 2), line, INK, _font())
+    return np.asarray(strip)
 
 
 def ascii_letters(line: str) -> str:
@@ -51,23 +43,13 @@ def ascii_letters(line: str) -> str:
 
 def shortened(line: str, width: int) -> str:
     """The line, with an ellipsis for its middle if it is wider than `width` pixels."""
-    advances = [_letter(letter)[1] for letter in line]
-    if sum(advances) <= width:
+    if _font().getlength(line) <= width:
         return line
-    room = width - 3 * _letter(".")[1]
-    halves = accumulate(left + right for left, right in zip(advances, reversed(advances), strict=True))
-    half = max(1, sum(both <= room for both in halves))
+    halves = range(1, len(line) // 2 + 1)
+    half = bisect(halves, float(width), key=lambda half: _font().getlength(line[:half] + "..." + line[-half:])) or 1
     return line[:half] + "..." + line[-half:]
 
 
 @cache
-def _letter(letter: str) -> tuple[np.ndarray, int]:
-    """The coverage of an ASCII letter's pixels, `(LINE, advance + 2 · BEARING)`, and its advance width.
-
-    The font has whole advances and no kerning, so that a line is its letters side by side.
-    """
-    font = ImageFont.load_default(FONT_SIZE)
-    advance = round(font.getlength(letter))
-    cell = Image.new("L", (advance + 2 * BEARING, LINE))
-    ImageDraw.Draw(cell).text((BEARING, -2), letter, 255, font)
-    return np.asarray(cell), advance
+def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(FONT_SIZE)
