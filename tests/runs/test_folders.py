@@ -12,6 +12,7 @@ from whycluster.runs.folders import Run, find_checkpoint
 
 RESULTS = ("model.ckpt", "tensorboard")
 REQUEST = {"seed": 0, "data": {"kind": "digits"}, "beta": "inf"}
+FLAT = {"seed": 0, "data.kind": "digits", "beta": "inf"}
 
 
 @pytest.fixture
@@ -44,7 +45,7 @@ def test_a_run_that_is_done_leaves_its_results_only(folder):
     run = begin(folder)
     with run.working():
         assert [path.name for path in folder.iterdir()] == [UNFINISHED]
-        assert json.loads((run.state / "request.json").read_text()) == REQUEST
+        assert json.loads((run.state / "request.json").read_text()) == FLAT
         (folder / "model.ckpt").touch()
         assert not finished(folder)
     assert finished(folder)

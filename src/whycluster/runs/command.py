@@ -1,6 +1,5 @@
 """The frame around the commands: one sentence where a request cannot be met, a traceback where the program is wrong."""
 
-import inspect
 import logging
 import os
 import signal
@@ -13,7 +12,7 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import hydra
 import pytorch_lightning as pl
@@ -72,31 +71,8 @@ def _job(config: DictConfig) -> None:
     with plain_errors():
         os.chdir(HydraConfig.get().runtime.cwd)  # hydra.job.chdir moves elsewhere; paths are those of the user
         request = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-        check_settings(OmegaConf.to_container(config, resolve=False))
         pl.seed_everything(config.get("seed", 0), workers=True, verbose=False)
         hydra.utils.instantiate(config)(request=request)
-
-
-def check_settings(config: Any, place: str = "") -> None:
-    """Refuses settings that what they are meant for does not take, such as those added by a plus.
-
-    Args:
-        config: plain values; what `_target_` names takes those beside it.
-        place: the name of `config` itself.
-
-    Raises:
-        UserError: for the first of them.
-    """
-    if not isinstance(config, dict):
-        return
-    if "_target_" in config:
-        taken = inspect.signature(hydra.utils.get_object(config["_target_"])).parameters
-        if all(one.kind is not inspect.Parameter.VAR_KEYWORD for one in taken.values()):
-            for name in config:
-                if not name.startswith("_") and name not in taken:
-                    raise UserError(f"{place}{name} is no setting; {config['_target_']} takes {', '.join(taken)}.")
-    for name, value in config.items():
-        check_settings(value, f"{place}{name}.")
 
 
 @contextmanager
@@ -161,7 +137,9 @@ def _way_on() -> str:
 def _sentence(error: BaseException | None) -> str | None:
     """What to tell the user; `None` where the error is a fault of the program."""
     if isinstance(error, InstantiationException) and error.__cause__ is not None:  # Hydra wraps what a part raises
-        return _sentence(error.__cause__)
+        cause = error.__cause__
+        refused = isinstance(cause, TypeError) and cause.__traceback__ is not None and not cause.__traceback__.tb_next
+        return f"{_one_line(error)}; --help lists the settings." if refused else _sentence(cause)
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key} is missing; give it as {error.full_key}=..."
     if isinstance(error, OverrideParseException):
@@ -173,9 +151,13 @@ def _sentence(error: BaseException | None) -> str | None:
     if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):  # which has no type of its own
         return "a process that decodes images has ended, perhaps for lack of memory; lower num_workers."
     if isinstance(error, REFUSALS):
-        lines = [line.strip() for line in str(error).partition("Config search path:")[0].splitlines()]
-        return " ".join(line for line in lines if line) or type(error).__name__
+        return _one_line(error)
     return None
+
+
+def _one_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).partition("Config search path:")[0].splitlines()]
+    return " ".join(line for line in lines if line) or type(error).__name__
 
 
 def _fault() -> str:

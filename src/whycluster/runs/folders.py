@@ -54,7 +54,7 @@ class Run:
         if resume and overwrite:
             raise UserError("resume=true goes on with a run and overwrite=true begins it anew; choose one of them.")
         self.folder, self.state, self.results = folder, folder / UNFINISHED, tuple(results)
-        self.request: dict[str, Any] = json.loads(json.dumps(_binding(request)))
+        self.request: dict[str, Any] = json.loads(json.dumps(_flat(request)))
         self.resume, self.overwrite = resume, overwrite
         self._lock_file = self.state / "lock"
         self._lock = FileLock(self._lock_file, timeout=0)
@@ -144,11 +144,13 @@ class Run:
             left.unlink(missing_ok=True)
 
     def _check_same(self, which: str, cure: str, begun: dict[str, Any]) -> None:
-        for name, was, value in _differing(begun, self.request):
-            raise UserError(
-                f"the run in {str(self.folder)!r} {which} was begun with {name}={was}, and now it is {value}; "
-                f"{cure}, or begin anew with overwrite=true and without resume=true."
-            )
+        for name in sorted({*begun, *self.request} - {"checkpoint"}):  # what it holds counts, and not where it lies
+            was, value = begun.get(name), self.request.get(name)
+            if was != value:
+                raise UserError(
+                    f"the run in {str(self.folder)!r} {which} was begun with {name}={was}, and now it is {value}; "
+                    f"{cure}, or begin anew with overwrite=true and without resume=true."
+                )
 
     def _remove_state(self) -> None:
         for path in self.state.iterdir():
@@ -205,25 +207,13 @@ def _read(path: Path) -> dict[str, Any]:
     return request
 
 
-def _binding(request: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The settings that may not differ when a run goes on."""
-    return {
-        name: _binding(value, f"{prefix}{name}.") if isinstance(value, Mapping) else value
-        for name, value in request.items()
-        if prefix + name not in FREE
-    }
-
-
-def _differing(begun: dict[str, Any], request: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Name, value before and value now of what is different, settings within settings by their full names."""
-    for name in [*request, *(begun.keys() - request.keys())]:
-        was, value = begun.get(name), request.get(name)
-        if prefix + name == "checkpoint":  # what it holds counts, and not where it lies
-            continue
-        if isinstance(value, dict) and isinstance(was, dict):
-            yield from _differing(was, value, f"{prefix}{name}.")
-        elif was != value:
-            yield prefix + name, was, value
+def _flat(request: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The settings that count, by their full names, such as `head.n_clusters`."""
+    flat: dict[str, Any] = {}
+    for name, value in request.items():
+        if prefix + name not in FREE:
+            flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return flat
 
 
 def _remove(path: Path) -> None:
