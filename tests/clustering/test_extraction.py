@@ -33,3 +33,18 @@ def test_features_are_those_of_each_image_alone(folder, tmp_path_factory, batch_
     readable = [read_image(folder / path) for path in collection.paths if path != "3.png"]
     expected = torch.cat([backbone(backbone.preprocessing(image)[None]) for image in readable])
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 5, 32])
+def test_equal_images_have_equal_features_whatever_comes_with_them(tmp_path, batch_size):
+    root = tmp_path / "photos"
+    root.mkdir()
+    for number in range(7):
+        Image.new("RGB", (40, 40), (9, 90, 200)).save(root / f"{number}.png")
+    backbone = build_backbone("glyphnet", "DEFAULT", pool="flatten")
+    shards = Shards(tmp_path / "shards", 7)
+    images = PreparedImages(Folder(root), backbone.preprocessing)
+    trainer = pl.Trainer(accelerator="cpu", logger=False, callbacks=[FeatureWriter(shards)], enable_progress_bar=False)
+    trainer.predict(FeatureExtractor(backbone, images, shards, batch_size, num_workers=0), return_predictions=False)
+    features = torch.cat([entry["features"] for entry in shards])
+    assert torch.equal(features, features[:1].expand(7, -1))

@@ -18,9 +18,7 @@ from whycluster.runs.checkpoints import checkpointing
 
 
 def stored(path, x):
-    store = FeatureStore.create(path / "features.npy", *x.shape)
-    store.open(writable=True)[:] = x
-    return store
+    return FeatureStore.write(path / "features.npy", [torch.from_numpy(np.asarray(x, np.float32))], *x.shape)
 
 
 def starting(x, n_clusters, seed):

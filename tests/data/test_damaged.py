@@ -36,6 +36,7 @@ def write_deep_and_profiled(folder, picture):
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.slow
 def test_thousands_of_damaged_files_are_read_or_get_a_reason(tmp_path, picture):
     write_deep_and_profiled(tmp_path, picture)
     done = subprocess.run([sys.executable, DAMAGING, tmp_path, "3000"], capture_output=True, text=True)

@@ -19,7 +19,13 @@ def network_of(family: str) -> nn.Module:
     return randomized(FAMILIES[family][0]()).eval()
 
 
-@pytest.mark.parametrize("family", ["resnet", "densenet", "mobilenet_v3", "shufflenet", "efficientnet", "convnext"])
+SLOW = [
+    pytest.param(family, marks=pytest.mark.slow)
+    for family in ("densenet", "mobilenet_v3", "shufflenet", "efficientnet")
+]
+
+
+@pytest.mark.parametrize("family", ["resnet", "convnext", *SLOW])
 def test_every_node_can_be_the_last(family: str) -> None:
     network = network_of(family)
     preprocessing = Preprocessing(SIZE, SIZE, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))

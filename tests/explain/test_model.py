@@ -168,7 +168,7 @@ def test_truncated_files_are_refused(file, share):
 
 @pytest.mark.parametrize("name", ["missing.ckpt", "", "a/b"])
 def test_a_missing_file_is_named(tmp_path, name):
-    with pytest.raises(ValueError, match=r"there is no checkpoint .*python train.py makes one"):
+    with pytest.raises(ValueError, match=r"there is no checkpoint .*a train run makes one"):
         ClusterModel.load(tmp_path / name)
 
 
@@ -185,7 +185,7 @@ def without(*keys):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda content: content.clear(), "is not a checkpoint of whycluster; it wants a model.ckpt"),
+        (lambda content: content.clear(), "is not a checkpoint of whycluster; it wants the model.ckpt"),
         (lambda content: content.update(format="other"), "is not a checkpoint of whycluster; it wants"),
         (lambda content: content.update(format_version=2), r"has format 2, .* reads 1; use the .* wrote it, 0\.0\.1"),
         (without("format_version"), "incomplete or damaged .*format_version"),
@@ -215,7 +215,7 @@ def test_incomplete_files_are_refused(file, change, message):
 @pytest.mark.parametrize("content", [{"fc.weight": torch.rand(2, 3)}, [1, 2], torch.rand(3)])
 def test_weights_alone_are_no_model(tmp_path, content):
     torch.save(content, tmp_path / "weights.pt")
-    with pytest.raises(ValueError, match=r"is not a checkpoint of whycluster; it wants a model\.ckpt"):
+    with pytest.raises(ValueError, match=r"is not a checkpoint of whycluster; it wants the model\.ckpt"):
         ClusterModel.load(tmp_path / "weights.pt")
 
 

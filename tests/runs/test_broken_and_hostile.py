@@ -100,8 +100,8 @@ def test_no_network_is_asked_for(run, small, tmp_path, monkeypatch):
 def test_files_that_change_after_they_were_listed(run, photos, tmp_path, monkeypatch):
     listed = Folder.__init__
 
-    def meanwhile(self, root):
-        listed(self, root)
+    def meanwhile(self, root, **settings):
+        listed(self, root, **settings)
         (photos / "dark" / "0.png").unlink(missing_ok=True)
         (photos / "dark" / "1.png").write_bytes((photos / "dark" / "1.png").read_bytes()[:60])
         (photos / "light" / "0.png").write_text("something else")
@@ -156,7 +156,9 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 # No room for the features, none for the model, and little.
-@pytest.mark.parametrize("limit", [20_000, 150_000, 200_000])
+@pytest.mark.parametrize(
+    "limit", [pytest.param(size, marks=pytest.mark.slow) for size in (20_000, 200_000)] + [150_000]
+)
 def test_no_room_on_the_disk_is_an_error_and_nothing_is_taken_for_finished(tmp_path, limit):
     arguments = ("train.py", "data.limit=20", "head.n_clusters=2", "num_workers=0", "hydra.run.dir=run")
     command = [sys.executable, "-c", FULL, str(limit), ROOT / arguments[0], *arguments[1:], "trainer.accelerator=cpu"]

@@ -92,6 +92,7 @@ ASSETS = os.environ.get("WHYCLUSTER_ASSETS")
 
 
 @pytest.mark.skipif(not ASSETS, reason="WHYCLUSTER_ASSETS names no folder with trained weights and photos")
+@pytest.mark.slow
 def test_a_trained_network_is_seen_to_look_at_the_mark(run, tmp_path, monkeypatch):
     for name in ("STAGES", "SHUFFLES", "SENSITIVITY_SAMPLES"):  # each a few more explanations of every image
         monkeypatch.setattr(f"whycluster.evaluation.sanity.{name}", 1)

@@ -100,6 +100,7 @@ def test_check_prints_the_rules_and_explains_nothing(trained, run, tmp_path, cap
     assert not list(folder.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet18", "shufflenet_v2_x0_5", "efficientnet_b0", "densenet121"])
 def test_networks_of_other_families_by_name(name, run, photos, tmp_path):
     network = ("backbone=torchvision", f"backbone.name={name}", "backbone.weights=null", "head.n_clusters=2")

@@ -38,6 +38,7 @@ def run(folder, script, *settings):
     return said
 
 
+@pytest.mark.slow
 def test_two_processes_write_what_one_writes(trained, small, tmp_path):
     run(tmp_path, "train.py", *small, *TWO, "hydra.run.dir=run")
     one, two = (np.load(folder / "features.npy") for folder in (trained, tmp_path / "run"))
@@ -70,6 +71,7 @@ def wait_for(true, seconds=120):
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds processes in /proc")
 @pytest.mark.parametrize("first", [True, False])
 def test_a_killed_process_ends_the_run_and_it_can_go_on(tmp_path, first):

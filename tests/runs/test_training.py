@@ -64,6 +64,7 @@ def test_the_same_seed_gives_the_same_bytes(trained, run, small, tmp_path):
         assert (again / name).read_bytes() == (trained / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_all_digits_are_clustered_better_than_their_pixels(run, tmp_path):
     metrics = json.loads((run("train", tmp_path / "run") / "metrics.json").read_text())
     assert metrics["raw_pixels"]["nmi"] < 0.8 < 0.9 < metrics["nmi"]

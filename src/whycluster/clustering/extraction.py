@@ -1,10 +1,12 @@
 """Images `->` features: a LightningModule that computes them, and a callback that keeps them."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 
 from whycluster.data import Batch, PreparedImages, Shards
-from whycluster.data.image_pass import ImagePass, ShardWriter
+from whycluster.data.image_pass import CPU_BATCH, ImagePass, ShardWriter
 from whycluster.data.shards import Entry
 
 
@@ -23,8 +25,12 @@ class FeatureExtractor(ImagePass):
         self.backbone = backbone
 
     def predict_step(self, batch: Batch) -> Tensor:
-        features = [self.backbone(part) for part in self.parts(batch.images)] if len(batch) else []
-        return torch.cat(features) if features else torch.empty(0)
+        if not len(batch):
+            return torch.empty(0)
+        images, size = batch.images, CPU_BATCH
+        if images.device.type == "cpu":  # filled up, so that equal images have equal features, whatever comes with them
+            images = images[torch.arange(math.ceil(len(batch) / size) * size).clamp(max=len(batch) - 1)]
+        return torch.cat([self.backbone(part) for part in self.parts(images)])[: len(batch)]
 
 
 class FeatureWriter(ShardWriter):

@@ -8,7 +8,7 @@ import torch
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
-from whycluster.files import written_whole
+from whycluster.files import write_tensors
 
 
 class LastEpoch(Checkpoint):
@@ -25,8 +25,7 @@ class WholeFiles(TorchCheckpointIO):
     """Replaces a checkpoint by a whole one; Lightning's own way copies where `/tmp` is another file system."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        with written_whole(Path(path)) as beside:
-            torch.save(checkpoint, beside)
+        write_tensors(Path(path), checkpoint)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: Any = None) -> dict[str, Any]:
         checkpoint: dict[str, Any] = torch.load(path, map_location, weights_only=True)
