@@ -1,4 +1,5 @@
 import copy
+import pickle
 
 import numpy as np
 import pytest
@@ -443,3 +444,19 @@ def test_residual_sums_by_the_head_rule(model, rule, residual):
     assert type(explainer.lrp.composite.rule(Add, "", False)).__name__.lower() == residual
     assert Explainer(model, head_rule=rule, residual="ratio").residual == "ratio"
     assert Explainer(model, EpsilonPlus()).residual is None
+
+
+@pytest.mark.parametrize("copied", [lambda one: pickle.loads(pickle.dumps(one)), copy.deepcopy])
+def test_an_explainer_can_be_pickled_as_workers_of_a_loader_need_it(model, images, copied):
+    explainer = Explainer(model)
+    expected = explainer.explain(images)
+    found = copied(explainer).explain(images)
+    assert torch.equal(found.heatmap, expected.heatmap)
+    assert torch.equal(explainer.explain(images).heatmap, expected.heatmap)
+
+
+@pytest.mark.parametrize("dtype", [">f4", ">f8", "<f4"])
+def test_arrays_of_either_byte_order_are_explained_alike(model, images, dtype):
+    floats = images.float() / 255 if images.dtype == torch.uint8 else images
+    expected = Explainer(model).explain(floats).heatmap
+    torch.testing.assert_close(Explainer(model).explain(floats.numpy().astype(dtype)).heatmap, expected)

@@ -1,6 +1,5 @@
 """Layer-wise relevance propagation through a network, from its output to its images."""
 
-import copy
 from typing import Any
 
 import torch
@@ -108,9 +107,13 @@ class LRP:
 
     def of(self, network: nn.Module) -> "LRP":
         """The same through another network of the same modules; only its weights are read, and nothing is exported."""
-        other = copy.copy(self)
-        other.network, other._programs = _unwrapped(network), {}
+        other = LRP(network, self.composite, self.attention)
+        other._structure, other._plans = self._structure, self._plans
         return other
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled: graphs cannot be, and are exported again on first use."""
+        return vars(self) | {"_structure": "", "_plans": {}, "_programs": {}}
 
     def describe(self, images: Tensor) -> str:
         """A table of what happens at each node: operation, rule, and the batch norm folded into it.

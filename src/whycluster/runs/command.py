@@ -1,5 +1,6 @@
 """The frame around the commands: one sentence where a request cannot be met, a traceback where the program is wrong."""
 
+import argparse
 import logging
 import os
 import signal
@@ -62,6 +63,8 @@ def run(command: str) -> None:
     if not is_first():
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process hears it, too, and ends the others
         end_with_parent()
+    if sys.version_info >= (3, 14):  # which checks help texts at once, and one of Hydra 1.3 is none until it is printed
+        argparse.ArgumentParser._check_help = lambda *_: None
     with plain_errors():
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=command)(_job)()
 
