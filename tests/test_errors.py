@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from whycluster.errors import UserError, whole_number
+from whycluster.errors import UserError, true_or_false, whole_number
 
 
 @pytest.mark.parametrize("value", ["many", 1.5, None, True, 0, np.float64(2)])
@@ -14,3 +14,11 @@ def test_what_is_no_whole_number_is_named(value):
 def test_whole_numbers_of_all_kinds_are_taken(value):
     assert whole_number("limit", value, 3) == 3
     assert type(whole_number("limit", value, 3)) is int
+
+
+@pytest.mark.parametrize("value", ["no", "", 0, 1, None])
+def test_words_are_not_taken_for_true(value):
+    with pytest.raises(UserError, match=r"overwrite=.* should be true or false"):
+        true_or_false("overwrite", value)
+    assert true_or_false("overwrite", True)
+    assert not true_or_false("overwrite", False)

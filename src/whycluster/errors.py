@@ -11,6 +11,17 @@ class UserError(ValueError):
     """
 
 
+def true_or_false(name: str, value: Any) -> bool:
+    """A setting that has to be true or false; words such as `no` would count as true.
+
+    Raises:
+        UserError: if it is neither.
+    """
+    if not isinstance(value, bool):
+        raise UserError(f"{name}={value!r} should be true or false.")
+    return value
+
+
 def whole_number(name: str, value: Any, least: int) -> int:
     """A setting that has to be a whole number.
 

@@ -34,7 +34,7 @@ BARE_SECONDS = 2.0  # for each of these
 
 
 def trainer(**settings: object) -> object:
-    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False}
     return make_trainer("cpu", devices=1, use_distributed_sampler=False, **quiet, **settings)
 
 

@@ -1,9 +1,13 @@
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 
+from whycluster.data.listing import REQUEST, UNFINISHED
+from whycluster.runs import command as frame
 from whycluster.runs.command import Terminated
 
 
@@ -21,6 +25,11 @@ from whycluster.runs.command import Terminated
         (["backbone.weights=text.txt"], "the weights file 'text.txt' is damaged"),
         (["export=paper"], "export='paper' is unknown"),
         (["clusters=5"], "Could not override 'clusters'"),
+        (["seed=-1"], "seed=-1 should be a whole number >= 0"),
+        (["seed=99999999999"], "seed=99999999999 should be below 4294967296"),
+        (["head=null"], "Config group override must be a string or a list"),
+        (["overwrite=no", "data.limit=20"], "overwrite='no' should be true or false"),
+        (["+trainer.max_epochs=1"], "trainer.max_epochs is decided by the run itself; set head.max_iter instead"),
         (["head.n_clusters=[1"], "the override 'head.n_clusters=[1' cannot be read"),
     ],
 )
@@ -42,6 +51,8 @@ def test_train_tells_what_is_wrong_in_one_line(command, tmp_path, arguments, mes
         (["checkpoint=text.txt"], "'text.txt' is not a checkpoint of whycluster"),
         (["checkpoint=MODEL", "target=77"], "target='77': there is no cluster 77; the model has 0 to 5"),
         (["checkpoint=MODEL", "composite=none"], "composite='none' is unknown"),
+        (["checkpoint=MODEL", "composite=null"], "composite=None should be the name of a composite"),
+        (["checkpoint=MODEL", "check=maybe"], "check='maybe' should be true or false"),
         (["checkpoint=MODEL", "beta=stiff"], "beta='stiff' should be a number >= 0, or 'auto'"),
         (["checkpoint=MODEL", "head_rule=half"], "head_rule='half' is unknown"),
         (["checkpoint=MODEL", "residual=half"], "residual='half' is unknown; choose from ratio, norm"),
@@ -157,3 +168,34 @@ def test_an_interrupt_is_one_line_whatever_a_library_makes_of_it(command, monkey
     ended, said = command("train.py", "data.limit=9", "head.n_clusters=2")
     assert ended == status
     assert said.splitlines()[-1] == "interrupted; nothing was done."
+
+
+@pytest.mark.parametrize(
+    ("typed", "printed"),
+    [
+        (["seed=3", "-m"], "python train.py seed=3 hydra.run.dir=a resume=true -m"),
+        (["-m", "seed=3", "resume=true"], "python train.py -m seed=3 hydra.run.dir=a resume=true"),
+        (["--config-dir", "own", "seed=3"], "python train.py --config-dir own seed=3 hydra.run.dir=a resume=true"),
+        ([], "python train.py hydra.run.dir=a resume=true"),
+    ],
+)
+def test_the_line_that_goes_on_has_settings_side_by_side(monkeypatch, tmp_path, typed, printed):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a" / UNFINISHED).mkdir(parents=True)
+    (tmp_path / "a" / UNFINISHED / REQUEST).touch()
+    hydra = OmegaConf.create({"mode": "RUN", "runtime": {"output_dir": "a"}, "job": {"config_name": "train"}})
+    monkeypatch.setattr(frame.HydraConfig, "initialized", lambda: True)
+    monkeypatch.setattr(frame.HydraConfig, "get", lambda: hydra)
+    monkeypatch.setattr(sys, "argv", ["train.py", *typed])
+    assert frame._way_on() == f"go on by: {printed}"
+
+
+def test_processes_that_start_at_once_need_a_folder(command, monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    status, said = command("train.py", "data.limit=20", "head.n_clusters=2")
+    assert status == 1
+    assert said.startswith(
+        "error: processes that are started at once, as by torchrun, need a folder: hydra.run.dir=..."
+    )

@@ -45,7 +45,7 @@ def test_a_run_that_is_done_leaves_its_results_only(folder):
     run = begin(folder)
     with run.working():
         assert [path.name for path in folder.iterdir()] == [UNFINISHED]
-        assert json.loads((run.state / "request.json").read_text()) == FLAT
+        assert json.loads((run.state / "request.json").read_text()) == FLAT | {"results": sorted(RESULTS)}
         (folder / "model.ckpt").touch()
         assert not finished(folder)
     assert finished(folder)
@@ -129,7 +129,7 @@ def test_an_unfinished_run_is_not_begun_anew_unless_asked(folder):
     assert (state / "0-8.pt").exists()
     with begin(folder, {"seed": 1}, overwrite=True).working():
         assert sorted(path.name for path in state.iterdir()) == ["lock", "request.json"]
-        assert json.loads((state / "request.json").read_text()) == {"seed": 1}
+        assert json.loads((state / "request.json").read_text()) == {"seed": 1, "results": sorted(RESULTS)}
 
 
 @pytest.mark.parametrize("change", [{"seed": 1}, {"data": {"kind": "folder"}}, {"beta": 1}, {"more": 1}])
@@ -241,12 +241,14 @@ def test_links_in_a_run_folder_are_removed_and_not_followed(folder, tmp_path):
 @pytest.mark.parametrize("overwrite", [True, False])
 def test_what_was_being_written_when_a_run_was_stopped_goes(folder, overwrite):
     stopped(folder)
-    (folder / "heatmaps").mkdir()
-    (folder / "heatmaps" / ".a.png.1.2.part").touch()
-    (folder / "heatmaps" / "a.png").touch()
-    (folder / "heatmaps" / ".mine.part").touch()
+    (folder / "tensorboard").mkdir()
+    (folder / "tensorboard" / ".a.png.1.2.part").touch()
+    (folder / "tensorboard" / "a.png").touch()
+    (folder / "tensorboard" / ".mine.part").touch()
+    (folder / ".model.ckpt.1.2.part").touch()
     claim(folder, resume=not overwrite, overwrite=overwrite)
-    assert sorted(path.name for path in (folder / "heatmaps").iterdir()) == [".mine.part", "a.png"]
+    assert sorted(path.name for path in (folder / "tensorboard").iterdir()) == [".mine.part", "a.png"]
+    assert not list(folder.glob(".*.part"))
 
 
 HOLD = """
@@ -292,3 +294,41 @@ def test_the_newest_finished_run_is_latest(tmp_path, monkeypatch):
         find_checkpoint("outputs/train/b")
     with pytest.raises(ValueError, match="did not finish"):
         find_checkpoint("outputs/train/b/model.ckpt")
+
+
+def test_a_folder_that_the_run_did_not_make_stays(folder):
+    with begin(folder).working():
+        (folder / "model.ckpt").touch()
+    (folder / "clusters").mkdir()
+    (folder / "clusters" / "thesis.txt").touch()
+    run = Run(folder, (*RESULTS, "clusters"), REQUEST, False, True)
+    with pytest.raises(ValueError, match=r"already holds clusters, which is not of a run"), run.working():
+        pass
+    with begin(folder, overwrite=True).working():
+        begin(folder).clear()
+    assert [path.name for path in folder.rglob("*.txt")] == ["thesis.txt"]
+
+
+def test_what_a_run_before_has_made_goes_with_it(folder):
+    with Run(folder, (*RESULTS, "clusters"), REQUEST, False, False).working():
+        (folder / "clusters").mkdir()
+    run = begin(folder, overwrite=True)
+    with run.working():
+        run.clear()
+    assert not (folder / "clusters").exists()
+
+
+def test_another_command_does_not_overwrite(folder):
+    with begin(folder, REQUEST | {"command": "train"}).working():
+        (folder / "model.ckpt").touch()
+    with pytest.raises(ValueError, match="holds a run of another command, train"):
+        begin(folder, REQUEST | {"command": "explain"}, overwrite=True).working().__enter__()
+    assert (folder / "model.ckpt").exists()
+
+
+def test_what_another_run_below_is_writing_stays(folder):
+    below = folder / "below" / UNFINISHED / "features" / ".0-8.pt.1.2.part"
+    below.parent.mkdir(parents=True)
+    below.touch()
+    claim(folder)
+    assert below.exists()

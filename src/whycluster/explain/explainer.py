@@ -119,6 +119,8 @@ class Explainer:
     ) -> None:
         if head_rule not in ("auto", "zero", "midpoint"):
             raise UserError(f"head_rule={head_rule!r} is unknown; choose auto, zero or midpoint.")
+        if not isinstance(composite, str | Composite):
+            raise UserError(f"composite={composite!r:.100} should be the name of a composite, or a composite.")
         self.beta = given_beta(beta)
         self.model = model
         self.head_rule: Rule = "zero" if head_rule == "auto" else head_rule

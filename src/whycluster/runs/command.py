@@ -21,11 +21,13 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import ConfigCompositionException, HydraException, InstantiationException, OverrideParseException
 from hydra.types import RunMode
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from whycluster.data.listing import is_run, is_unfinished_run
-from whycluster.errors import UserError
+from whycluster.errors import UserError, whole_number
 from whycluster.output.console import override, shell_word, short, typed
 from whycluster.runs.ranks import end_with_parent, is_first
 
@@ -65,7 +67,7 @@ def run(command: str) -> None:
         end_with_parent()
     if sys.version_info >= (3, 14):  # which checks help texts at once, and one of Hydra 1.3 is none until it is printed
         argparse.ArgumentParser._check_help = lambda *_: None
-    with plain_errors():
+    with plain_errors((*REFUSALS, ValueError)):  # of which Hydra raises some while it composes
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=command)(_job)()
 
 
@@ -74,12 +76,17 @@ def _job(config: DictConfig) -> None:
     with plain_errors():
         os.chdir(HydraConfig.get().runtime.cwd)  # hydra.job.chdir moves elsewhere; paths are those of the user
         request = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        if whole_number("seed", config.get("seed", 0), 0) >= 2**32:
+            raise UserError(f"seed={config.seed} should be below {2**32}.")
+        launched = any(one.detect() and one().world_size() > 1 for one in (TorchElasticEnvironment, SLURMEnvironment))
+        if launched and not any(word.startswith("hydra.run.dir=") for word in HydraConfig.get().overrides.hydra):
+            raise UserError("processes that are started at once, as by torchrun, need a folder: hydra.run.dir=...")
         pl.seed_everything(config.get("seed", 0), workers=True, verbose=False)
         hydra.utils.instantiate(config)(request=request)
 
 
 @contextmanager
-def plain_errors() -> Iterator[None]:
+def plain_errors(refusals: tuple[type[Exception], ...] = REFUSALS) -> Iterator[None]:
     """Ends the program with one sentence where a request cannot be met, and with a traceback where it is at fault.
 
     It goes around the Hydra main function, for what cannot be composed, and inside it, for what cannot be run: between
@@ -101,7 +108,7 @@ def plain_errors() -> Iterator[None]:
             behind = behind.__context__
         if behind is not None:
             _stop_interrupted(behind)
-        sentence = _sentence(error)
+        sentence = _sentence(error, refusals)
         if sentence is None or os.environ.get("WHYCLUSTER_TRACEBACK"):
             traceback.print_exc()
         print(f"error: {sentence}" if sentence else _fault(), file=sys.stderr, flush=True)
@@ -133,16 +140,18 @@ def _way_on() -> str:
     settings = [
         word for word in sys.argv[1:] if not word.startswith((f"{key}=", "resume=", "overwrite=", "--config-name="))
     ]
-    words = " ".join([typed(str(hydra_config.job.config_name)), *map(shell_word, settings)])
-    return f"go on by: {words} {override(key, short(Path(folder)))} resume=true"
+    behind = max((number for number, word in enumerate(settings, 1) if "=" in word and word[0] != "-"), default=0)
+    words = [shell_word(word) for word in settings]
+    words[behind:behind] = [override(key, short(Path(folder))), "resume=true"]  # Hydra wants settings side by side
+    return f"go on by: {' '.join([typed(str(hydra_config.job.config_name)), *words])}"
 
 
-def _sentence(error: BaseException | None) -> str | None:
+def _sentence(error: BaseException, refusals: tuple[type[Exception], ...]) -> str | None:
     """What to tell the user; `None` where the error is a fault of the program."""
     if isinstance(error, InstantiationException) and error.__cause__ is not None:  # Hydra wraps what a part raises
         cause = error.__cause__
         refused = isinstance(cause, TypeError) and cause.__traceback__ is not None and not cause.__traceback__.tb_next
-        return f"{_one_line(error)}; --help lists the settings." if refused else _sentence(cause)
+        return f"{_one_line(error)}; --help lists the settings." if refused else _sentence(cause, refusals)
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key} is missing; give it as {error.full_key}=..."
     if isinstance(error, OverrideParseException):
@@ -153,7 +162,9 @@ def _sentence(error: BaseException | None) -> str | None:
         return f"{str(error).splitlines()[0]} There is no such setting; --help lists those there are."
     if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):  # which has no type of its own
         return "a process that decodes images has ended, perhaps for lack of memory; lower num_workers."
-    if isinstance(error, REFUSALS):
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}{f': {error.filename!r}' if error.filename else ''}."
+    if isinstance(error, refusals):
         return _one_line(error)
     return None
 

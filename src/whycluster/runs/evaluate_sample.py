@@ -1,8 +1,6 @@
 """The evaluation within an explain run: draws a sample of the images, evaluates on it, and writes the results."""
 
-import math
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -62,7 +60,7 @@ def evaluate_sample(
             batch_size,
         )
     values = evaluation.to_json() | {"images": [images.collection.paths[row] for row in rows]}
-    write_json(run / EVALUATION, _null_for_nan(values))
+    write_json(run / EVALUATION, values)
     write_curves(tensorboard, evaluation)
     show(evaluation_table(evaluation))
     for sentence in evaluation_sentences(evaluation):
@@ -99,12 +97,3 @@ def _masks(model: ClusterModel, collection: Collection, rows: list[int], photos:
         if mask is not None and model.groups[cluster] == collection.labels[row]:
             masks[at] = model.backbone.preprocessing(mask.convert("RGB"))[0] > 127
     return masks if masks.any() else None
-
-
-def _null_for_nan(value: Any) -> Any:
-    """The same values with `None` for NaN and infinities, which JSON does not have."""
-    if isinstance(value, dict):
-        return {key: _null_for_nan(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_null_for_nan(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -10,7 +10,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 
 from whycluster.data import Collection, Folder, PreparedImages, Shards, open_collection
 from whycluster.data.fingerprints import digest, fingerprint
-from whycluster.errors import UserError, whole_number
+from whycluster.errors import UserError, true_or_false, whole_number
 from whycluster.evaluation import Evaluator
 from whycluster.explain import ClusterModel, Explainer, Target, parse_target
 from whycluster.explain.predict import ExplanationModule
@@ -31,6 +31,7 @@ from whycluster.runs.evaluate_sample import EVALUATION, evaluate_sample
 from whycluster.runs.folders import Run, asked, find_checkpoint
 from whycluster.runs.passes import run_pass
 from whycluster.runs.ranks import is_first, part
+from whycluster.runs.trainers import check_trainer
 
 METRICS = "metrics.json"
 TABLES = ("assignments.csv", "receipts.csv", "skipped.csv")
@@ -89,6 +90,9 @@ def explain(
     Raises:
         UserError: for settings that do not work, for a folder that is not free, and if no image can be read.
     """
+    check_trainer(trainer)
+    for name, value in {"check": check, "evaluate": evaluate}.items():
+        true_or_false(name, value)
     whole_number("batch_size", batch_size, 1)
     if num_workers is not None:
         whole_number("num_workers", num_workers, 0)

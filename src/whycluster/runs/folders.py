@@ -11,12 +11,13 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from whycluster.data.listing import FINISHED, REQUEST, UNFINISHED, is_run, is_unfinished_run
-from whycluster.errors import UserError
+from whycluster.errors import UserError, true_or_false
 from whycluster.explain.model import FILE_NAME
 from whycluster.files import is_left_over, sync, written_whole
 from whycluster.runs.ranks import is_first
 
 TRAIN_RUNS = Path("outputs/train")
+RESULTS = "results"  # in a request: names in the folder that are of its run
 OF_OTHERS = ", which is not of a run, and stays; choose another hydra.run.dir."
 
 # Settings that cannot change results, with all that is below them. All others, those to come included, have to be the
@@ -55,7 +56,7 @@ class Run:
             raise UserError("resume=true goes on with a run and overwrite=true begins it anew; choose one of them.")
         self.folder, self.state, self.results = folder, folder / UNFINISHED, tuple(results)
         self.request: dict[str, Any] = json.loads(json.dumps(_flat(request)))
-        self.resume, self.overwrite = resume, overwrite
+        self.resume, self.overwrite = true_or_false("resume", resume), true_or_false("overwrite", overwrite)
         self._lock_file = self.state / "lock"
         self._lock = FileLock(self._lock_file, timeout=0)
 
@@ -104,8 +105,8 @@ class Run:
         self._remove_state()
 
     def clear(self, spared: Sequence[str] = ()) -> None:
-        """Removes old results but some, once new ones are sure to come."""
-        for name in {*self.results, FINISHED} - set(spared):
+        """Removes old results but some, those of the run before included, once new ones are sure to come."""
+        for name in {*asked(self.folder).get(RESULTS, ()), *self.results, FINISHED} - set(spared):
             _remove(self.folder / name)
 
     def _lock_folder(self) -> None:
@@ -121,7 +122,8 @@ class Run:
             ) from None
 
     def _claim(self, begun: dict[str, Any]) -> None:
-        found = [name for name in self.results if (self.folder / name).exists()]
+        before = asked(self.folder)
+        found = [name for name in self.results if os.path.lexists(self.folder / name)]
         if begun and self.resume:
             self._check_same("that did not finish", "go on with what it was begun with", begun)
         elif begun and not self.overwrite:
@@ -129,22 +131,37 @@ class Run:
                 f"the run folder {str(self.folder)!r} holds a run that did not finish; go on with it by resume=true, "
                 "or begin anew with overwrite=true."
             )
-        elif found and not begun and not (self.overwrite and is_run(self.folder)):
-            cure = "; choose another hydra.run.dir, or overwrite=true." if is_run(self.folder) else OF_OTHERS
-            raise UserError(f"the run folder {str(self.folder)!r} already holds {found[0]}{cure}")
+        elif foreign := [name for name in found if not begun and name not in before.get(RESULTS, self.results)]:
+            raise UserError(f"the run folder {str(self.folder)!r} already holds {foreign[0]}{OF_OTHERS}")
+        elif found and not before:
+            raise UserError(f"the run folder {str(self.folder)!r} already holds {found[0]}{OF_OTHERS}")
+        elif before and before.get("command") != self.request.get("command"):
+            raise UserError(
+                f"the run folder {str(self.folder)!r} holds a run of another command, {before.get('command')}; choose "
+                "another hydra.run.dir."
+            )
+        elif found and not begun and not self.overwrite:
+            raise UserError(
+                f"the run folder {str(self.folder)!r} already holds {found[0]}; choose another hydra.run.dir, or "
+                "overwrite=true."
+            )
         else:
+            results = sorted({*self.results, *before.get(RESULTS, ())})  # all that may be removed
             _remove(self.state / REQUEST)  # first: what is left without it counts for nothing
             for path in self.state.iterdir():
                 if path != self._lock_file:
                     _remove(path)
             with written_whole(self.state / REQUEST) as beside:
-                beside.write_text(json.dumps(self.request, indent=2) + "\n", encoding="utf-8")
+                beside.write_text(json.dumps(self.request | {RESULTS: results}, indent=2) + "\n", encoding="utf-8")
             sync(self.folder)
-        for left in filter(is_left_over, self.folder.rglob("*.part")):
-            left.unlink(missing_ok=True)
+        for folder in (self.state, *(self.folder / name for name in self.results)):
+            for left in filter(is_left_over, [*self.folder.glob(".*.part"), *folder.rglob("*.part")]):
+                left.unlink(missing_ok=True)
 
     def _check_same(self, which: str, cure: str, begun: dict[str, Any]) -> None:
-        for name in sorted({*begun, *self.request} - {"checkpoint"}):  # what it holds counts, and not where it lies
+        for name in sorted(
+            {*begun, *self.request} - {"checkpoint", RESULTS}
+        ):  # what a model holds counts, not where it lies
             was, value = begun.get(name), self.request.get(name)
             if was != value:
                 raise UserError(

@@ -32,6 +32,7 @@ def run_pass(trainer: pl.Trainer, images: ImagePass) -> dict[str, float]:
     seconds = time.monotonic() - since
     unread = shards.skipped()
     if len(unread) == shards.n_images:
+        trainer.strategy.barrier()  # all have read why
         if is_first():
             shards.remove()  # so that they are read again, should they have been put right
         number, reason = next(iter(unread.items()))

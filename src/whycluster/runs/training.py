@@ -34,6 +34,7 @@ from whycluster.runs.clusterers import Clustering, Fitted
 from whycluster.runs.extracting import FEATURES, Extraction, extract
 from whycluster.runs.folders import Run
 from whycluster.runs.ranks import is_first, part
+from whycluster.runs.trainers import check_trainer
 
 NAMED = 10  # images that a report gives by name
 RESULTS = (FILE_NAME, "assignments.csv", "metrics.json", "skipped.csv", FEATURES, "clusters", "tensorboard")
@@ -88,7 +89,7 @@ def train(
         UserError: for settings that do not work, for a folder that is not free, and if no image can be read.
     """
     check_export(export)
-    whole_number("seed", seed, 0)
+    check_trainer(trainer)
     whole_number("batch_size", batch_size, 1)
     if num_workers is not None:
         whole_number("num_workers", num_workers, 0)
@@ -100,7 +101,8 @@ def train(
         "images": fingerprint(data, range(len(data.paths)), times=True),
         "weights": digest(backbone.state_dict().values()),
     }
-    run = Run(Path(folder), RESULTS, {"command": "train", **content, **request}, resume, overwrite)
+    results = RESULTS if export != "none" else tuple(name for name in RESULTS if name != "clusters")
+    run = Run(Path(folder), results, {"command": "train", **content, **request}, resume, overwrite)
     if run.is_finished():
         say(f"the run in {short(run.folder)} is finished already")
         metrics: dict[str, Any] = json.loads((run.folder / "metrics.json").read_text(encoding="utf-8"))
