@@ -105,7 +105,7 @@ def epsilon(passage: Passage, relevance: Tensor) -> Redistributed:
 
 
 def ratio(passage: Passage, relevance: Tensor) -> Redistributed:
-    """Computes `Ratio` for summands `>= 0` as `Epsilon`: they are their absolute values, and their sum is the output."""
+    """Computes `Ratio` for summands `>= 0` as `Epsilon`: they equal their absolute values, and sum to the output."""
     if passage.nonnegative and isinstance(passage.layer, Add) and min(passage.layer.signs) > 0:
         return epsilon(passage, relevance)
     return redistribute(passage, relevance)
@@ -166,7 +166,7 @@ def _scaled_size(factor: float) -> Modify:
 
 
 def _gamma_between_relus(passage: Passage, relevance: Tensor) -> Redistributed:
-    """Computes `Gamma` for inputs `>= 0` where only positive outputs have relevance: in proportion to `x (w + γ w⁺)`."""
+    """Computes `Gamma` for inputs `>= 0` and relevance at positive outputs only: in proportion to `x (w + γ w⁺)`."""
     rule, layer, z, x = passage.rule, passage.layer, passage.z, passage.xs[0]
     assert isinstance(rule, Gamma)
     stabilizer, modify = rule.stabilizer, rule.more_positive

@@ -17,7 +17,7 @@ class Facts(NamedTuple):
     """What is known of the value of a node."""
 
     nonnegative: bool = False  # it has no negative entry
-    gate: int = 0  # of two factors, that of the higher number is the gate: 2 for a bounded function, 1 for an activation
+    gate: int = 0  # of two factors that of the higher number is the gate: 2 if bounded, 1 for other activations
 
 
 UNKNOWN = Facts()
