@@ -10,15 +10,16 @@ from whycluster.errors import UserError
 from whycluster.explain.images import Images, batches
 from whycluster.explain.model import Assignment, ClusterModel
 from whycluster.explain.targets import Target, parse_target
-from whycluster.heads import Beta, ClusterLayer, Midpoint, Rule, Zero
-from whycluster.heads.beta import given_beta
+from whycluster.heads import Beta, ClusterLayer, Midpoint, RuleName, Zero
+from whycluster.heads.beta import user_beta
 from whycluster.heads.layers import HeadRule
 from whycluster.lrp import LRP, Attention, Composite, Residual, named_composite
 
 BATCH_SIZE = 16
 HEAD = "head.discriminants"  # its node in the graph
-HEAD_RULES: dict[Rule, type[HeadRule]] = {"zero": Zero, "midpoint": Midpoint}
-RESIDUALS: dict[Rule, Residual] = {"zero": "norm", "midpoint": "ratio"}  # by the figures in docs/defaults.md
+HEAD_RULES: dict[RuleName, type[HeadRule]] = {"zero": Zero, "midpoint": Midpoint}
+# Chosen by the figures in docs/defaults.md.
+RESIDUAL_OF_HEAD_RULE: dict[RuleName, Residual] = {"zero": "norm", "midpoint": "ratio"}
 
 
 class FeaturesAndDiscriminants(nn.Module):
@@ -38,7 +39,7 @@ class FeaturesAndDiscriminants(nn.Module):
         return features, self.head(features)
 
 
-class Receipt(NamedTuple):
+class DiscriminantReceipt(NamedTuple):
     """Where the discriminant of each image went; `discriminant = pixels + absorbed`, but for rounding. All `(N,)`.
 
     Attributes:
@@ -66,7 +67,7 @@ class Explanation(NamedTuple):
 
     target: Tensor
     heatmap: Tensor
-    receipt: Receipt
+    receipt: DiscriminantReceipt
     assignment: Assignment
 
     @property
@@ -119,13 +120,13 @@ class Explainer:
     ) -> None:
         if head_rule not in ("auto", "zero", "midpoint"):
             raise UserError(f"head_rule={head_rule!r} is unknown; choose auto, zero or midpoint.")
-        self.beta = given_beta(beta)
+        self.beta = user_beta(beta)
         self.model = model
-        self.head_rule: Rule = "zero" if head_rule == "auto" else head_rule
+        self.head_rule: RuleName = "zero" if head_rule == "auto" else head_rule
         self.composite = composite if isinstance(composite, str) else type(composite).__name__
         self.residual: Residual | None = None
         if isinstance(composite, str):
-            self.residual = RESIDUALS[self.head_rule] if residual == "auto" else residual
+            self.residual = RESIDUAL_OF_HEAD_RULE[self.head_rule] if residual == "auto" else residual
             composite = named_composite(composite, *model.backbone.bounds(), self.residual, attention)
         rows = [(ClusterLayer, HEAD_RULES[self.head_rule](beta)), *composite.rows]
         self.lrp = LRP(FeaturesAndDiscriminants(model), Composite(rows), attention)
@@ -182,7 +183,7 @@ class Explainer:
                 entering = head.relevance.to(features), torch.zeros_like(discriminants)
             network = cache.propagate(entering, retain_graph=number < len(targets))
             by_head = absorbed + network.receipt.layers[HEAD].total
-            receipt = Receipt(
+            receipt = DiscriminantReceipt(
                 explained,
                 explained - by_head,
                 network.relevance.flatten(1).sum(1, dtype=torch.float64),
@@ -203,6 +204,6 @@ def joined(parts: Sequence[Explanation]) -> Explanation:
     return Explanation(
         torch.cat(targets),
         torch.cat(heatmaps),
-        Receipt(*(torch.cat(column) for column in zip(*receipts, strict=True))),
+        DiscriminantReceipt(*(torch.cat(column) for column in zip(*receipts, strict=True))),
         Assignment(*(torch.cat(column) for column in zip(*assignments, strict=True))),
     )

@@ -9,7 +9,7 @@ from scipy import sparse
 from torch import Tensor
 
 from whycluster.errors import UserError
-from whycluster.heads import Beta, Head, Rule, neuralize
+from whycluster.heads import Beta, Head, RuleName, neuralize
 from whycluster.heads.arguments import as_tensor
 from whycluster.heads.head import TARGETS
 from whycluster.heads.pipelines import fitted_names
@@ -18,7 +18,7 @@ from whycluster.heads.pooling import best_two
 if TYPE_CHECKING:
     import pandas as pd
 
-BLOCK = 2**22  # numbers that are looked at together; the table itself comes on top
+TABLE_ENTRIES = 2**22  # numbers that are looked at together; the table itself comes on top
 
 
 def explain_table(
@@ -28,7 +28,7 @@ def explain_table(
     *,
     target: Any = None,
     against: Any = None,
-    rule: Rule = "midpoint",
+    rule: RuleName = "midpoint",
     beta: Beta = "auto",
 ) -> "pd.DataFrame":
     """Explains the cluster of each row by its features.
@@ -180,7 +180,7 @@ def _block(data: Any, some: slice) -> Tensor:
 
 def _slices(n_rows: int, head: Head) -> Iterator[slice]:
     """Rows that are looked at together."""
-    step = max(1, BLOCK // (head.n_features + head.width))
+    step = max(1, TABLE_ENTRIES // (head.n_features + head.width))
     yield from (slice(start, start + step) for start in range(0, n_rows, step))
 
 
