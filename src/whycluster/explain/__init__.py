@@ -1,4 +1,4 @@
-"""The saved model, and images `->` explanations."""
+"""The saved model, and explanations of images and of tables by it."""
 
 from whycluster.explain.explainer import DiscriminantReceipt, Explainer, Explanation
 from whycluster.explain.model import Assignment, ClusterModel
