@@ -66,7 +66,7 @@ class Assignments:
         self._is_first = self._is_first is None
         if self._is_first:
             self.labels = torch.full((restarts, self.n_rows), -1, device=centroids.device)
-            self.gaps = self.origin.new_full(self.labels.shape, -math.inf)  # at most what lies between two distances
+            self.gaps = self.origin.new_full(self.labels.shape, -math.inf)  # lower bounds of second - nearest distance
             self._whole = torch.zeros_like(centroids)  # sums, in multiples of the quantum
             self._counts = centroids.new_zeros(restarts, clusters)
             self.centroids = centroids

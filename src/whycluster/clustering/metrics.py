@@ -24,7 +24,7 @@ def label_agreement(clusters: np.ndarray, labels: Sequence[str]) -> dict[str, fl
         >>> label_agreement(np.array([1, 1, 0, 0]), ["cat", "cat", "dog", "cat"])["accuracy"]
         0.75
     """
-    counts = _contenders(contingency_matrix(labels, clusters, sparse=True).tocsc())
+    counts = _matchable(contingency_matrix(labels, clusters, sparse=True).tocsc())
     matched = counts[linear_sum_assignment(counts, maximize=True)].sum()
     return {
         "nmi": float(normalized_mutual_info_score(labels, clusters)),
@@ -33,7 +33,7 @@ def label_agreement(clusters: np.ndarray, labels: Sequence[str]) -> dict[str, fl
     }
 
 
-def _contenders(counts: sparse.csc_matrix) -> np.ndarray:
+def _matchable(counts: sparse.csc_matrix) -> np.ndarray:
     """Drops the labels that no best matching needs from counts `(L, K)`, however many there are.
 
     In a best matching of `K` clusters each can have one of its `K` most frequent labels: the others take `K - 1`.
@@ -43,8 +43,8 @@ def _contenders(counts: sparse.csc_matrix) -> np.ndarray:
     for start, end in itertools.pairwise(counts.indptr):
         most = np.argsort(-counts.data[start:end], kind="stable")[:n_clusters]
         wanted.append(counts.indices[start:end][most])
-    contenders: np.ndarray = counts.tocsr()[np.unique(np.concatenate(wanted))].toarray()
-    return contenders
+    matchable: np.ndarray = counts.tocsr()[np.unique(np.concatenate(wanted))].toarray()
+    return matchable
 
 
 def silhouette(features: np.ndarray, clusters: np.ndarray) -> float:

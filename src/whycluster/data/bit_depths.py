@@ -214,7 +214,7 @@ def unsupported_tiff(path: Path) -> str | None:
             file.seek(tags.next)
             tags.load(file)
         found = [tags[BITS], *(tags.get(tag, "missing") for tag in (SAMPLE_FORMAT, PHOTOMETRIC))]
-    except Exception:  # on files of other formats, and damaged ones, the parser raises whatever it stumbles over
+    except Exception:  # on files of other formats, and damaged ones, the parser raises errors of many kinds
         return None
     bits, kind, photometric = (" ".join(map(str, value)) if isinstance(value, tuple) else value for value in found)
     return (

@@ -50,7 +50,7 @@ def read_image(path: Path) -> Image.Image:
         raise UnreadableImageError(f"too many pixels to be decoded safely, scale it down first: {error}") from None
     except MemoryError:
         raise UnreadableImageError("there is not enough memory to decode it; scale it down first") from None
-    except Exception as error:  # on damaged files Pillow's decoders raise whatever their parsers stumble over
+    except Exception as error:  # on damaged files Pillow's decoders raise errors of many kinds
         if isinstance(error, OSError) and error.strerror:
             raise UnreadableImageError(f"cannot be read: {error.strerror}") from error
         reason = str(error).replace(str(path), path.name) or type(error).__name__

@@ -14,7 +14,7 @@ from whycluster.data.collections import Collection
 
 
 def fingerprint(collection: Collection, rows: Iterable[int], times: bool = False) -> dict[str, Any]:
-    """Computes plain values that change when images do.
+    """Computes numbers and strings that change when images do.
 
     Args:
         collection: the images.

@@ -107,7 +107,7 @@ class ClusterModel(nn.Module):
             "format_version": FORMAT_VERSION,
             "backbone": self.backbone.origin,
             "network": {key: tensor.cpu() for key, tensor in self.backbone.network.state_dict().items()},
-            "head": _plain_head(self.head),
+            "head": _head_content(self.head),
             "source": self.source,
             "seed": self.seed,
             "versions": self.versions,
@@ -147,7 +147,7 @@ def running_versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{package: version(package) for package in packages}}
 
 
-def _plain_head(head: Head) -> dict[str, Any]:
+def _head_content(head: Head) -> dict[str, Any]:
     """Converts a head to tensors and numbers."""
     for kind, (made, arguments) in HEADS.items():
         if type(head) is made and getattr(head, "duals", None) is None:
@@ -159,16 +159,16 @@ def _plain_head(head: Head) -> dict[str, Any]:
     )
 
 
-def _restored_head(plain: dict[str, Any]) -> Head:
-    kind = plain["kind"]
+def _restored_head(content: dict[str, Any]) -> Head:
+    kind = content["kind"]
     if kind not in HEADS:
         raise UserError(f"it has a head of kind {kind!r}; this version reads {', '.join(HEADS)}.")
     made, arguments = HEADS[kind]
-    return made(**{name: plain[name] for name in (*arguments, "beta")})
+    return made(**{name: content[name] for name in (*arguments, "beta")})
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """Reads the tensors and plain values of a model file."""
+    """Reads the tensors, numbers and strings of a model file."""
     file = path / FILE_NAME if path.is_dir() else path
     if not file.is_file():
         raise UserError(f"there is no checkpoint {str(file)!r}; a train run makes one.")

@@ -1,7 +1,7 @@
 """k-means as a neural network that makes exactly the same decisions, and the relevance of features for them.
 
 As `|x - u|² = |x|² - 2 u·x + |u|²`, scores `s_u = w_u·x + b_u` with `w_u = 2 u`, `b_u = -|u|²` are negative squared
-distances up to `|x|²`, which cancels in `h = s_i - s_j`. Behind a projection `A` of the features `|x - u|²` stands for
+distances up to `|x|²`, which cancels in `h = s_i - s_j`. After a projection `A` of the features the squared distance is
 `(x - u)·G (x - u)`, `G = AᵀA`; then `w_u = 2 G u`, `b_u = -u·G u`. The `G u` are the duals; `None` where `G = 1`.
 """
 

@@ -72,7 +72,7 @@ def take_most(h: Tensor, beta: float) -> Pooled:
 
     Args:
         h: `(N, K)`; infinite for clusters that are excluded.
-        beta: stiffness, from 0 (all competitors alike) to infinity (the nearest alone).
+        beta: stiffness, from 0 (equal weights) to infinity (the nearest competitor alone).
     """
     f = h.amin(1, keepdim=True)
     if beta > torch.finfo(h.dtype).max:

@@ -51,7 +51,7 @@ class Graph:
     """What a network computes from images of one shape."""
 
     nodes: list[fx.Node]  # operations in order of computation; only those that lead to the output
-    images: fx.Node  # the node that stands for the images
+    images: fx.Node  # the node of the images
     outputs: list[fx.Node]  # the nodes that the network returns
     names: dict[fx.Node, str]  # a module (`features.0`), or a module and an operation (`layer1.0.add`)
     batches: dict[fx.Node, Batch]  # where the images are in the value of each node that depends on them

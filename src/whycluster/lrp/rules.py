@@ -26,7 +26,7 @@ Outputs = Literal["all", "positive", "negative"]
 class Product(NamedTuple):
     """One summand of a contribution: inputs and weights, as functions of the layer's own."""
 
-    input: Modify  # where it returns one image, this stands for all
+    input: Modify  # may return a single image, which is the same for all
     weight: Modify
 
 
@@ -178,7 +178,10 @@ class Gamma(Rule):
 
 
 class Flat(Rule):
-    """Evenly over the receptive field, whatever the input and the weights (Lapuschkin et al., Nat. Commun. 2019)."""
+    """Evenly over the receptive field, whatever the input and the weights (Lapuschkin et al. 2019).
+
+    Nature Communications 10, doi 10.1038/s41467-019-08987-4.
+    """
 
     proportional = False
 

@@ -89,7 +89,7 @@ class Call:
     """A node and what is known of its arguments."""
 
     node: fx.Node
-    images: fx.Node  # the node that stands for the images
+    images: fx.Node  # the node of the images
     facts: dict[fx.Node, Facts]  # of the nodes that relevance may come from; all others are constants
     attention: Attention
 

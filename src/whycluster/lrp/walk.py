@@ -146,7 +146,7 @@ class Program:
 
     planned: Sequence[Planned]  # the steps, in order of computation
     batches: Mapping[fx.Node, Batch]  # where the images are in values
-    images: fx.Node  # the node that stands for them
+    images: fx.Node  # the node of the images
     outputs: Sequence[fx.Node]  # the nodes that the network returns
     constants: Mapping[fx.Node, Any]  # values that do not depend on the images
     layers: Mapping[fx.Node, LinearMap]  # linear maps whose weights do not depend on the images

@@ -48,7 +48,7 @@ def override(name: str, value: object) -> str:
     text = str(value)
     if re.fullmatch(r"[\w./:-]+", text, re.ASCII):
         return f"{name}={text}"
-    # Within Hydra's quotes a quote wants a backslash, and so does each backslash before one.
+    # Within Hydra's quotes a quote needs a backslash before it, and so does each backslash before a quote.
     quoted = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), text)
     return shell_word(f"{name}='{quoted}'")
 
