@@ -38,7 +38,7 @@ from whycluster.evaluation.measurement import assigned_clusters, cluster_scores,
 from whycluster.evaluation.methods import Method, baseline, explainer_method
 from whycluster.evaluation.statistics import Interval, interval
 from whycluster.explain import ClusterModel, Explainer
-from whycluster.heads import Rule, neuralize
+from whycluster.heads import RuleName, neuralize
 from whycluster.lrp import Attention, Composite, Epsilon, EpsilonGammaBox, Gamma
 from whycluster.lrp.composites import RESIDUALS, Row
 from whycluster.output.heatmaps import heatmap_picture
@@ -95,7 +95,7 @@ def methods(model: ClusterModel) -> Iterator[tuple[str, Callable[[], Method]]]:
     yield "gradient x input", lambda: baseline("gradient_times_input", model)
     for attention, residual, gamma in itertools.product(ATTENTIONS, RESIDUALS, GAMMAS):
         base = EpsilonGammaBox(*model.backbone.bounds(), residual=residual, tokens=gamma).rows
-        cases: dict[str, tuple[list[Row], Rule]] = {
+        cases: dict[str, tuple[list[Row], RuleName]] = {
             "box": (base, "zero"),
             "epsilon": ([(EMBEDDING, Epsilon()), *base], "zero"),
             "gamma": ([(EMBEDDING, Gamma(gamma)), *base], "zero"),
@@ -107,7 +107,7 @@ def methods(model: ClusterModel) -> Iterator[tuple[str, Callable[[], Method]]]:
             yield f"{attention} {residual} {gamma:g} {case}", partial(lrp, model, rows, rule, attention)
 
 
-def lrp(model: ClusterModel, rows: list[Row], rule: Rule, attention: Attention) -> Method:
+def lrp(model: ClusterModel, rows: list[Row], rule: RuleName, attention: Attention) -> Method:
     return explainer_method(Explainer(model, Composite(rows), rule, attention=attention))
 
 

@@ -138,9 +138,9 @@ def test_a_centroid_far_out_does_not_make_float32_useless(monkeypatch: pytest.Mo
     assert sum(decided) < 40
 
 
-@pytest.mark.parametrize("folded", [0, module.FOLDED])
+@pytest.mark.parametrize("folded", [0, module.FAR_ORIGIN])
 def test_rows_are_read_only_where_their_label_may_change(monkeypatch: pytest.MonkeyPatch, folded: float) -> None:
-    monkeypatch.setattr(module, "FOLDED", folded)
+    monkeypatch.setattr(module, "FAR_ORIGIN", folded)
     x, read = ROWS["blobs"], []
     assign = Assignments._assign
 

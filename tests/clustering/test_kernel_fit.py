@@ -59,7 +59,7 @@ def test_blocks_change_nothing(block: int, max_supports: int | None, monkeypatch
 
     whole = fit()
     for module in (kernel_fit, soft_distances):
-        monkeypatch.setattr(module, "BLOCK", block)
+        monkeypatch.setattr(module, "MATRIX_ENTRIES", block)
     parts = fit()
     assert np.array_equal(parts.labels_, whole.labels_)
     assert np.array_equal(parts.supports_, whole.supports_)

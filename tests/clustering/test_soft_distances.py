@@ -66,10 +66,10 @@ def test_soft_distances_take_each_cluster_on_its_own() -> None:
     torch.testing.assert_close(soft_distances(distances + shift, sizes, 0.7), got + shift)
 
 
-@pytest.mark.parametrize("block", [module.BLOCK, 50])
+@pytest.mark.parametrize("block", [module.MATRIX_ENTRIES, 50])
 @pytest.mark.parametrize("gamma", [0.01, 0.5, 3.0])
 def test_a_row_belongs_where_it_is_most_similar_on_average(gamma: float, block: int, monkeypatch: Any) -> None:
-    monkeypatch.setattr(module, "BLOCK", block)
+    monkeypatch.setattr(module, "MATRIX_ENTRIES", block)
     x, u, labels = CLOUD[:40], CLOUD[40:75], np.arange(35) * 7 % 4
     clusters, distances = assign_softly(*map(torch.from_numpy, (x, u, labels)), gamma)
     assert np.array_equal(clusters.numpy(), decision(x, u, labels, gamma))

@@ -82,7 +82,7 @@ def test_a_row_is_explained_alone_as_among_others(wine, model):
 
 def test_batches_make_no_difference(wine, model, monkeypatch):
     whole = explain_table(model, wine, target=np.arange(178) % 3)
-    monkeypatch.setattr(module, "BLOCK", 16 * 7)  # seven rows at a time
+    monkeypatch.setattr(module, "TABLE_ENTRIES", 16 * 7)  # seven rows at a time
     pd.testing.assert_frame_equal(explain_table(model, wine, target=np.arange(178) % 3), whole)
     pd.testing.assert_frame_equal(explain_table(model, wine.to_numpy(), list(wine), target=np.arange(178) % 3), whole)
 
@@ -180,7 +180,7 @@ def test_data_that_does_not_fit(rows):
 
 
 def test_missing_values_are_named(rows, monkeypatch):
-    monkeypatch.setattr(module, "BLOCK", 1)
+    monkeypatch.setattr(module, "TABLE_ENTRIES", 1)
     centroids = rows[:3].copy()
     rows[9, 2] = np.nan
     with pytest.raises(ValueError, match="row 9 has nan in column 'x2'"):

@@ -3,23 +3,23 @@ import math
 import pytest
 import torch
 
-from whycluster.heads.beta import given_beta, heuristic_beta
+from whycluster.heads.beta import heuristic_beta, user_beta
 
 
 @pytest.mark.parametrize(("given", "number"), [(0, 0.0), (2.5, 2.5), (math.inf, math.inf), (torch.tensor(3), 3.0)])
 def test_a_number_is_itself(given, number):
-    assert given_beta(given) == number
+    assert user_beta(given) == number
 
 
 @pytest.mark.parametrize("given", [None, "auto"])
 def test_none_and_auto_leave_it_to_the_head(given):
-    assert given_beta(given) is None
+    assert user_beta(given) is None
 
 
 @pytest.mark.parametrize("wrong", [-1, math.nan, "0.5", "stiff", [], [1, 2], {}])
 def test_what_is_no_stiffness(wrong):
     with pytest.raises(ValueError, match=r"head.beta=.* should be a number >= 0, or 'auto'"):
-        given_beta(wrong, "head.beta")
+        user_beta(wrong, "head.beta")
 
 
 def test_the_heuristic_is_one_over_the_mean_discriminant():

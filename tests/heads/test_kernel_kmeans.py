@@ -384,7 +384,7 @@ def test_blocks_change_nothing(
 ) -> None:
     head = NeuralizedKernelKMeans(u, labels, GAMMA, projection=projection)
     whole = head.attribute(x, target)
-    monkeypatch.setattr(kernel_kmeans, "BLOCK", block)
+    monkeypatch.setattr(kernel_kmeans, "PAIR_ENTRIES", block)
     for part, expected in zip(head.attribute(x, target), whole, strict=True):
         torch.testing.assert_close(part, expected, rtol=1e-10, atol=1e-10)
 
@@ -394,7 +394,7 @@ def test_blocks_change_nothing(
 @pytest.mark.parametrize("rule", ["midpoint", "zero"])
 def test_no_tensor_of_all_pairs_is_made(rule: Any, mixed: bool, m: int, d: int, block: int, monkeypatch: Any) -> None:
     n = 60
-    monkeypatch.setattr(kernel_kmeans, "BLOCK", block)
+    monkeypatch.setattr(kernel_kmeans, "PAIR_ENTRIES", block)
     projection = torch.randn(d, d) if mixed else None
     head = NeuralizedKernelKMeans(torch.randn(m, d), torch.arange(m) % 5, 0.1, projection=projection)
     x = torch.randn(n, d)

@@ -135,7 +135,7 @@ def test_some_images_after_the_others(rule: str, memo: bool, monkeypatch: pytest
     r = torch.randn_like(z)
     passage = Passage(layer, RULES[rule](1e-6), [x], z, Batch(0), 5, nonnegative=True)
     expected = redistribute(passage, r)
-    monkeypatch.setattr(fast_rules, "CHEAP", 2 * z[0].numel() * 8)  # two images at once
+    monkeypatch.setattr(fast_rules, "REUSED_BYTES", 2 * z[0].numel() * 8)  # two images at once
     sizes: list[int] = []
     for name, form in FAST.items():
         monkeypatch.setitem(FAST, name, lambda part, r, form=form: sizes.append(len(r)) or form(part, r))
@@ -147,7 +147,7 @@ def test_some_images_after_the_others(rule: str, memo: bool, monkeypatch: pytest
 
 
 def test_images_that_are_not_in_the_first_dimension_pass_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fast_rules, "CHEAP", 1)
+    monkeypatch.setattr(fast_rules, "REUSED_BYTES", 1)
     build, _ = LAYERS["linear, many rows"]
     layer, x = linear_map(build(True).double()), torch.randn(3, 3, 4, dtype=torch.float64)  # as many tokens as images
     z = layer.forward([x]).detach()

@@ -201,7 +201,7 @@ def test_images_in_several_parts_are_as_together(
     x = torch.randn(3, 4, 6, dtype=torch.float64)
     lrp = LRP(network, EpsilonPlus(), attention)
     whole = lrp.attribute(x, torch.abs)
-    monkeypatch.setattr(fast_rules, "CHEAP", 200)
+    monkeypatch.setattr(fast_rules, "REUSED_BYTES", 200)
     parts = lrp.attribute(x, torch.abs)
     torch.testing.assert_close(parts.relevance, whole.relevance)
 

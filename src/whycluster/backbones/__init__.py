@@ -1,4 +1,4 @@
-"""Images to features: any network of torchvision or timm by name, the small embedded one, or one's own."""
+"""Backbones compute features of images: networks of torchvision or timm, the small embedded one, or one's own."""
 
 from whycluster.backbones.backbone import Backbone
 from whycluster.backbones.build import build_backbone, check_restorable, restore_backbone

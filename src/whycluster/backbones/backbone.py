@@ -1,4 +1,4 @@
-"""Images `->` features: a network cut at a layer, pooled, with its own preprocessing."""
+"""The backbone, images `->` features: a network cut at a layer and pooled, with its own preprocessing."""
 
 from typing import Any
 
@@ -12,12 +12,12 @@ from whycluster.backbones.pooling import POOLS, layout_of, pooled
 from whycluster.backbones.preprocessing import Preprocessing
 from whycluster.errors import UserError
 
-# What networks call the parameters that become tokens before those of the patches; one of the first two is the class's.
+# Names of the parameters that become tokens before those of the patches; the first two are names of the class token.
 PREFIX_TOKENS = ("cls_token", "class_token", "dist_token", "distillation_token", "reg_token", "register_tokens")
 
 
 class PooledNetwork(CutNetwork):
-    """Normalised images `(N, 3, H, W)` `->` features `(N, D)`: a network up to one of its layers, then pooled.
+    """A network up to one of its layers, then pooled: normalised images `(N, 3, H, W)` `->` features `(N, D)`.
 
     Args:
         network: see `CutNetwork`.
@@ -51,14 +51,14 @@ class PooledNetwork(CutNetwork):
         self.pool = pool or ("cls" if has_class_token and _is_read_by_class(network) else "avg")
 
     def features_before_pooling(self, images: Tensor) -> Any:
-        """The output of the layer."""
+        """Computes the output of the layer."""
         return super().forward(images)
 
     def forward(self, images: Tensor) -> Tensor:
         return pooled(self.features_before_pooling(images), self.pool, self.layout, self.n_prefix)
 
     def _of_wider(self, images: Tensor) -> Tensor | None:
-        """The output of the layer for an image of twice the width, or `None` if the network refuses it."""
+        """Computes the output of the layer for an image of twice the width; `None` if the network refuses it."""
         try:
             output: Tensor = self.features_before_pooling(torch.cat([images, images], 3))
         except REFUSALS:
@@ -66,27 +66,27 @@ class PooledNetwork(CutNetwork):
         return output
 
     def _prefix_tokens(self) -> tuple[int, bool]:
-        """How many tokens of the output stand before those of the patches, and whether one is the class token."""
+        """Counts the tokens of the output before those of the patches, and tells whether one is the class token."""
         if self.layout != "tokens":
             return 0, False
-        # Only what the cut has left: before the block that adds them, there are none.
+        # Only parameters that the cut network uses: before the block that adds the tokens, there are none.
         added = [(name.split(".")[-1], tokens) for name, tokens in self.network.named_parameters()]
         lengths = {name: tokens.shape[-2] for name, tokens in added if name in PREFIX_TOKENS and tokens.ndim > 1}
         return sum(lengths.values()), not lengths.keys().isdisjoint(PREFIX_TOKENS[:2])
 
 
 class Backbone(nn.Module):
-    """A cut network that takes images as they are, from 0 to 255 or from 0 to 1.
+    """A cut network with its preprocessing, for images from 0 to 255 or from 0 to 1.
 
     Args:
-        network: any; it stays as it is, and shares the weights that are used.
-        preprocessing: what its weights were trained to see.
+        network: any network; it is not changed, and shares the weights that are used.
+        preprocessing: that of the images on which its weights were trained.
         layer: where it is cut, a module or a function in it (see `whycluster.backbones.layers`); `None`: see
             `default_layer`.
         pool: `cls`: the class token; `avg`, `sum` or `max`: over the places of a feature map, or over the tokens of the
             patches, without class and register tokens; `flatten`: all. `None`: the class token, if the network has one
             and does not average tokens itself, else `avg`. At a layer that has no places any more it has no effect.
-        origin: plain values that say where the network came from, saved with a model: `name`, `weights`, …
+        origin: numbers and strings that identify the network, saved with a model: `name`, `weights`, …
 
     Attributes:
         network: normalised images `->` features `(N, D)`.
@@ -112,8 +112,8 @@ class Backbone(nn.Module):
         layer = default_layer(evaluated(network), blank, pool) if layer is None else layer
         self.network = PooledNetwork(network, layer, pool, blank)
         self.preprocessing = preprocessing
-        plain = {"layer": layer, "pool": self.network.pool, "preprocessing": preprocessing.to_plain()}
-        self.origin = {**(origin or {}), **plain}
+        settings = {"layer": layer, "pool": self.network.pool, "preprocessing": preprocessing.to_plain()}
+        self.origin = {**(origin or {}), **settings}
         self.register_buffer("mean", blank.new_tensor(preprocessing.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", blank.new_tensor(preprocessing.std).view(1, 3, 1, 1), persistent=False)
         with torch.no_grad():
@@ -122,13 +122,13 @@ class Backbone(nn.Module):
         self.eval()
 
     def normalise(self, images: Tensor) -> Tensor:
-        """`(N, 3, H, W)`, uint8 or floats from 0 to 1 `->` as the network takes them."""
+        """Normalises images `(N, 3, H, W)`, uint8 or floats from 0 to 1, for the network."""
         if images.dtype == torch.uint8:
             images = images.to(self.mean.dtype) / 255
         return (images.to(self.mean) - self.mean) / self.std
 
     def forward(self, images: Tensor) -> Tensor:
-        """Features `(N, D)` of images `(N, 3, H, W)`, uint8 or floats from 0 to 1."""
+        """Computes features `(N, D)` of images `(N, 3, H, W)`, uint8 or floats from 0 to 1."""
         normalised = self.normalise(images)
         if normalised.device.type == "cpu":  # there, channels last take a quarter to a half less time
             normalised = normalised.contiguous(memory_format=torch.channels_last)
@@ -136,18 +136,19 @@ class Backbone(nn.Module):
         return features
 
     def bounds(self) -> tuple[Tensor, Tensor]:
-        """The values of black and of white after normalisation, `(1, 3, 1, 1)` each."""
+        """Returns the values of black and of white after normalisation, `(1, 3, 1, 1)` each."""
         return -self.mean / self.std, (1 - self.mean) / self.std
 
     def train(self, mode: bool = True) -> "Backbone":
-        """Stays in evaluation mode: its features are read, never trained."""
+        """Stays in evaluation mode, as features are computed and never trained."""
         return super().train(False)
 
 
 def _is_read_by_class(network: nn.Module) -> bool:
-    """Whether a network with a class token was trained to put into it what it knows.
+    """Tells whether the class token of a network was trained to represent the image.
 
-    timm says how its networks pool. DINOv3 would average there, too, but nothing was trained on that average.
+    timm's `global_pool` says how its networks pool. It is `avg` for DINOv3 as well, which has no classifier and whose
+    average was not trained.
     """
     averages = getattr(network, "global_pool", None) == "avg" and getattr(network, "num_classes", 0) > 0
     return not averages

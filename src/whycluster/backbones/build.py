@@ -21,8 +21,8 @@ from whycluster.backbones.weights import Weights, check_finite, differences, loa
 from whycluster.errors import UserError
 
 GLYPHNET = "glyphnet"
-# For these two, torchvision first draws from a slow distribution what is overwritten anyway, and has a published
-# network map its input from the usual mean and deviation to 0.5 and 0.5; here the preprocessing has these at once.
+# For these two, torchvision by default draws weights from a slow distribution, and maps the inputs of a published
+# network from the usual mean and deviation to 0.5 and 0.5; here the preprocessing uses the latter directly.
 INCEPTIONS = ("googlenet", "inception_v3")
 
 
@@ -33,7 +33,7 @@ def build_backbone(
     pool: str | None = None,
     preprocessing: str | None = None,
 ) -> Backbone:
-    """Builds a backbone.
+    """Builds a backbone by name.
 
     Args:
         name: `glyphnet`, or a classification model of torchvision; for those of timm see `build_timm_backbone`.
@@ -42,8 +42,8 @@ def build_backbone(
             weights.
         layer: where the network is cut, a module or a function in it; `None`: see `default_layer`.
         pool: `cls`, `avg`, `sum`, `max` or `flatten`; `None`: what suits the network. See `Backbone`.
-        preprocessing: the name of the torchvision weights whose preprocessing a weights file wants; `None`: of those
-            that torchvision publishes under the same file name, else of the first.
+        preprocessing: the name of the torchvision weights whose preprocessing a weights file needs; `None`: that of the
+            weights that torchvision publishes under the same file name, else of the first.
 
     Raises:
         UserError: for an unknown name, weights that cannot be had or do not fit, an unknown layer or pool.
@@ -65,7 +65,7 @@ def build_backbone(
 
 
 def restore_backbone(origin: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> Backbone:
-    """The backbone that has this `origin`, with its weights; nothing is read or fetched from elsewhere.
+    """Builds the backbone that has this `origin`, with its weights; nothing is read or downloaded.
 
     Raises:
         UserError: if they do not fit together.
@@ -87,7 +87,7 @@ def restore_backbone(origin: Mapping[str, Any], state_dict: Mapping[str, Tensor]
 
 
 def check_restorable(origin: Mapping[str, Any]) -> None:
-    """Makes sure that a backbone of this origin can be restored from a file.
+    """Checks that a backbone of this origin can be restored from a file.
 
     Raises:
         UserError: if it was not built by name: a file holds weights, never the code of a network.
@@ -104,7 +104,7 @@ def _is_of_timm(origin: Mapping[str, Any]) -> bool:
 
 
 def names() -> list[str]:
-    """All names that `build_backbone` takes."""
+    """Lists all names that `build_backbone` takes."""
     return [GLYPHNET, *models.list_models(module=models)]
 
 
@@ -115,7 +115,7 @@ def _check_name(name: str) -> None:
 
 
 def _network(name: str) -> nn.Module:
-    """The network with random weights."""
+    """Builds the network with random weights."""
     if name == GLYPHNET:
         return glyphnet.GlyphNet()
     network: nn.Module = get_model(name, weights=None, **({"init_weights": False} if name in INCEPTIONS else {}))
@@ -123,7 +123,7 @@ def _network(name: str) -> nn.Module:
 
 
 def _published(name: str, weights: str | None, preprocessing: str | None) -> WeightsEnum:
-    """The torchvision weights whose preprocessing counts."""
+    """Returns the torchvision weights whose preprocessing is used."""
     published = get_model_weights(name)
     wanted = preprocessing or weights
     if wanted in published.__members__:
@@ -144,7 +144,7 @@ def _preprocessing(name: str, weights: str | None, preprocessing: str | None) ->
 
 
 def _path(name: str, weights: str) -> Path:
-    """The file of these weights, fetched if need be."""
+    """Returns the file of these weights; published weights are downloaded if necessary."""
     if name == GLYPHNET and weights == "DEFAULT":
         return glyphnet.WEIGHTS
     published = [] if name == GLYPHNET else get_model_weights(name).__members__
@@ -158,13 +158,13 @@ def _path(name: str, weights: str) -> Path:
 
 
 def _fetched(name: str, weights: WeightsEnum) -> Path:
-    """The file of published weights, from torch's own cache or, once, from where torchvision publishes it."""
+    """Returns the file of published weights, from torch's cache or downloaded once from torchvision's address."""
     path = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
     if not path.exists():
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             torch.hub.download_url_to_file(weights.url, str(path), hash_prefix=path.stem.rsplit("-")[-1])
-        except (OSError, HTTPException, RuntimeError) as error:  # no way there, a broken way, a wrong hash
+        except (OSError, HTTPException, RuntimeError) as error:  # no connection, a broken one, a wrong hash
             raise UserError(
                 f"the weights {weights.name} of {name} could not be fetched ({error}); put the file {path.name} "
                 f"into {path.parent}, or give its path as backbone.weights=/path/to/{path.name}."

@@ -15,24 +15,24 @@ from torch.utils._pytree import tree_leaves
 from whycluster.backbones.layers import Layer, LayerWatch, evaluated, layer_names
 from whycluster.errors import UserError
 
-NOTHING = object()  # what modules return that have nothing left to do; no operation takes it
+NOTHING = object()  # what modules return once the layer is computed; no operation accepts it
 
 
 class CutNetwork(nn.Module):
-    """Normalised images `(N, 3, H, W)` `->` the output of one layer.
+    """A network up to one of its layers: normalised images `(N, 3, H, W)` `->` the output of that layer.
 
     The network itself runs, and is stopped once the layer has been computed: by an exception, or, under `torch.export`,
-    whose record of modules an exception would leave in disorder, by having every module return at once.
+    whose record of modules an exception would leave inconsistent, by making every module return at once.
 
     Args:
-        network: any; it stays as it is, and shares its weights with this copy of its modules.
+        network: any network; it is not changed, and shares its weights with this copy of its modules.
         layer: a module or a function in it, see `whycluster.backbones.layers`.
         images: normalised images that the network takes, to find the layer, and the weights that lead to it.
 
     Attributes:
-        network: the copy. Weights that do not lead to the layer are zeros of the same shape that take no memory, and no
-            parameters: they are not in `state_dict()`.
-        unused: the names of these.
+        network: the copy. Weights that the layer does not depend on are replaced by zeros of the same shape that take
+            no memory; they are no parameters, and not in `state_dict()`.
+        unused: the names of these weights.
 
     Raises:
         UserError: for an unknown layer, with the nearest names.
@@ -69,7 +69,7 @@ class CutNetwork(nn.Module):
 
         def keep(output: Any) -> Any:
             kept.append(output)
-            if self.module is None:  # the module around the function is left, and returns at once
+            if self.module is None:  # ends the module that calls the function, which then returns at once
                 raise _ReachedError(output)
             return NOTHING
 
@@ -78,7 +78,7 @@ class CutNetwork(nn.Module):
         return kept[0]
 
     def _watching(self, reached: Callable[[Any], Any]) -> AbstractContextManager[Any]:
-        """Has `reached` called with the output of the layer; a module returns what it returns in its place."""
+        """Calls `reached` with the output of the layer; a module then returns what `reached` returns."""
         if self.module is not None:
             return _watching_module(self._unwrapped().get_submodule(self.module), self.call, reached)
 
@@ -89,12 +89,12 @@ class CutNetwork(nn.Module):
         return LayerWatch(self._unwrapped(), compare)
 
     def _unwrapped(self) -> nn.Module:
-        """The network, also where an export has attributes return proxies, of which one module may have several."""
+        """Returns the network itself: during an export attributes return proxies, several of them for one module."""
         network: nn.Module = vars(self)["_modules"]["network"]
         return network
 
     def _apply(self, fn: Any, recurse: bool = True) -> "CutNetwork":
-        """Unused weights move and change their type along with the others: a network may look at either."""
+        """Moves and casts unused weights along with the others, as the network may read their device and type."""
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name in self.unused:
             module, _, tensor = name.rpartition(".")
@@ -117,7 +117,7 @@ class _ReachedError(Exception):
 
 
 class _Reads(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes the identity of every tensor that an operation reads."""
+    """Records the identity of every tensor that an operation reads."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -130,7 +130,9 @@ class _Reads(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 @contextmanager
 def _returning_at_once(network: nn.Module, kept: list[Any]) -> Iterator[None]:
-    """Once something is kept, has all modules return: those that begin, and those that cannot go on with nothing."""
+    """Makes all modules return as soon as `kept` holds a value: those that are called then, and those that raise as a
+    result.
+    """
 
     def guarded(forward: Callable[..., Any], *inputs: Any, **options: Any) -> Any:
         if kept:
@@ -189,13 +191,13 @@ def _find(network: nn.Module, name: str, images: Tensor) -> Layer:
 
 
 def _pass_over_unused(cut: Any, keys: Any) -> None:
-    """A `state_dict` may hold unused weights: that of the whole network does, and batch norms add their counters."""
+    """Ignores unused weights in a `state_dict`: that of the whole network has them, and batch norms add counters."""
     unused = tuple(f"network.{name}" for name in cut.unused)
     keys.unexpected_keys[:] = [key for key in keys.unexpected_keys if not key.endswith(unused)]
 
 
 def _without_unused(network: nn.Module, used: set[int]) -> list[str]:
-    """Replaces the weights that are not used, and names them."""
+    """Replaces the weights that are not used, and returns their names."""
     names = []
     for path, module in network.named_modules():
         for name, tensor in list(chain(module._parameters.items(), module._buffers.items())):

@@ -1,4 +1,4 @@
-"""Where a network is cut when nobody says where, and how its features are pooled then."""
+"""The layer at which a network is cut by default."""
 
 import weakref
 from typing import Any
@@ -10,12 +10,13 @@ from torchvision.models import MaxVit, SwinTransformer, VisionTransformer
 from whycluster.backbones.layers import Layer, LayerWatch, all_layers, layer_names
 from whycluster.errors import UserError
 
-# What torchvision's networks call the pooling over all places that ends their feature maps.
+# Names of the pooling over all places, after the last feature maps, in torchvision's networks.
 LAST_POOLINGS = ("avgpool", "adaptive_avg_pool2d", "mean", "global_pool")
 
 
 def default_layer(network: nn.Module, images: Tensor, pool: str | None = None) -> str:
-    """The layer whose output a network pools itself, or, where that is more than an average, what it pools to.
+    """Returns the layer whose output a network pools itself, or, if its pooling is more than an average, the layer
+    after it.
 
     | network | layer |
     | --- | --- |
@@ -29,10 +30,10 @@ def default_layer(network: nn.Module, images: Tensor, pool: str | None = None) -
     Args:
         network: in evaluation mode.
         images: normalised images that it takes, `(N, 3, H, W)`.
-        pool: a pooling that is asked for; it takes the place of the network's own.
+        pool: a pooling that replaces the network's own; `None`: the network's own.
 
     Raises:
-        UserError: if it is not plain where to cut.
+        UserError: if no such layer is found.
     """
     if callable(getattr(network, "forward_features", None)):
         layer = (_own_pooling(network) if pool is None else None) or _end_of_features(network, images)
@@ -40,7 +41,7 @@ def default_layer(network: nn.Module, images: Tensor, pool: str | None = None) -
         layer = _known_transformer(network) or _before_last_pooling(network, images)
     if layer is None:
         tail = ", ".join(layer_names(network, images)[-8:])
-        raise UserError(f"where to cut this network is not plain; set backbone.layer to one of {tail}.")
+        raise UserError(f"where to cut this network is unclear; set backbone.layer to one of {tail}.")
     return layer
 
 
@@ -55,7 +56,7 @@ def _known_transformer(network: nn.Module) -> str | None:
 
 
 def _before_last_pooling(network: nn.Module, images: Tensor) -> str | None:
-    """The innermost layer before the last pooling; torchvision's CNNs are named so that this finds it."""
+    """Returns the innermost layer before the last pooling, which is recognised by the names in torchvision's CNNs."""
     names = [layer.name for layer in all_layers(network, images) if layer.innermost]
     pools = [at for at, name in enumerate(names) if name.split(".")[-1] in LAST_POOLINGS]
     last = names[pools[-1] - 1] if pools and pools[-1] > 0 else None
@@ -66,7 +67,7 @@ def _before_last_pooling(network: nn.Module, images: Tensor) -> str | None:
 
 
 def _own_pooling(network: nn.Module) -> str | None:
-    """The module of a timm network whose output is pooled already, where no pooling of ours does the same."""
+    """Returns the module of a timm network that pools in a way of its own, if there is one."""
     for name in ("fc_norm", "attn_pool"):
         module = getattr(network, name, None)
         if isinstance(module, nn.Module) and not isinstance(module, nn.Identity):
@@ -75,7 +76,7 @@ def _own_pooling(network: nn.Module) -> str | None:
 
 
 def _end_of_features(network: Any, images: Tensor) -> str | None:
-    """The outermost layer that returns what `forward_features` does."""
+    """Returns the outermost layer that returns what `forward_features` does."""
     outputs: list[tuple[str, weakref.ref[Tensor], int]] = []
 
     def note(layer: Layer) -> None:
@@ -86,6 +87,6 @@ def _end_of_features(network: Any, images: Tensor) -> str | None:
         features = network.forward_features(images)
     if not isinstance(features, Tensor):
         return None
-    # Of another version is what an operation in place has changed since.
+    # A tensor that an operation in place has changed since has another version.
     ends = [name for name, output, version in outputs if output() is features and version == features._version]
     return min(ends, key=lambda name: name.count("."), default=None)

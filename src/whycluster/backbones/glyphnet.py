@@ -1,8 +1,8 @@
-"""A small plain CNN that has only ever seen rendered letters.
+"""A small CNN that was trained on rendered letters only.
 
-Its feature maps describe strokes well enough to cluster small grey images of written symbols, although it is a fraction
-of the size of a backbone for photos. The weights beside this file are what `python -m whycluster.backbones.pretrain`
-writes with its defaults.
+Its feature maps describe strokes well enough to cluster small grey images of written symbols, although it is much
+smaller than a backbone for photos. `python -m whycluster.backbones.pretrain` with its defaults writes the weights
+beside this file.
 """
 
 from pathlib import Path
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 # Height and width of the input, in pixels.
 IMAGE_SIZE = 32
-# Of each channel, for values from 0 to 1: normalised, they go from -1 to 1.
+# Of each channel, for values from 0 to 1; after normalisation they range from -1 to 1.
 MEAN = (0.5, 0.5, 0.5)
 STD = (0.5, 0.5, 0.5)
 # A `state_dict` of a trained `GlyphNet()`.
@@ -41,13 +41,13 @@ class GlyphNet(nn.Module):
         self.classifier = nn.Sequential(nn.Flatten(), nn.Dropout(0.3), nn.Linear(64 * 4 * 4, num_classes))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits `(N, num_classes)` of normalised images `(N, 3, 32, 32)`."""
+        """Computes logits `(N, num_classes)` of normalised images `(N, 3, 32, 32)`."""
         logits: Tensor = self.classifier(self.features(images))
         return logits
 
 
 def _stage(inputs: int, outputs: int) -> list[nn.Module]:
-    """The layers of one stage, which halves height and width."""
+    """Builds the layers of one stage, which halves height and width."""
     return [
         *_convolution(inputs, outputs),
         *_convolution(outputs, outputs),
@@ -56,5 +56,5 @@ def _stage(inputs: int, outputs: int) -> list[nn.Module]:
 
 
 def _convolution(inputs: int, outputs: int) -> list[nn.Module]:
-    """A 3×3 convolution that keeps the size, its batch norm and its ReLU."""
+    """Builds a 3×3 convolution that keeps the size, its batch norm and its ReLU."""
     return [nn.Conv2d(inputs, outputs, 3, padding=1), nn.BatchNorm2d(outputs), nn.ReLU()]

@@ -1,7 +1,7 @@
-"""The layers of a network: the modules it calls and the functions it computes with, by the names they have for users.
+"""The layers of a network: the modules and functions that it calls, and the names by which users select them.
 
-A module stands for its output and has its dotted name: `layer4.1.relu`. A function or a method of a tensor, called in
-the forward pass of a module, has the module's name and its own: `inception5b.cat`. Further calls are numbered:
+A module is named by its dotted name: `layer4.1.relu`. A function or a method of a tensor, called in the forward pass of
+a module, has the module's name and its own: `inception5b.cat`. Further calls are numbered:
 `layer4.1.relu_1` is the second. Functions inside `torch.nn`'s own modules are not listed. torchvision's
 `get_graph_node_names` gives the same names to the nodes of its graphs.
 """
@@ -18,18 +18,18 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
-# Operators that Python calls by other names than functions have.
+# Operators whose methods have other names than the functions.
 OPERATORS = {"__rsub__": "sub", "__rdiv__": "div", "__rpow__": "pow"}
 
-# What a network raises that does not take images of some size.
+# Errors of a network that does not take images of some size.
 REFUSALS = (AssertionError, IndexError, RuntimeError, ValueError)
 
 
 class Layer(NamedTuple):
-    """One layer, at the moment at which it has been computed.
+    """A layer that has just been computed.
 
     Attributes:
-        name: see above.
+        name: its name for users, see above.
         output: what it returned.
         module: the dotted name of the module, if it is one.
         call: how often that module had been called before.
@@ -44,11 +44,11 @@ class Layer(NamedTuple):
 
 
 class LayerWatch(TorchFunctionMode):
-    """While it is entered, calls `visit` for each layer of a network that has been computed, in order.
+    """A context in which `visit` is called for each layer of a network that has been computed, in order.
 
     Args:
-        network: it has hooks while this is entered, and none of them afterwards.
-        visit: is given each layer; it may raise to stop the network.
+        network: hooks are registered on it on entering, and removed on leaving.
+        visit: is called with each layer; it may raise to stop the network.
     """
 
     def __init__(self, network: nn.Module, visit: Callable[[Layer], None]) -> None:
@@ -107,10 +107,10 @@ class LayerWatch(TorchFunctionMode):
 
 
 def layer_names(network: nn.Module, images: Tensor | None = None) -> list[str]:
-    """Names at which a network can be cut, in the order in which they are computed.
+    """Lists the names at which a network can be cut, in the order in which they are computed.
 
     Args:
-        network: it is left as it is.
+        network: any network; it is not changed.
         images: normalised images that it takes, `(N, 3, H, W)`; `None`: one blank image of 224 × 224 pixels.
     """
     images = blank_images(network, 224) if images is None else images
@@ -118,9 +118,9 @@ def layer_names(network: nn.Module, images: Tensor | None = None) -> list[str]:
 
 
 def all_layers(network: nn.Module, images: Tensor) -> list[Layer]:
-    """All layers of a network in evaluation mode, without their outputs, which would fill the memory.
+    """Lists all layers of a network in evaluation mode, without their outputs, which would fill the memory.
 
-    If the network ends early, as it has a classifier for images of another size, those before that.
+    If the network fails early, as its classifier is for images of another size, the layers before that are listed.
     """
     layers: list[Layer] = []
     try:
@@ -133,19 +133,19 @@ def all_layers(network: nn.Module, images: Tensor) -> list[Layer]:
 
 
 def evaluated(network: nn.Module) -> nn.Module:
-    """A copy in evaluation mode, with modules of its own and the same parameters and buffers."""
+    """Copies a network into evaluation mode, with modules of its own and the same parameters and buffers."""
     shared = {id(tensor): tensor for tensor in chain(network.parameters(), network.buffers())}
     return copy.deepcopy(network, dict(shared)).eval()
 
 
 def blank_images(network: nn.Module, size: int) -> Tensor:
-    """One image of zeros `(1, 3, size, size)`, on the device of a network and of its type."""
+    """Makes one image of zeros `(1, 3, size, size)`, on the device of a network and of its type."""
     floating = (tensor for tensor in chain(network.parameters(), network.buffers()) if tensor.is_floating_point())
     return next(floating, torch.zeros(())).new_zeros(1, 3, size, size)
 
 
 def _is_opaque(module: nn.Module) -> bool:
-    """Whether a module is of `torch.nn` and computes something itself."""
+    """Tells whether a module is of `torch.nn` and computes something itself."""
     return type(module).__module__.startswith("torch.nn") and not isinstance(module, nn.Sequential)
 
 

@@ -9,7 +9,7 @@ POOLS = ("cls", "avg", "sum", "max", "flatten")
 
 
 def pooled(features: Tensor, pool: str, layout: str, n_prefix: int = 0) -> Tensor:
-    """Features `(N, D)`.
+    """Pools the output of a layer to features `(N, D)`.
 
     Args:
         features: the output of a layer.
@@ -33,7 +33,7 @@ def pooled(features: Tensor, pool: str, layout: str, n_prefix: int = 0) -> Tenso
 
 
 def layout_of(features: Tensor, of_wider: Callable[[], Tensor | None]) -> str:
-    """Where in the output of a layer the channels and the places are, for one square image.
+    """Finds where in the output of a layer the channels and the places are, for one square image.
 
     Args:
         features: that output.
@@ -58,7 +58,7 @@ def layout_of(features: Tensor, of_wider: Callable[[], Tensor | None]) -> str:
 
 
 def _as_maps(features: Tensor, layout: str, n_prefix: int) -> Tensor:
-    """Any layout with places as `(N, C, H, W)`."""
+    """Permutes any layout with places to `(N, C, H, W)`."""
     if layout == "channels last":
         return features.permute(0, 3, 1, 2)
     if layout == "groups":

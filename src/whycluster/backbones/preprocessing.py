@@ -1,4 +1,4 @@
-"""What a network's weights were trained to see: how an image is cut to size, and how its pixels are normalised."""
+"""The preprocessing that a network was trained with: how images are resized and cropped, and pixels normalised."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -9,14 +9,14 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as F
 
-# Images longer than this many times their width are cut to it first: a line of 1 by 60000 pixels would be enlarged to
-# 10 GB, of which the centre crop keeps a square.
+# Images longer than this many times their width are cropped to that first: a line of 1 by 60000 pixels would be resized
+# to 10 GB, of which the centre crop keeps a square.
 LONGEST = 200
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Resize, centre crop, and later, on the device, `(x - mean) / std`.
+    """The preprocessing of a network: resize, centre crop, and later, on the device, `(x - mean) / std`.
 
     Attributes:
         resize: length of the shorter side after resizing, in pixels.
@@ -33,7 +33,7 @@ class Preprocessing:
     interpolation: str = "bilinear"
 
     def __call__(self, image: Image.Image) -> Tensor:
-        """RGB image `->` `(3, crop, crop)` uint8."""
+        """Resizes and crops an RGB image, `(3, crop, crop)` uint8."""
         width, height = image.size
         if max(width, height) > LONGEST * min(width, height):
             image = F.center_crop(image, [min(height, LONGEST * width), min(width, LONGEST * height)])
@@ -43,7 +43,7 @@ class Preprocessing:
 
     @classmethod
     def of_transforms(cls, transforms: Any) -> "Preprocessing":
-        """From the transforms that torchvision keeps with its weights (`weights.transforms()`)."""
+        """Reads the preprocessing from the transforms of torchvision's weights (`weights.transforms()`)."""
         return cls(
             resize=_only(transforms.resize_size),
             crop=_only(transforms.crop_size),
@@ -53,15 +53,15 @@ class Preprocessing:
         )
 
     def to_plain(self) -> dict[str, Any]:
-        """Plain values, from which `from_plain` makes the same preprocessing."""
+        """Converts to numbers, strings and lists, from which `from_plain` makes the same preprocessing."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     @classmethod
     def from_plain(cls, values: dict[str, Any]) -> "Preprocessing":
-        """The preprocessing that `to_plain` described."""
+        """Makes the preprocessing that `to_plain` described."""
         return cls(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
 
 
 def _only(size: Sequence[int]) -> int:
-    """The one number of a torchvision size; all its classification weights have square ones."""
+    """Returns the one number of a torchvision size; all its classification weights have square ones."""
     return max(size)

@@ -1,9 +1,9 @@
 """Trains `GlyphNet` on rendered letters: `python -m whycluster.backbones.pretrain`.
 
-The letters a-z and A-Z are drawn in the typefaces that come with matplotlib, never a digit, so that the features can be
-judged fairly on digits. Each sample is bent, scaled to fill its frame, given another stroke width and reduced to an 8×8
-grid of grey levels before it is enlarged again: coarse like small scans of handwriting. The run is deterministic for a
-seed and a thread count.
+The letters a-z and A-Z are drawn in the typefaces that come with matplotlib, but no digits, so that digits can test the
+features. Each sample is warped, scaled to fill its frame, redrawn with another stroke width, reduced to an 8×8 grid of
+grey levels and enlarged again: coarse like small scans of handwriting. The run is deterministic for a seed and a thread
+count.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from whycluster.files import written_whole
 
 # A letter's place here is its class.
 LETTERS = string.ascii_letters
-# Letters whose capital has the same shape once both fill the frame: it shares their class.
+# Letters whose capital has the same shape once both fill the frame; both have the same class.
 TWINS = "cosvwxz"
 # File stems of the typefaces in matplotlib that hold every letter in its usual place.
 FACES = (
@@ -45,18 +45,18 @@ GREY_LEVELS = 16
 
 
 def letter_class(letter: str) -> int:
-    """The class of a letter: its place in `LETTERS`, or that of its twin."""
+    """Returns the class of a letter: its place in `LETTERS`, or that of its twin."""
     return LETTERS.index(letter.lower() if letter.lower() in TWINS else letter)
 
 
 def face_paths() -> list[Path]:
-    """The files of `FACES` inside the installed matplotlib.
+    """Lists the files of `FACES` inside the installed matplotlib.
 
     Raises:
         SystemExit: if matplotlib is not installed.
     """
     try:
-        import matplotlib  # only its fonts are wanted, so only this script may need it
+        import matplotlib  # only its fonts are needed, and only by this script
     except ImportError:
         raise SystemExit('Pretraining needs the fonts of matplotlib: pip install "whycluster[pretrain]"') from None
     folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
@@ -100,13 +100,13 @@ def render_letters(paths: Sequence[Path]) -> tuple[Tensor, Tensor]:
 
 
 def _bend(images: Tensor) -> Tensor:
-    """Turns, slants and elastically warps each of `(N, 1, CANVAS, CANVAS)` at random."""
+    """Rotates, slants and elastically warps each of `(N, 1, CANVAS, CANVAS)` at random."""
     count = len(images)
     angle, slant = _uniform(count, -0.25, 0.25), _uniform(count, -0.35, 0.35)
     cos, sin, zero = angle.cos(), angle.sin(), torch.zeros(count)
     rows = [cos, slant * cos - sin, zero, sin, slant * sin + cos, zero]
     grid = F.affine_grid(torch.stack(rows, 1).view(count, 2, 3), list(images.shape), align_corners=False)
-    # Few knots make a smooth warp: whole strokes curve, their edges do not fray.
+    # Few knots make a smooth warp that curves whole strokes without roughening their edges.
     knots = 0.12 * torch.randn(count, 2, 4, 4)
     warp = F.interpolate(knots, size=CANVAS, mode="bicubic", align_corners=True)
     return F.grid_sample(images, grid + warp.permute(0, 2, 3, 1), align_corners=False)
@@ -135,10 +135,10 @@ def _fill_frame(images: Tensor) -> Tensor:
 def _vary_strokes(images: Tensor) -> Tensor:
     """Redraws each of `(N, 1, IMAGE_SIZE, IMAGE_SIZE)` with strokes of another width.
 
-    A blurred letter is cut at a random height: a low cut widens the strokes, a high one thins them.
+    A blurred letter is thresholded at a random level: a low threshold widens the strokes, a high one thins them.
     """
     blurred = _blur(images, _uniform(len(images), 0.6, 1.8))
-    # Hairlines blur to a faint peak; a cut relative to it cannot wipe them out.
+    # Thin lines have a low peak after blurring; a threshold relative to it cannot remove them.
     peak = blurred.amax((1, 2, 3), keepdim=True)
     cut = peak * _uniform(len(images), 0.15, 0.55).view(-1, 1, 1, 1)
     return (8 * (blurred - cut) + 0.5).clamp(0, 1)
@@ -194,8 +194,8 @@ def train(letters: Tensor, classes: Tensor, steps: int, batch_size: int) -> Glyp
 
 
 def save_weights(net: GlyphNet, path: Path) -> None:
-    """Writes a `state_dict` so that the file is at every moment either the old or the new one."""
-    buffer = io.BytesIO()  # a named file would leave its temporary name inside the archive
+    """Writes a `state_dict` to a file atomically."""
+    buffer = io.BytesIO()  # torch would write the temporary name of a file into the archive
     torch.save(net.state_dict(), buffer)
     with written_whole(path) as beside:
         beside.write_bytes(buffer.getvalue())
@@ -232,9 +232,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _update(net: GlyphNet, optimiser: torch.optim.Optimizer, images: Tensor, targets: Tensor) -> tuple[float, float]:
-    """Takes one optimiser step; the loss of its batch, and the share of correct letters."""
+    """Takes one optimiser step; returns the loss of its batch, and the fraction of correct letters."""
     logits = net(images)
-    # Without smoothing, a few sure features would outgrow the rest and rule all distances.
+    # Without label smoothing a few confident features would become so large that they dominate all distances.
     loss = F.cross_entropy(logits, targets, label_smoothing=0.1)
     optimiser.zero_grad()
     torch.autograd.backward(loss)
@@ -252,7 +252,7 @@ def _uniform(count: int, low: float, high: float) -> Tensor:
 
 
 def _ink_span(profile: Tensor) -> tuple[Tensor, Tensor]:
-    """The first inked place, and the extent of the ink, in each row of `(N, CANVAS)`."""
+    """Finds the first inked place, and the extent of the ink, in each row of `(N, CANVAS)`."""
     inked = (profile > 0.5).float()  # argmax gives the first of equal values
     first = inked.argmax(1)
     return first.float(), (CANVAS - inked.flip(1).argmax(1) - first).float()

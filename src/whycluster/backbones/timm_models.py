@@ -65,7 +65,7 @@ def build_timm_backbone(
 
 
 def create(name: str, image_size: int | None, pretrained: bool = False) -> nn.Module:
-    """A network of timm, with random weights unless `pretrained`.
+    """Builds a network of timm, with random weights unless `pretrained`.
 
     Raises:
         UserError: if timm is not installed, or has no such model.
@@ -94,7 +94,7 @@ def _timm() -> ModuleType:
 
 
 def _read(name: str, weights: str | None) -> Weights | None:
-    """The file that is meant by `weights`, if one is."""
+    """Reads the file that `weights` names, if it names one."""
     if weights is None or weights == "DEFAULT":
         return None
     path = Path(weights).expanduser()
@@ -106,12 +106,12 @@ def _read(name: str, weights: str | None) -> Weights | None:
 
 
 def _fetched(name: str, image_size: int | None) -> nn.Module:
-    """The network with published weights, which timm keeps in its own cache."""
+    """Builds the network with published weights, which timm keeps in its own cache."""
     try:
         return create(name, image_size, pretrained=True)
     except UserError:
         raise
-    except Exception as error:  # on its way to the weights, timm meets errors of several libraries
+    except Exception as error:  # while timm downloads weights, several libraries may raise errors of their own
         raise UserError(
             f"the published weights of {name} could not be had ({error!r:.200}); give a file as "
             "backbone.weights=/path/to/file.safetensors."
@@ -131,7 +131,7 @@ def _preprocessing(network: nn.Module, image_size: int | None) -> Preprocessing:
 
 
 def _translator(name: str, network: nn.Module) -> Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] | None:
-    """timm's own translation of a file as its authors published it, which also fits position embeddings to the size."""
+    """Returns timm's own conversion of a file as its authors published it, which also resizes position embeddings."""
     models = _timm().models
     module = sys.modules[models.model_entrypoint(models.split_model_name_tag(name)[0]).__module__]
     translate = getattr(module, "checkpoint_filter_fn", None)

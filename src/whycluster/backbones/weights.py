@@ -1,4 +1,4 @@
-"""Weights files as they lie around: read, freed from what trainers wrap around them, and loaded into a cut network."""
+"""Loading of weights files into a cut network, in the forms in which training programs save them."""
 
 import re
 import warnings
@@ -13,25 +13,25 @@ from torch import Tensor, nn
 from whycluster.backbones.cut import CutNetwork
 from whycluster.errors import UserError
 
-# Keys under which trainers keep a `state_dict`; of several, the first here is taken: averaged weights and teachers are
-# what such trainers evaluate.
+# Keys under which training programs save a `state_dict`; of several in a file, the first in this list is used: averaged
+# weights and teachers are what these programs evaluate.
 WRAPPERS = ("state_dict_ema", "model_ema", "ema", "teacher", "state_dict", "model", "model_state", "student")
-# Of several networks in one file that fit alike, the one whose prefix has the first of these words is taken.
+# Of several networks in one file that fit equally well, the one whose prefix has the first of these words is used.
 PREFERRED = ("teacher", "encoder_q", "")
-# Files of densely connected networks, the published ones among them, have names from before modules were renamed.
+# Files of DenseNets, including the published ones, have the names of modules before these were renamed.
 OLD_DENSE_NAME = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
-COUNTER = "num_batches_tracked"  # that batch norms keep, and only training reads
+COUNTER = "num_batches_tracked"  # a counter of batch norms that only training reads
 
 Tensors = Mapping[str, Tensor]
 
 
 class Weights(NamedTuple):
-    """What a file holds.
+    """The content of a weights file.
 
     Attributes:
         path: the file.
         tensors: the `state_dict`.
-        wrapped: the key it stood under, if any.
+        wrapped: the key in the file that held it, if any.
     """
 
     path: Path
@@ -62,13 +62,13 @@ class Weights(NamedTuple):
         name: str,
         convert: Callable[[Tensors], Tensors] | None = None,
     ) -> None:
-        """Loads what the cut uses; the file need not have, and may have otherwise, what it does not use.
+        """Loads the weights that the cut uses; in the file, other weights may be missing or differ.
 
         Args:
-            cut: is changed.
-            network: the whole one, from which it was cut.
+            cut: the network to load into.
+            network: the whole network, from which it was cut.
             name: of the network, for messages.
-            convert: translates a published file, if it does not fit as it is.
+            convert: converts a published file, if it does not fit as it is.
 
         Raises:
             UserError: in one sentence, if the file does not fit.
@@ -76,19 +76,19 @@ class Weights(NamedTuple):
         wanted = {key.removeprefix("network."): value for key, value in cut.state_dict().items()}
         known = network.state_dict()
         prefix = common_prefix(wanted, self.tensors)
-        given: Tensors = _without(prefix, self.tensors)
-        wrong = differences(wanted, given, known)
+        found: Tensors = _without(prefix, self.tensors)
+        wrong = differences(wanted, found, known)
         if wrong and convert is not None:
-            converted = _converted(convert, [given, self.tensors])
-            given = next((tensors for tensors in converted if not differences(wanted, tensors, known)), given)
-            wrong = differences(wanted, given, known)
+            converted = _converted(convert, [found, self.tensors])
+            found = next((tensors for tensors in converted if not differences(wanted, tensors, known)), found)
+            wrong = differences(wanted, found, known)
         if wrong:
             raise UserError(f"the weights file {str(self.path)!r} does not fit {name}: {wrong}.")
-        load(cut, {f"network.{key}": value for key, value in given.items()})
-        self._tell(prefix, [key for key in given if not _is_as_in(known, key, given[key])])
+        load(cut, {f"network.{key}": value for key, value in found.items()})
+        self._warn(prefix, [key for key in found if not _is_as_in(known, key, found[key])])
 
-    def _tell(self, prefix: str, strange: list[str]) -> None:
-        """Says in one line what was done to a file to make it fit, if anything was."""
+    def _warn(self, prefix: str, strange: list[str]) -> None:
+        """Warns in one line of what was done to a file to make it fit, if anything was."""
         done = [f"taken from its key {self.wrapped!r}"] if self.wrapped else []
         done += [f"names read without {prefix!r}"] if prefix else []
         done += [f"{_named(strange, 'tensors')} left out, which the cut does not use"] if strange else []
@@ -96,8 +96,8 @@ class Weights(NamedTuple):
             warnings.warn(f"weights of {str(self.path)!r}: {'; '.join(done)}.", stacklevel=4)
 
 
-def common_prefix(wanted: Tensors, given: Tensors) -> str:
-    """What stands before the names of a file, so that most of those wanted are found.
+def common_prefix(wanted: Tensors, tensors: Tensors) -> str:
+    """Finds the prefix of the names in a file without which most of the wanted names are found.
 
     Example:
         >>> conv, fc = torch.zeros(1), torch.zeros(2)
@@ -105,7 +105,7 @@ def common_prefix(wanted: Tensors, given: Tensors) -> str:
         'module.encoder_q.'
     """
     found: Counter[str] = Counter()
-    for name in given:
+    for name in tensors:
         parts = name.split(".")
         found.update(".".join([*parts[:at], ""]) for at in range(len(parts)) if ".".join(parts[at:]) in wanted)
     most = max(found.values(), default=0)
@@ -115,32 +115,33 @@ def common_prefix(wanted: Tensors, given: Tensors) -> str:
     return min(best, key=lambda prefix: [word in prefix for word in PREFERRED].index(True))
 
 
-def differences(wanted: Tensors, given: Tensors, known: Tensors) -> str:
-    """How weights differ from those wanted, in a few words; empty if they do not.
+def differences(wanted: Tensors, tensors: Tensors, known: Tensors) -> str:
+    """Describes in a few words how weights differ from those wanted; empty if they do not.
 
     Args:
         wanted: the weights that are used.
-        given: those of a file. Others than those wanted may be in it if they are known, or belong to a part of the
-            network that is not used at all: another classifier.
+        tensors: those of a file. It may contain other weights if they are known, or belong to a part of the network
+            that is not used at all, such as another classifier.
         known: all weights of the network.
     """
     parts = {name.split(".")[0] for name in wanted}
-    missing = [name for name in wanted if name not in given and not name.endswith(COUNTER)]
-    extra = [name for name in given if name not in known and name.split(".")[0] in parts and not name.endswith(COUNTER)]
-    shapes = [name for name in wanted if name in given and wanted[name].shape != given[name].shape]
+    missing = [name for name in wanted if name not in tensors and not name.endswith(COUNTER)]
+    unknown = [name for name in tensors if name not in known and not name.endswith(COUNTER)]
+    extra = [name for name in unknown if name.split(".")[0] in parts]
+    shapes = [name for name in wanted if name in tensors and wanted[name].shape != tensors[name].shape]
     kinds = ((missing, "tensors missing"), (extra, "unknown"), (shapes, "of another shape"))
     return ", ".join(_named(names, what) for names, what in kinds if names)
 
 
 def load(cut: CutNetwork, tensors: Tensors) -> None:
-    """Loads those of the tensors that the cut uses; there are all but, maybe, counters of batch norms."""
-    fitting = cut.state_dict()  # a mapping of its own: it has what else modules look for, such as their versions
+    """Loads those of the tensors that the cut uses; only counters of batch norms may be missing."""
+    fitting = cut.state_dict()  # also has the metadata that modules read, such as their versions
     fitting.update({name: tensor for name, tensor in tensors.items() if name in fitting})
     cut.load_state_dict(fitting)
 
 
 def check_finite(cut: CutNetwork, weights: str | None) -> None:
-    """Looks at what the cut uses only: some published weights have NaN in the classifier on purpose.
+    """Checks the weights that the cut uses; some published weights have NaN in the classifier on purpose.
 
     Raises:
         UserError: if a weight is NaN or infinite.
@@ -181,7 +182,7 @@ def _is_state_dict(content: Mapping[Any, Any]) -> bool:
 
 
 def _without(prefix: str, tensors: Tensors) -> dict[str, Tensor]:
-    """The tensors whose names begin with a prefix, without it."""
+    """Selects the tensors whose names begin with a prefix, and removes it."""
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 

@@ -1,1 +1,1 @@
-"""Features `->` centroids: Lloyd's algorithm as functions, and the LightningModules that extract and fit."""
+"""Features and clusterings: k-means and kernel k-means as functions, and the LightningModules that extract and fit."""

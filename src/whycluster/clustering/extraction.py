@@ -1,4 +1,4 @@
-"""Images `->` features: a LightningModule that computes them, and a callback that keeps them."""
+"""Images `->` features: a LightningModule that computes them, and a callback that writes them to shards."""
 
 import math
 
@@ -34,7 +34,7 @@ class FeatureExtractor(ImagePass):
 
 
 class FeatureWriter(ShardWriter):
-    """Keeps `features` of each batch, `(n, D)` float32 of the images that could be read."""
+    """Writes `features` of each batch to shards, `(n, D)` float32 of the images that could be read."""
 
     def entry(self, prediction: Tensor, batch: Batch) -> Entry:
         return {"features": prediction.float().cpu()}

@@ -9,14 +9,14 @@ from torch import Tensor
 
 from whycluster.files import written_whole
 
-# Held at once: enough for the matrix products, and little enough that memory is reused; larger blocks would come fresh
-# from the system each time, page by page.
+# Size of a batch: large enough for fast matrix products, and small enough that the allocator reuses its memory; larger
+# blocks would be requested from the system each time, page by page.
 BATCH_BYTES = 16 * 2**20
 MAPPED_ROWS = 256  # scattered rows that are read through one map
 
 
 class FeatureStore:
-    """Features `(N, D)` in a `.npy` file that is mapped into memory, never read whole.
+    """Features `(N, D)` in a `.npy` file that is mapped into memory and read in slices.
 
     Args:
         path: an existing file; see `write`.
@@ -49,23 +49,23 @@ class FeatureStore:
         return self.n_rows
 
     def open(self) -> np.ndarray:
-        """The file as an array `(N, D)`."""
+        """Maps the file as an array `(N, D)`."""
         array: np.ndarray = np.load(self.path, mmap_mode="r", allow_pickle=False)
         return array
 
     def rows(self, indices: np.ndarray) -> np.ndarray:
-        """Some rows, in memory, `(len(indices), D)`."""
+        """Reads some rows into memory, `(len(indices), D)`."""
         rows = np.empty((len(indices), self.n_features), np.float32)
-        for start in range(0, len(indices), MAPPED_ROWS):  # what lies around a row is mapped with it
+        for start in range(0, len(indices), MAPPED_ROWS):  # whole pages are mapped, and freed with the map
             rows[start : start + MAPPED_ROWS] = self.open()[indices[start : start + MAPPED_ROWS]]
         return rows
 
     def batch_rows(self, width: int = 1) -> int:
-        """How many rows are read at once, where `width` numbers are computed from each."""
+        """Returns how many rows are read at once, where `width` numbers are computed from each."""
         return max(1, BATCH_BYTES // (4 * max(self.n_features, width)))
 
     def batches(self, width: int = 1) -> Iterator[Tensor]:
-        """All rows in order, batch by batch, in memory; `width` as in `batch_rows`."""
+        """Reads all rows in order, batch by batch, into memory; `width` as in `batch_rows`."""
         step = self.batch_rows(width)
         for start in range(0, self.n_rows, step):
             yield torch.from_numpy(np.array(self.open()[start : start + step]))

@@ -1,7 +1,8 @@
-"""Kernel k-means with a Gaussian kernel as functions: a fit by alternating assignments, and rows that stand for all.
+"""Kernel k-means with a Gaussian kernel as functions: a fit by alternating assignments, and the choice of supports.
 
-Plain kernel k-means also counts the mean similarity within a cluster; the fit minimises its objective first and then
-settles, so that all labels are decisions by soft distance.
+The distance of standard kernel k-means (Dhillon, Guan, Kulis 2004, doi 10.1145/1014052.1014118) also contains the mean
+similarity within a cluster. The fit minimises that objective first; then it assigns without that term until nothing
+changes, so that all labels are decisions by soft distance.
 
 `R` restarts, `K` clusters, `N` rows.
 """
@@ -14,19 +15,19 @@ import torch
 from sklearn.utils import check_random_state
 from torch import Tensor
 
-from whycluster.clustering.soft_distances import BLOCK, squares
+from whycluster.clustering.soft_distances import MATRIX_ENTRIES, squares
 
-KEPT = 2**27  # entries of a kernel matrix that is kept; a larger one is computed again in each iteration
+KEPT = 2**27  # most entries of a kernel matrix that is kept; a larger one is computed again in each iteration
 
 
 class KernelFit(NamedTuple):
     """A fitted kernel k-means.
 
     Attributes:
-        labels: cluster of each row, each of them a support, `(N,)`.
+        labels: cluster of each row, `(N,)`; all rows are supports.
         inertia: sum of squared distances to the means in kernel space.
         n_iter: iterations of the best restart.
-        converged: whether the labels are the decisions.
+        converged: whether the labels are the decisions by soft distance.
     """
 
     labels: Tensor
@@ -70,13 +71,14 @@ def fit_kernel_kmeans(x: Tensor, n_clusters: int, gamma: float, n_init: int, max
 
 
 def representatives(x: Tensor, labels: Tensor, gamma: float, max_supports: int) -> Tensor:
-    """Rows whose mean kernels come near those of whole clusters: kernel herding (Chen, Welling, Smola 2010).
+    """Chooses rows whose mean kernels approximate those of whole clusters, by kernel herding (Chen, Welling, Smola
+    2010, arXiv 1203.3472).
 
     Args:
         x: `(N, D)`.
         labels: `(N,)`, every cluster with at least one row.
         gamma: of the kernel.
-        max_supports: how many rows in all, at least `K`; each cluster gets its share, and at least one.
+        max_supports: how many rows in all, at least `K`; each cluster gets some in proportion, and at least one.
 
     Returns:
         Row numbers, ascending, `(M,)`.
@@ -85,7 +87,9 @@ def representatives(x: Tensor, labels: Tensor, gamma: float, max_supports: int) 
     chosen = []
     for cluster, wanted in enumerate(_quotas(counts, max_supports)):
         rows = (labels == cluster).nonzero()[:, 0]
-        goal = torch.cat([kernel.between(part, rows).mean(1) for part in torch.split(rows, max(1, BLOCK // len(rows)))])
+        goal = torch.cat(
+            [kernel.between(part, rows).mean(1) for part in torch.split(rows, max(1, MATRIX_ENTRIES // len(rows)))]
+        )
         covered = torch.zeros_like(goal)
         for number in range(1, wanted + 1):
             at = (goal - covered / number).argmax()
@@ -105,11 +109,11 @@ class _Kernel:
 
     def __init__(self, x: Tensor, gamma: float) -> None:
         self.x, self.gamma = x - x.median(0).values, gamma
-        self.step = max(1, BLOCK // len(x))
+        self.step = max(1, MATRIX_ENTRIES // len(x))
         self._kept: list[Tensor] = []
 
     def blocks(self) -> Iterator[Tensor]:
-        """All rows in order, `(n, N)` each."""
+        """Yields all rows in order, `(n, N)` each."""
         if self._kept:
             yield from self._kept
             return
@@ -121,7 +125,7 @@ class _Kernel:
             yield block
 
     def between(self, rows: Tensor, columns: Tensor) -> Tensor:
-        """Similarity of some rows and others, by their numbers."""
+        """Computes the similarity of some rows and others, by their numbers."""
         return self._similar(self.x[rows], self.x[columns])
 
     def _similar(self, x: Tensor, others: Tensor) -> Tensor:
@@ -129,15 +133,15 @@ class _Kernel:
 
 
 def _start(kernel: _Kernel, n_clusters: int, random: np.random.RandomState) -> Tensor:
-    """Labels `(N,)` from greedy k-means++ in kernel space."""
+    """Draws labels `(N,)` by greedy k-means++ in kernel space (Arthur and Vassilvitskii 2007)."""
     rows = torch.arange(len(kernel.x), device=kernel.x.device)
     similarity = [kernel.between(rows, rows[random.randint(len(rows))][None])[:, 0]]
     distance = (2 - 2 * similarity[0]).clamp(min=0).double()
     trials = 2 + int(np.log(n_clusters))
     for _ in range(n_clusters - 1):
         weights = distance.cpu().numpy()
-        shares = weights / weights.sum() if weights.sum() > 0 else None  # None: all rows are alike
-        drawn = torch.as_tensor(random.choice(len(rows), trials, p=shares), device=rows.device)
+        probabilities = weights / weights.sum() if weights.sum() > 0 else None  # None: all rows are equal
+        drawn = torch.as_tensor(random.choice(len(rows), trials, p=probabilities), device=rows.device)
         candidates = kernel.between(rows, drawn)  # (N, trials)
         nearer = torch.minimum(distance[:, None], (2 - 2 * candidates).clamp(min=0).double())
         best = nearer.sum(0).argmin()
@@ -147,7 +151,9 @@ def _start(kernel: _Kernel, n_clusters: int, random: np.random.RandomState) -> T
 
 
 def _similarities(kernel: _Kernel, labels: Tensor, n_clusters: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean similarity of each row to each cluster `(R, N, K)`, its mean within clusters `(R, K)`, and their sizes."""
+    """Computes the mean similarity of each row to each cluster `(R, N, K)`, its mean within clusters `(R, K)`, and
+    their sizes.
+    """
     members = torch.nn.functional.one_hot(labels, n_clusters).to(kernel.x.dtype)  # (R, N, K)
     counts = members.sum(1)
     means = (members / counts[:, None].clamp(min=1)).movedim(1, 0).flatten(1)  # (N, R·K)
@@ -158,16 +164,16 @@ def _similarities(kernel: _Kernel, labels: Tensor, n_clusters: int) -> tuple[Ten
 
 
 def _filled(labels: Tensor, similarity: Tensor, n_clusters: int) -> Tensor:
-    """Labels `(R, N)` in which every empty cluster gets the row that is least similar to its own cluster."""
+    """Gives every empty cluster the row that is least similar to its own cluster; labels are `(R, N)`."""
     labels = labels.clone()
     for restart in range(len(labels)):
         counts = torch.bincount(labels[restart], minlength=n_clusters)
         if counts.all():
             continue
         own = similarity[restart].gather(1, labels[restart][:, None])[:, 0]
-        strangers = iter(own.argsort(stable=True).tolist())
+        outliers = iter(own.argsort(stable=True).tolist())
         for empty in (counts == 0).nonzero()[:, 0].tolist():
-            row = next(row for row in strangers if counts[labels[restart, row]] > 1)
+            row = next(row for row in outliers if counts[labels[restart, row]] > 1)
             counts[labels[restart, row]] -= 1
             counts[empty] += 1
             labels[restart, row] = empty
@@ -175,7 +181,9 @@ def _filled(labels: Tensor, similarity: Tensor, n_clusters: int) -> Tensor:
 
 
 def _quotas(counts: Tensor, total: int) -> list[int]:
-    """How many of `total` supports each cluster gets: in proportion to its rows, at least one, at most all of them."""
+    """Computes how many of `total` supports each cluster gets: in proportion to its rows, at least one, at most all of
+    them.
+    """
     wanted = counts.double() / counts.sum() * total
     quotas = wanted.floor().clamp(min=1).long()
     while quotas.sum() > total:  # as some were lifted to one

@@ -1,7 +1,7 @@
 """Kernel k-means with a Gaussian kernel, `k(x, u) = exp(-gamma |x - u|²)`, whose decision can be neuralized exactly.
 
 A cluster is the set of its support points. A point belongs to the cluster to which it is most similar on average, which
-is the one of least soft distance: the decision of the network in arXiv 1906.07633, section III.
+is the one of least soft distance: the decision of the network in Kauffmann et al., arXiv 1906.07633, section III.
 """
 
 from typing import Any, Literal, Self
@@ -29,17 +29,17 @@ class KernelKMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # scikit
         gamma: of the kernel `exp(-gamma |x - u|²)`; `auto`: `1 / (D · variance of all entries)`.
         n_init: restarts; the one of least inertia wins.
         max_iter: iterations at most.
-        max_supports: keep so many representative rows only, not all; `None`: all.
+        max_supports: number of representative rows to keep as supports; `None`: all rows.
         random_state: as in scikit-learn.
 
     Attributes:
-        labels_: cluster of each row, `(N,)`; what `predict` says of it.
-        supports_: the rows that stand for the clusters, `(M, D)`.
+        labels_: cluster of each row, `(N,)`, as `predict` returns it.
+        supports_: the support points of the clusters, `(M, D)`.
         support_labels_: their clusters, `(M,)`.
-        gamma_: that was used.
+        gamma_: the `gamma` that was used.
         inertia_: sum of squared distances to the means in kernel space, with all rows as supports.
         n_iter_: iterations of the best restart.
-        agreement_: share of the rows that are assigned as with all rows as supports.
+        agreement_: fraction of the rows that are assigned as with all rows as supports.
 
     Example:
         >>> from sklearn.datasets import make_circles
@@ -70,7 +70,7 @@ class KernelKMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # scikit
         """Fits rows `(N, D)`.
 
         Raises:
-            UserError: for settings that make no sense, more clusters than rows, or rows that are not finite.
+            UserError: for invalid settings, more clusters than rows, or rows that are not finite.
         """
         self._check_settings()
         x = torch.as_tensor(validate_data(self, _readable(X), dtype=DTYPES, copy=True))
@@ -101,7 +101,7 @@ class KernelKMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # scikit
         return self
 
     def predict(self, X: Any) -> np.ndarray:  # noqa: N803
-        """The cluster of each row, `(N,)`.
+        """Assigns rows to clusters, `(N,)`.
 
         Raises:
             UserError: for rows of another width, or not finite; scikit-learn's `NotFittedError` before `fit`.
@@ -126,7 +126,8 @@ class KernelKMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # scikit
 
 
 def _readable(x: Any) -> Any:
-    """What scikit-learn can read: of tensors arrays, in float32 where NumPy lacks their type.
+    """Converts tensors to arrays that scikit-learn can read, in float32 where NumPy lacks their type; returns all else
+    as it is.
 
     Raises:
         UserError: for complex numbers and bits.
@@ -144,14 +145,16 @@ def _readable(x: Any) -> Any:
 
 
 def auto_gamma(x: Tensor) -> float:
-    """`1 / (D · variance of all entries)`, scikit-learn's `scale`; 1 where nothing varies."""
+    """Computes `1 / (D · variance of all entries)`, scikit-learn's `scale`; 1 where nothing varies."""
     spread = x.shape[1] * float(x.double().var(correction=0))
     return 1 / spread if spread > 0 else 1.0
 
 
 def check_gamma(gamma: Any) -> None:
-    """Raises:
-    UserError: unless it is `auto`, or a number above 0.
+    """Checks the setting `gamma`.
+
+    Raises:
+        UserError: unless it is `auto`, or a number above 0.
     """
     number = isinstance(gamma, int | float | np.number) and not isinstance(gamma, bool)
     auto = isinstance(gamma, str) and gamma == "auto"

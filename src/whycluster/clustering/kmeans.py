@@ -10,21 +10,21 @@ from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from whycluster.clustering.assignments import Assignments, borrowed
+from whycluster.clustering.assignments import Assignments, readonly_tensor
 from whycluster.clustering.features import FeatureStore
 from whycluster.clustering.lloyd import Sums, inertia, moments, reseed, starts, update
 from whycluster.data import share_of_rank
 from whycluster.errors import UserError, whole_number
 
-SAMPLE = 10_000  # rows that k-means++ draws starts from; more for many clusters
-ORIGIN = 1000  # rows whose median is the origin of the products
+START_ROWS = 10_000  # rows from which k-means++ draws starts; more for many clusters
+ORIGIN_ROWS = 1000  # rows whose median is the origin of the products
 
 
 class KMeans(pl.LightningModule):
-    """Exact Lloyd over stored features; several processes share the rows and add up their sums.
+    """K-means by exact Lloyd iterations over stored features; several processes share the rows and add up their sums.
 
-    What one iteration hands on to the next is in the `state_dict`, and so in Lightning's checkpoints: a fit that goes
-    on from one ends with the same bits.
+    The state between two iterations is in the `state_dict`, and so in Lightning's checkpoints: a fit that resumes from
+    one ends with the same bits.
 
     Args:
         features: what to cluster.
@@ -37,7 +37,7 @@ class KMeans(pl.LightningModule):
 
     Attributes:
         centroids: of the best restart, after fitting, `(K, D)` float64.
-        inertia: of the best restart; infinite before one has come to its end.
+        inertia: of the best restart; infinite before one has ended.
         n_iter: iterations of the best restart.
 
     Raises:
@@ -67,7 +67,7 @@ class KMeans(pl.LightningModule):
         if len(features) < n_clusters:
             raise UserError(f"head.n_clusters={n_clusters} should be <= the number of images, {len(features)}.")
         self.features, self.max_iter, self.seed = features, max_iter, seed
-        self.origin = torch.from_numpy(np.median(self._sample(ORIGIN), axis=0))  # a row far away does not move it
+        self.origin = torch.from_numpy(np.median(self._sample(ORIGIN_ROWS), axis=0))  # unlike the mean, robust
         batches = features.batches(width=16 * features.n_features)  # small ones, as they are summed up in float64
         self.mean, self.scatter, self.largest = moments(batches, self.origin)
         if not self.mean.isfinite().all():
@@ -94,37 +94,37 @@ class KMeans(pl.LightningModule):
 
     @property
     def active(self) -> Tensor:
-        """Numbers of the restarts that still take part."""
+        """The numbers of the restarts that still take part."""
         return self.measured.isinf().nonzero()[:, 0]
 
     def configure_optimizers(self) -> None:
-        """None: centroids follow from sums."""
+        """Returns no optimizer: centroids follow from sums."""
 
     @torch.no_grad()
     def on_fit_start(self) -> None:
         if self.candidates.isnan().all():  # nothing to go on from
             n_init, n_clusters, _ = self.candidates.shape
-            sample = self._sample(max(SAMPLE, 10 * n_clusters)) - self.origin.numpy()
+            sample = self._sample(max(START_ROWS, 10 * n_clusters)) - self.origin.numpy()
             start = starts(sample, n_clusters, n_init, self.seed).double() + self.origin
             self.candidates.copy_(self.trainer.strategy.broadcast(start))
         origin, n_rows = self.origin.to(self.device), len(self.features)
         self.assignments = Assignments(len(self._share()), n_rows, origin, self.scatter, self.largest)
 
     def _sample(self, size: int) -> np.ndarray:
-        """Rows drawn by chance, in order."""
+        """Draws rows at random, in order."""
         rows = np.random.RandomState(self.seed).permutation(len(self.features))[:size]
         return self.features.rows(np.sort(rows))
 
     def on_train_start(self) -> None:
-        self.trainer.should_stop = not len(self.active)  # a checkpoint of the end
+        self.trainer.should_stop = not len(self.active)  # the checkpoint is that of a finished fit
 
     def _share(self) -> range:
-        """The rows of this process."""
+        """Returns the rows of this process."""
         share = share_of_rank(range(len(self.features)), self.trainer.global_rank, self.trainer.world_size)
         return range(share[0], share[-1] + 1) if share else range(0)
 
     def _parts(self) -> list[slice]:
-        """The rows of this process, part by part; as many parts in all processes."""
+        """Splits the rows of this process into parts, of which all processes have the same number."""
         n_init, n_clusters, _ = self.candidates.shape
         step = self.features.batch_rows(n_init * n_clusters)
         parts = math.ceil(math.ceil(len(self.features) / self.trainer.world_size) / step)
@@ -175,11 +175,11 @@ class KMeans(pl.LightningModule):
             )
 
     def _add_up(self, part: Tensor) -> Tensor:
-        """The sum over all processes."""
+        """Sums over all processes."""
         return torch.as_tensor(self.trainer.strategy.reduce(part, reduce_op="sum"))
 
     def _reseeded(self, total: Sums) -> Sums:
-        """The sums with a row for every empty cluster, the same rows in every process."""
+        """Gives every empty cluster a row, the same one in every process."""
         parts = []
         for restart in range(len(self.moving)):
             one = Sums(*(part[restart : restart + 1] for part in total))
@@ -190,13 +190,13 @@ class KMeans(pl.LightningModule):
         return Sums(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
     def _farthest(self, restart: int) -> tuple[Tensor, Tensor]:
-        """The `K` rows of all processes farthest from their centroids, farthest first, and their clusters."""
+        """Finds the `K` rows of all processes farthest from their centroids, farthest first, and their clusters."""
         centroids = self.moving[restart]
-        # Below zero stands for no row: (distance, row, cluster), as many in every process, whatever its share.
+        # (distance, row, cluster); -1 where there is no row, so that all processes gather tensors of one shape.
         far = centroids.new_full((3, len(centroids)), -1)
         for part in self._parts():
             clusters = self.assignments.labels[restart, part.start - self._share().start :][: part.stop - part.start]
-            x = borrowed(self.features.open()[part]).to(self.device)
+            x = readonly_tensor(self.features.open()[part]).to(self.device)
             distances = (x.double() - centroids[clusters.long()]).square().sum(1)
             rows = torch.arange(part.start, part.stop, device=self.device)
             far = _top(torch.cat((far, torch.stack((distances, rows.double(), clusters.double()))), 1), len(centroids))
@@ -205,11 +205,11 @@ class KMeans(pl.LightningModule):
         return rows, clusters
 
     def _log(self, name: str, value: float) -> None:
-        """Of the restarts: the inertia of the best, how far the centroids of the slowest went, and how many go on."""
+        """Logs a value of the restarts: the best inertia, the least shift of centroids, or how many restarts go on."""
         if self.logger is not None:
             self.logger.log_metrics({f"kmeans/{name}": value}, step=self.current_epoch)
 
 
 def _top(far: Tensor, size: int) -> Tensor:
-    """The columns of largest first entry, the first of equal ones first."""
+    """Returns the columns with the largest first entries, the first of equal ones first."""
     return far[:, far[0].argsort(descending=True, stable=True)[:size]]

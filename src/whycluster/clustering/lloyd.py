@@ -1,7 +1,7 @@
-"""Lloyd's algorithm as functions: nearest centroids, and what follows from the sums over clusters.
+"""Lloyd's algorithm as functions: nearest centroids, and the steps that are computed from sums over clusters.
 
-All of it works on several restarts at once, so that the data is read once an iteration, whatever `n_init`.
-`R` restarts, `K` clusters, `D` features, `N` rows.
+Lloyd 1982, doi 10.1109/TIT.1982.1056489. All functions but `assign` work on several restarts at once, so that the data
+is read once an iteration, whatever `n_init`. `R` restarts, `K` clusters, `D` features, `N` rows.
 """
 
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 class Sums(NamedTuple):
-    """What the rows of each cluster add up to; the sums of several processes add up to the sums of all.
+    """The sums of the rows of each cluster; those of several processes add up to the sums of all rows.
 
     Attributes:
         features: sum of the rows of each cluster, `(R, K, D)` float64.
@@ -26,7 +26,7 @@ class Sums(NamedTuple):
 
     @property
     def means(self) -> Tensor:
-        """`(R, K, D)`; zero for a cluster without rows."""
+        """The mean of each cluster, `(R, K, D)`; zero for a cluster without rows."""
         return self.features / self.counts.clamp(min=1)[..., None]
 
 
@@ -34,7 +34,7 @@ def assign(x: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
     """Finds the nearest centroid of each row: `argmin_k |x - c_k|² = argmin_k |c_k|² - 2 x·c_k`.
 
     Args:
-        x: `(N, D)`, relative to an origin near the data, or the squares cancel.
+        x: `(N, D)`, relative to an origin near the data, as squares of large numbers would cancel.
         centroids: `(K, D)`, relative to the same origin.
 
     Returns:
@@ -49,7 +49,8 @@ def assign(x: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def moments(batches: Iterable[Tensor], origin: Tensor) -> tuple[Tensor, float, Tensor]:
-    """Sums up rows in one pass, relative to an origin near them, or the squares cancel.
+    """Computes mean, scatter and range of rows in one pass, relative to an origin near them, which keeps squares from
+    cancelling.
 
     Returns:
         The mean row `(D,)` float64, the scatter `Σ|x - mean|²`, and the largest absolute value of each column `(D,)`.
@@ -66,7 +67,7 @@ def moments(batches: Iterable[Tensor], origin: Tensor) -> tuple[Tensor, float, T
 
 
 def inertia(sums: Sums, centroids: Tensor, mean: Tensor, scatter: float) -> Tensor:
-    """Sum of squared distances to the assigned centroids, from the sums alone.
+    """Computes the sum of squared distances to the assigned centroids from the sums alone.
 
     About the mean `m_k` of a cluster, `Σ|x - c_k|² = Σ|x - m_k|² + n_k |m_k - c_k|²`, and the `Σ|x - m_k|²` of all
     clusters together are the scatter about the mean of all rows less `Σ_k n_k |m_k - mean|²` (Huygens).
@@ -122,7 +123,7 @@ def reseed(sums: Sums, far: Tensor, far_clusters: Tensor) -> Sums:
 
 
 def starts(sample: np.ndarray, n_clusters: int, n_init: int, seed: int) -> Tensor:
-    """Draws greedy k-means++ starts.
+    """Draws greedy k-means++ starts (Arthur and Vassilvitskii 2007).
 
     Args:
         sample: `(N, D)`.

@@ -1,4 +1,4 @@
-"""How good a clustering is, by itself and against labels."""
+"""Measures of the quality of a clustering, by itself and against labels."""
 
 import itertools
 from collections.abc import Sequence
@@ -13,7 +13,8 @@ SILHOUETTE_ROWS = 2000  # all pairs of them are compared
 
 
 def label_agreement(clusters: np.ndarray, labels: Sequence[str]) -> dict[str, float]:
-    """Normalized mutual information, adjusted Rand index, and accuracy by the best matching of clusters to labels.
+    """Computes normalized mutual information, adjusted Rand index, and accuracy by the best matching of clusters to
+    labels.
 
     Args:
         clusters: `(N,)`.
@@ -23,7 +24,7 @@ def label_agreement(clusters: np.ndarray, labels: Sequence[str]) -> dict[str, fl
         >>> label_agreement(np.array([1, 1, 0, 0]), ["cat", "cat", "dog", "cat"])["accuracy"]
         0.75
     """
-    counts = _contenders(contingency_matrix(labels, clusters, sparse=True).tocsc())
+    counts = _matchable(contingency_matrix(labels, clusters, sparse=True).tocsc())
     matched = counts[linear_sum_assignment(counts, maximize=True)].sum()
     return {
         "nmi": float(normalized_mutual_info_score(labels, clusters)),
@@ -32,22 +33,22 @@ def label_agreement(clusters: np.ndarray, labels: Sequence[str]) -> dict[str, fl
     }
 
 
-def _contenders(counts: sparse.csc_matrix) -> np.ndarray:
-    """Counts `(L, K)` without the labels that no best matching needs, however many there are.
+def _matchable(counts: sparse.csc_matrix) -> np.ndarray:
+    """Drops the labels that no best matching needs from counts `(L, K)`, however many there are.
 
-    Of `K` clusters each finds a label that is free among the `K` most frequent of its own.
+    In a best matching of `K` clusters each can have one of its `K` most frequent labels: the others take `K - 1`.
     """
     n_clusters = counts.shape[1]
     wanted = [np.empty(0, dtype=np.intp)]
     for start, end in itertools.pairwise(counts.indptr):
         most = np.argsort(-counts.data[start:end], kind="stable")[:n_clusters]
         wanted.append(counts.indices[start:end][most])
-    contenders: np.ndarray = counts.tocsr()[np.unique(np.concatenate(wanted))].toarray()
-    return contenders
+    matchable: np.ndarray = counts.tocsr()[np.unique(np.concatenate(wanted))].toarray()
+    return matchable
 
 
 def silhouette(features: np.ndarray, clusters: np.ndarray) -> float:
-    """The mean silhouette of rows `(N, D)`, from -1 to 1; NaN where it is not defined, for fewer than 2 clusters."""
+    """Computes the mean silhouette of rows `(N, D)` (Rousseeuw 1987), from -1 to 1; NaN for fewer than 2 clusters."""
     if not 2 <= len(np.unique(clusters)) < len(clusters):
         return float("nan")
     return float(silhouette_score(features, clusters))

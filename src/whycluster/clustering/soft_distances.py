@@ -1,6 +1,6 @@
-"""Soft distances to sets of points, `d_k(x) = -log(mean_j exp(-gamma |x - u_j|²)) / gamma`, and who is nearest by them.
+"""Soft distances to sets of points, `d_k(x) = -log(mean_j exp(-gamma |x - u_j|²)) / gamma`, and the nearest set.
 
-They decide as a Gaussian kernel `k(x, u) = exp(-gamma |x - u|²)` does, but stay finite however far away a point is:
+Their decision is that of a Gaussian kernel `k(x, u) = exp(-gamma |x - u|²)`, but they are finite for distant points:
 
     `argmax_k mean_{j in C_k} k(x, u_j) = argmin_k d_k(x)`.
 
@@ -10,15 +10,16 @@ They decide as a Gaussian kernel `k(x, u) = exp(-gamma |x - u|²)` does, but sta
 import torch
 from torch import Tensor
 
-BLOCK = 2**22  # entries computed at once
+MATRIX_ENTRIES = 2**22  # of a matrix of distances or of a kernel, that are computed at once
 
 
 def soft_minimum(values: Tensor, gamma: float) -> Tensor:
-    """`-log(mean(exp(-gamma v))) / gamma` over the last dimension; from the mean (gamma → 0) to the minimum (→ ∞).
+    """Computes `-log(mean(exp(-gamma v))) / gamma` over the last dimension; from the mean (gamma → 0) to the minimum (→
+    ∞).
 
     Args:
         values: `(..., M)`.
-        gamma: positive; no value of it overflows, and none cancels.
+        gamma: positive; neither small nor large values overflow or cancel.
 
     Example:
         >>> soft_minimum(torch.tensor([1.0, 3.0]), 1e-9), soft_minimum(torch.tensor([1.0, 3.0]), 1e9)
@@ -30,10 +31,10 @@ def soft_minimum(values: Tensor, gamma: float) -> Tensor:
 
 
 def soft_distances(distances: Tensor, sizes: list[int], gamma: float) -> Tensor:
-    """Soft distance to each cluster.
+    """Computes the soft distance to each cluster.
 
     Args:
-        distances: squared, to supports that stand cluster by cluster, `(N, M)`; up to a constant for each row.
+        distances: squared, to supports in the order of their clusters, `(N, M)`; up to a constant for each row.
         sizes: supports of each cluster.
         gamma: of the kernel.
 
@@ -44,7 +45,7 @@ def soft_distances(distances: Tensor, sizes: list[int], gamma: float) -> Tensor:
 
 
 def assign_softly(x: Tensor, supports: Tensor, labels: Tensor, gamma: float) -> tuple[Tensor, Tensor]:
-    """The cluster of least soft distance of each row.
+    """Finds the cluster of least soft distance of each row.
 
     Args:
         x: `(N, D)`.
@@ -58,12 +59,12 @@ def assign_softly(x: Tensor, supports: Tensor, labels: Tensor, gamma: float) -> 
     centre, order = supports.median(0).values, labels.argsort(stable=True)
     sizes: list[int] = torch.bincount(labels).tolist()
     near = (supports - centre)[order]
-    blocks = torch.split(x, max(1, BLOCK // len(supports)))
+    blocks = torch.split(x, max(1, MATRIX_ENTRIES // len(supports)))
     parts = [soft_distances(squares(block - centre, near), sizes, gamma).min(1) for block in blocks]
     return torch.cat([part.indices for part in parts]), torch.cat([part.values for part in parts])
 
 
 def squares(x: Tensor, others: Tensor) -> Tensor:
-    """Squared distances `(N, M)` of rows near the origin."""
+    """Computes squared distances `(N, M)` of rows near the origin."""
     products = torch.addmm(others.square().sum(1), x, others.T, alpha=-2)
     return products.add_(x.square().sum(1, keepdim=True)).clamp_(min=0)

@@ -1,4 +1,4 @@
-"""Images in: collections, decoding, and what was skipped and why."""
+"""Loading of images: collections, decoding, and the reasons why files are skipped."""
 
 from whycluster.data.collections import Collection, Digits, Folder, describe_labels, has_labels
 from whycluster.data.decoding import UnreadableImageError, read_image

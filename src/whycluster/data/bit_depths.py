@@ -1,9 +1,9 @@
-"""Reduces images of any bit depth to 8 bits a sample.
+"""Reduction of images of any bit depth to 8 bits a sample.
 
 Pillow itself scales 1, 2, 4 and 8 bits of every format, and inverts them where TIFF says WhiteIsZero. It scales PPM by
 its maxval, and JPEG 2000 by its precision (to 16 bits if grey, else to 8). This module does what Pillow leaves out:
 
-- grey of 12, 16 and 32 bits, signed or float, which Pillow returns as it lies in the file, WhiteIsZero included;
+- grey of 12, 16 and 32 bits, signed or float, which Pillow returns as stored, also where TIFF says WhiteIsZero;
 - colour, and grey with alpha, of 16 bits, of which Pillow keeps the high bytes (0 to 15 if white is 4095);
 - the transparent grey or colour of a PNG (tRNS) of 2, 4 and 16 bits, which Pillow compares with pixels scaled to 8;
 - TIFF of 16 bits without compression with each channel apart, which Pillow reads as if it had 8 bits.
@@ -25,13 +25,13 @@ BITS, PHOTOMETRIC, PLANAR, SAMPLE_FORMAT = 258, 262, 284, 339
 RANGES = ((340, 341), (280, 281))  # SMinSampleValue and SMaxSampleValue; MinSampleValue and MaxSampleValue
 WHITE_IS_ZERO, SEPARATE, UNSIGNED, SIGNED = 0, 2, 1, 2
 FULL = (0.0, 65535.0)
-# What Pillow's raw modes end with (little-endian, big-endian, native), and what would give the other bytes.
+# Last letter of Pillow's raw modes (little-endian, big-endian, native) `->` the letter that selects the other bytes.
 SWAPPED = {"L": "B", "B": "L", "N": "B" if sys.byteorder == "little" else "L"}
-KEY_SCALES = {"L;2": 85, "L;4": 17}  # raw mode: what Pillow multiplies the pixels by, but not their transparent value
+KEY_SCALES = {"L;2": 85, "L;4": 17}  # raw mode `->` the factor of pixels, which Pillow does not apply to the key
 
 
 class _Stored(NamedTuple):
-    """How the numbers of an image lie in its file, which Pillow forgets when it reads them.
+    """The layout of an image's numbers in its file, which Pillow forgets when it reads them.
 
     Attributes:
         raw_mode: the layout of a pixel in Pillow's words, such as `RGB;16B`; empty if it is not known.
@@ -54,7 +54,7 @@ def to_8_bit_mode(image: Image.Image) -> Image.Image:
     """
     stored = _stored(image)
     deep = ";16" in stored.raw_mode
-    # The image that was given stays unread: its low bytes may be wanted next, and by the next call all of it.
+    # The image itself stays unread: its low bytes may be needed next, and all of it by the next call.
     read = _opened_again(image, stored.raw_mode) if deep else image
     read.load()
     key = read.info.get("transparency")
@@ -80,13 +80,13 @@ def _stored(image: Image.Image) -> _Stored:
 
 
 def _raw_mode(tile: Any) -> str:
-    """The layout of a pixel, by a tile of Pillow's; empty for decoders that have none."""
+    """Returns the layout of a pixel in a tile of Pillow's; empty for decoders that have none."""
     first = tile.args if isinstance(tile.args, str) else tile.args[0] if tile.args else ""
     return first if isinstance(first, str) else ""
 
 
 def _opened_again(image: Any, raw_mode: str) -> Any:
-    """An image of a file, from the stream of another that is not read yet, to be read with another raw mode."""
+    """Opens an image again, from the stream of one that is not read yet, with another raw mode."""
     image.fp.seek(0)
     again = type(image)(image.fp, image.filename)
     again.seek(image.tell())
@@ -100,7 +100,9 @@ def _opened_again(image: Any, raw_mode: str) -> Any:
 
 
 def _png_significant_bits(file: Any) -> int | None:
-    """Significant bits of a sample by the sBIT chunk, the most of all channels (PNG, third edition, 11.3.2.6)."""
+    """Reads the significant bits of a sample from the sBIT chunk, the most of all channels (PNG, third edition,
+    11.3.2.6).
+    """
     file.seek(8)
     while len(head := file.read(8)) == 8 and head[4:] != b"IDAT":
         length = int.from_bytes(head[:4], "big")
@@ -112,13 +114,13 @@ def _png_significant_bits(file: Any) -> int | None:
 
 
 def _tag(image: Image.Image, tag: int, default: Any = None) -> Any:
-    """The value of a TIFF tag, or the largest of its values."""
+    """Returns the value of a TIFF tag, or the largest of its values."""
     value = getattr(image, "tag_v2", {}).get(tag, default)
     return max(value, default=default) if isinstance(value, tuple) else value
 
 
 def _tagged_range(image: Image.Image) -> tuple[float, float] | None:
-    """The range that tags of TIFF declare."""
+    """Returns the range that tags of TIFF declare."""
     for low, high in RANGES:
         black, white = _tag(image, low, 0), _tag(image, high)
         if isinstance(black, numbers.Real) and isinstance(white, numbers.Real):
@@ -127,7 +129,7 @@ def _tagged_range(image: Image.Image) -> tuple[float, float] | None:
 
 
 def _grey_values(image: Image.Image) -> np.ndarray:
-    """Grey pixels in the type that the file has them in."""
+    """Returns grey pixels in the type that the file stores them in."""
     values = np.asarray(image)
     if image.mode == "I" and _tag(image, BITS) == 32 and _tag(image, SAMPLE_FORMAT, UNSIGNED) == UNSIGNED:
         return values.view(np.uint32)
@@ -135,7 +137,7 @@ def _grey_values(image: Image.Image) -> np.ndarray:
 
 
 def _grey_samples(image: Image.Image, values: np.ndarray, stored: _Stored) -> Samples:
-    """What a file says of its grey values."""
+    """Collects what a file declares of its grey values."""
     bits = _tag(image, BITS) or 8 * values.dtype.itemsize
     declared = _tagged_range(image)
     if declared is None and bits == 12:
@@ -150,13 +152,17 @@ def _grey_samples(image: Image.Image, values: np.ndarray, stored: _Stored) -> Sa
 
 
 def _significant_range(values: np.ndarray, bits: int) -> tuple[float, float]:
-    """The range of a 16-bit PNG with sBIT: all 16 bits, as PNG wants it, unless the numbers clearly were not scaled."""
+    """Returns the range of a 16-bit PNG with sBIT: all 16 bits, as PNG requires, unless the numbers clearly were not
+    scaled.
+    """
     unscaled = values.max() < 2**bits and np.any(values % 2 ** (16 - bits) > 1)
     return (0, 2**bits - 1) if unscaled else FULL
 
 
 def _colour(unread: Any, image: Image.Image, stored: _Stored) -> Image.Image:
-    """Colour, or grey with alpha, of 16 bits: the high bytes, as Pillow reads them, unless the low ones matter."""
+    """Reduces colour, or grey with alpha, of 16 bits: to the high bytes, as Pillow reads them, unless all colours are
+    dark.
+    """
     high, key, declared = np.asarray(image), image.info.get("transparency"), _tagged_range(image)
     grey = stored.raw_mode.startswith("LA")
     enough = high[..., :3].max() >= 256 * DARK and declared in (None, FULL)
@@ -181,7 +187,7 @@ def _colour(unread: Any, image: Image.Image, stored: _Stored) -> Image.Image:
 
 
 def _sixteen_bits(unread: Image.Image, high: np.ndarray, raw_mode: str) -> np.ndarray:
-    """All bits of an image `(H, W, channels)` of whose samples the high bytes are read already."""
+    """Reads the low bytes of an image `(H, W, channels)` and joins them to the high bytes, which are read already."""
     if raw_mode.startswith("LA"):  # Pillow has no raw mode for the low bytes of these, but one for four bytes as such
         both = np.asarray(_opened_again(unread, "RGBA"))
         high, low = both[..., ::2], both[..., 1::2]
@@ -192,7 +198,7 @@ def _sixteen_bits(unread: Image.Image, high: np.ndarray, raw_mode: str) -> np.nd
 
 
 def _rebuilt(image: Image.Image, samples: np.ndarray, alpha: np.ndarray | None) -> Image.Image:
-    """An image of 8-bit samples `(H, W)` or `(H, W, 1 or 3)`, with the `info` of another."""
+    """Builds an image of 8-bit samples `(H, W)` or `(H, W, 1 or 3)`, with the `info` of another."""
     bands = [np.atleast_3d(samples)] + ([] if alpha is None else [alpha[..., None].astype(np.uint8)])
     stacked = np.concatenate(bands, -1)
     rebuilt = Image.fromarray(stacked[..., 0] if stacked.shape[-1] == 1 else np.ascontiguousarray(stacked))
@@ -201,14 +207,14 @@ def _rebuilt(image: Image.Image, samples: np.ndarray, alpha: np.ndarray | None) 
 
 
 def unsupported_tiff(path: Path) -> str | None:
-    """Why Pillow does not open a file, if that is a TIFF; its tags may be all that is known of it."""
+    """Returns the reason why Pillow does not open a file, if that is a TIFF, from its tags."""
     try:
         with path.open("rb") as file:
             tags = TiffImagePlugin.ImageFileDirectory_v2(file.read(8))
             file.seek(tags.next)
             tags.load(file)
         found = [tags[BITS], *(tags.get(tag, "missing") for tag in (SAMPLE_FORMAT, PHOTOMETRIC))]
-    except Exception:  # on files of other formats, and damaged ones, the parser raises whatever it stumbles over
+    except Exception:  # on files of other formats, and damaged ones, the parser raises errors of many kinds
         return None
     bits, kind, photometric = (" ".join(map(str, value)) if isinstance(value, tuple) else value for value in found)
     return (

@@ -14,14 +14,14 @@ from whycluster.errors import UserError, whole_number
 
 
 class Collection(Protocol):
-    """Numbered images with their names and labels.
+    """A protocol: numbered images with their names and labels.
 
     Attributes:
         paths: the name of each image in tables and file names, with `/`.
         labels: the known class of each image, for evaluation only; an empty string where there is none.
         label_kind: what the labels are, in the plural.
         skipped: path `->` reason, of files that were found to be unusable when the collection was made.
-        source: plain values from which `open_collection` makes the same collection again.
+        source: numbers and strings from which `open_collection` makes the same collection again.
     """
 
     paths: list[str]
@@ -39,15 +39,15 @@ class Collection(Protocol):
         ...
 
     def file(self, index: int) -> Path | None:
-        """The file of an image; `None` if it has none."""
+        """Returns the file of an image; `None` if it has none."""
         ...
 
     def raw_features(self) -> np.ndarray | None:
-        """The pixels as features `(N, D)`; `None` where clustering these is no baseline worth comparing with."""
+        """Returns the pixels as features `(N, D)`; `None` where their clustering is no useful baseline."""
         ...
 
     def mask(self, index: int) -> Image.Image | None:
-        """The pixels that alone can be the reason for the label of an image, white on black; `None` if not known."""
+        """Returns the pixels that determine the label of an image, white on black; `None` if not known."""
         ...
 
 
@@ -88,7 +88,7 @@ class Digits:
 
 
 class Folder:
-    """All image files of a folder and of its sub-folders, whose names are the labels.
+    """A collection of all image files in a folder and its sub-folders, whose names are the labels.
 
     Args:
         root: the folder, or one image file.
@@ -110,11 +110,11 @@ class Folder:
                 f"data.label_level={label_level!r} should be null or a whole number but 0: 1 takes the uppermost "
                 "folder's name for a label, 2 the next one down, -1 that of the folder that holds the image."
             )
-        given = Path(str(root)).expanduser()  # a folder named 2024 arrives as a number
-        if os.path.isfile(given):
-            self.root, listing = given.parent, Listing([given.name], {})
+        path = Path(str(root)).expanduser()  # the config reads a folder named 2024 as a number
+        if os.path.isfile(path):
+            self.root, listing = path.parent, Listing([path.name], {})
         else:
-            self.root, listing = given, list_files(given)
+            self.root, listing = path, list_files(path)
         self.paths, self.skipped = listing
         if not self.paths:
             raise UserError(f"the image folder {str(root)!r} has no files in it{_listed(self.skipped)}.")
@@ -122,7 +122,7 @@ class Folder:
         where = "sub-folders that hold the images" if level == -1 else f"folders at level {level}"
         self.label_kind = f"names of the {where}"
         self.source: dict[str, Any] = {
-            "kind": "folder", "root": str(given.absolute()), "label_level": label_level
+            "kind": "folder", "root": str(path.absolute()), "label_level": label_level
         }  # fmt: skip
 
     def load(self, index: int) -> Image.Image:
@@ -139,7 +139,7 @@ class Folder:
 
 
 def _folder_name(path: str, level: int) -> str:
-    """The name of the folder at a level of a path; empty where there is none.
+    """Returns the name of the folder at a level of a path; empty where there is none.
 
     Example:
         >>> [_folder_name("train/cat/1.jpg", level) for level in (-1, 1, 2, 3, -3)]
@@ -155,12 +155,12 @@ def _listed(skipped: dict[str, str]) -> str:
 
 
 def has_labels(labels: list[str]) -> bool:
-    """Whether the labels can be compared with clusters: every image has one, and there are at least two."""
+    """Tells whether the labels can be compared with clusters: every image has one, and there are at least two."""
     return "" not in labels and len(set(labels)) > 1
 
 
 def describe_labels(collection: Collection) -> str:
-    """One line that says what the labels of a collection are.
+    """Describes the labels of a collection in one line.
 
     Example:
         >>> describe_labels(Digits())

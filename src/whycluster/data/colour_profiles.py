@@ -1,4 +1,4 @@
-"""Converts the colours of images by their ICC profile to sRGB."""
+"""Conversion of the colours of images by their ICC profile to sRGB."""
 
 import io
 from collections.abc import Callable
@@ -20,8 +20,8 @@ def to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
         profile: its ICC profile.
 
     Returns:
-        An image of the same mode, or RGB for CMYK; the one that was given if the profile is sRGB, so that no number
-        changes by more than 1, if it is damaged, or if it describes another colour space.
+        An image of the same mode, or RGB for CMYK; the image itself if the profile is sRGB, so that no number changes
+        by more than 1, if it is damaged, or if it describes another colour space.
     """
     convert = _conversion(profile, image.mode)
     return image if convert is None else convert(image)
@@ -29,14 +29,16 @@ def to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
 
 @lru_cache(maxsize=16)
 def _conversion(profile: bytes, mode: str) -> Callable[[Image.Image], Image.Image] | None:
-    """What a profile does to images of a mode; `None` if it does nothing, or nothing that makes sense."""
+    """Returns the function that converts images of a mode by a profile; `None` if it would change nothing, or the
+    profile is not usable.
+    """
     grey, colour = mode in MODES["GRAY"], "RGBA" if mode == "RGBA" else "RGB"
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         if mode not in MODES.get(source.profile.xcolor_space.strip(), ()):
             return None
         srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
-        # Without its short cuts, which are coarse in the darks, the library still is fast enough for 256 greys.
+        # The library's optimisation is coarse for dark greys, and not needed: only 256 greys are converted.
         flags = ImageCms.Flags.NOOPTIMIZE if grey else ImageCms.Flags.NONE
         transform = ImageCms.ImageCmsTransform(source, srgb, "L" if grey else mode, colour, flags=flags)
     except (OSError, ValueError):  # the profile does not parse, or lacks what the conversion needs
@@ -55,7 +57,7 @@ def _conversion(profile: bytes, mode: str) -> Callable[[Image.Image], Image.Imag
 
 
 def _lattice(mode: str) -> Image.Image:
-    """All 256 greys, or colours with all combinations of the steps, as an image."""
+    """Builds an image of all 256 greys, or of the colours with all combinations of the steps."""
     if mode == "L":
         return Image.frombytes("L", (256, 1), bytes(range(256)))
     colours = np.stack(np.meshgrid(STEPS, STEPS, STEPS, indexing="ij"), -1).reshape(64, 64, 3)

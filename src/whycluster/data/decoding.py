@@ -1,4 +1,4 @@
-"""Decodes image files to RGB with 8 bits a channel, as a viewer shows them, or gives the reason why not."""
+"""Decoding of image files to RGB with 8 bits a channel, as a viewer shows them."""
 
 import warnings
 from pathlib import Path
@@ -17,7 +17,7 @@ KNOWN_FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF",
 ORIENTATION = 0x0112  # in EXIF
 
 Image.init()
-# `Image.open` fails on every file if it is given one format that this build of Pillow does not have.
+# `Image.open` fails on every file if one of the formats is not in this build of Pillow.
 FORMATS = [name for name in KNOWN_FORMATS if name in Image.OPEN]
 
 
@@ -50,7 +50,7 @@ def read_image(path: Path) -> Image.Image:
         raise UnreadableImageError(f"too many pixels to be decoded safely, scale it down first: {error}") from None
     except MemoryError:
         raise UnreadableImageError("there is not enough memory to decode it; scale it down first") from None
-    except Exception as error:  # on damaged files Pillow's decoders raise whatever their parsers stumble over
+    except Exception as error:  # on damaged files Pillow's decoders raise errors of many kinds
         if isinstance(error, OSError) and error.strerror:
             raise UnreadableImageError(f"cannot be read: {error.strerror}") from error
         reason = str(error).replace(str(path), path.name) or type(error).__name__
@@ -68,11 +68,11 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """Turns an image of any mode into upright RGB, as `read_image` does with a file.
 
     Args:
-        image: from a file that Pillow has opened and not read yet, or any other. If its pixels are read, Pillow has
-            lost what the file says of more than 8 bits a channel of colour.
+        image: any image. Colours of more than 8 bits a channel are read exactly only if Pillow has opened the file but
+            not read its pixels yet.
 
     Returns:
-        An RGB image; the one that was given if it is upright and in sRGB already.
+        An RGB image; the image itself if it is upright and in sRGB already.
 
     Raises:
         UnreadableImageError: for numbers of an unknown range.
@@ -91,7 +91,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _in_basic_mode(image: Image.Image) -> Image.Image:
-    """An image of mode L, LA, RGB, RGBA or CMYK; transparency becomes alpha before colours change."""
+    """Converts an image to mode L, LA, RGB, RGBA or CMYK; transparency becomes alpha before colours change."""
     if image.mode in ("La", "RGBa"):
         return image.convert(image.mode.upper())
     if "transparency" in image.info and image.mode in ("1", "L", "P", "RGB"):
@@ -102,7 +102,7 @@ def _in_basic_mode(image: Image.Image) -> Image.Image:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """An image rotated and mirrored as its EXIF data say."""
+    """Rotates and mirrors an image as its EXIF data say."""
     try:
         return ImageOps.exif_transpose(image) if image.getexif().get(ORIENTATION, 1) != 1 else image
     except Exception:  # EXIF data that do not parse, in any of many ways, say nothing against the pixels

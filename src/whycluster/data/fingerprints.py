@@ -1,4 +1,4 @@
-"""What tells content from other content: digests of images, of weights and of files."""
+"""Digests of images, of weights and of files, to detect changes."""
 
 import hashlib
 import os
@@ -14,12 +14,12 @@ from whycluster.data.collections import Collection
 
 
 def fingerprint(collection: Collection, rows: Iterable[int], times: bool = False) -> dict[str, Any]:
-    """Plain values that are others as soon as images are.
+    """Computes numbers and strings that change when images do.
 
     Args:
         collection: the images.
-        rows: numbers of those that count.
-        times: whether it counts, too, when files were changed.
+        rows: numbers of the images to include.
+        times: whether to include the times at which files were changed.
 
     Returns:
         `count`, `digest` of their names and sizes, and with `times` the `newest` one.
@@ -39,7 +39,7 @@ def fingerprint(collection: Collection, rows: Iterable[int], times: bool = False
 
 
 def digest(parts: Iterable[Tensor | Path]) -> str:
-    """A short name for the content of tensors and files together."""
+    """Computes one short digest of the content of tensors and files."""
     hashed = hashlib.blake2b(digest_size=8)
     for part in parts:
         if isinstance(part, Path):

@@ -1,4 +1,4 @@
-"""A pass over images: batches shared among processes, computed, and kept in shards."""
+"""A pass over images: batches divided among processes, computed, and written to shards."""
 
 import time
 import timeit
@@ -18,21 +18,20 @@ from torch.utils.data import DataLoader
 from whycluster.data.images import Batch, PreparedImages, image_loader
 from whycluster.data.shards import Entry, Shards
 
-SECONDS = 1.0  # of work that a shard holds, about: what a process that is killed loses
-THREADS = 2  # that write: much of their time they wait for the disk
-UNDER_WAY = 3  # batches that may still be being written when the next one is computed
-CPU_BATCH = 4  # images: networks are fastest so on a CPU, as memory for their values is used again, and not asked for
-QUICK = (
-    0.005  # seconds to load an image in; on a CPU, processes that decode then take more from the network than they give
-)
+SECONDS = 1.0  # of work in a shard, about; a process that is killed loses this much
+THREADS = 2  # that write: they wait for the disk most of the time
+UNDER_WAY = 3  # most batches that are still being written while the next one is computed
+CPU_BATCH = 4  # images computed at once on a CPU, where networks are fastest if the allocator reuses their memory
+# Seconds to load an image. Below, processes that decode slow down a network on the CPU by more than they save.
+QUICK = 0.005
 
 
 class ImagePass(pl.LightningModule):
-    """Predicts something of images; several processes share them, and each image is taken once.
+    """A Lightning module that predicts for images; several processes divide them, and each image is computed once.
 
     Args:
         images: the images.
-        shards: what is done; it is not done again.
+        shards: results that exist already; they are not computed again.
         batch_size: how many images are loaded at once.
         num_workers: processes that decode; `None`: as many as fit.
     """
@@ -50,12 +49,12 @@ class ImagePass(pl.LightningModule):
         return image_loader(self.images, self.batch_size, workers, rank, world_size, done)
 
     def parts(self, images: Tensor) -> tuple[Tensor, ...]:
-        """A batch `(N, …)` in the parts that are computed at once."""
+        """Splits a batch `(N, …)` into the parts that are computed at once."""
         return torch.split(images, CPU_BATCH if images.device.type == "cpu" else max(1, len(images)))
 
 
 class ShardWriter(BasePredictionWriter):
-    """Keeps what is predicted in shards, by threads of its own, while the next batches are computed.
+    """A callback that writes predictions to shards in its own threads while the next batches are computed.
 
     Args:
         shards: to write to.
@@ -71,10 +70,10 @@ class ShardWriter(BasePredictionWriter):
 
     @abstractmethod
     def entry(self, prediction: Any, batch: Batch) -> Entry:
-        """What to keep of a batch, when all its other files are on the disk; called in a thread."""
+        """Returns what to write of a batch to a shard, after writing its other files; called in a thread."""
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        trainer.strategy.barrier()  # all processes have read what is done before one of them adds to it
+        trainer.strategy.barrier()  # no process adds shards before all have read which exist
 
     def write_on_batch_end(
         self,
@@ -88,31 +87,31 @@ class ShardWriter(BasePredictionWriter):
     ) -> None:
         if not batch.rows:  # of a process that got no images
             return
-        self._under_way.append(self._threads.submit(self._placed, prediction, batch))
+        self._under_way.append(self._threads.submit(self._written_entry, prediction, batch))
         while len(self._under_way) > UNDER_WAY or (self._under_way and self._under_way[0].done()):
-            self._settle()
+            self._finish_oldest()
         if time.monotonic() - self._written > SECONDS:
             self._flush()
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         while self._under_way:
-            self._settle()
+            self._finish_oldest()
         self._flush()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        with suppress(OSError):  # that files cannot be written is what the exception says already
+        with suppress(OSError):  # if files cannot be written, the exception says so already
             self.on_predict_end(trainer, pl_module)
 
-    def _placed(self, prediction: Any, batch: Batch) -> Entry:
+    def _written_entry(self, prediction: Any, batch: Batch) -> Entry:
         rows = batch.rows
         return {"first": rows[0], "end": rows[-1] + 1, "skipped": batch.skipped, **self.entry(prediction, batch)}
 
-    def _settle(self) -> None:
-        """Waits for the oldest batch; an interrupt may lose it, and it is computed again."""
+    def _finish_oldest(self) -> None:
+        """Waits for the oldest batch; if an interrupt loses it, it is computed again on resuming."""
         self._ready.append(self._under_way.popleft().result())
 
     def _flush(self) -> None:
-        """Writes what is ready as a shard, or as several where batches between were done before."""
+        """Writes the finished batches as one shard, or as several where batches between them were done before."""
         ready, self._ready = self._ready, []
         while ready:
             n = 1

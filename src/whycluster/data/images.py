@@ -1,4 +1,4 @@
-"""Batches of prepared images, each with its number; what cannot be read travels along with its reason."""
+"""Batches of prepared images with their numbers, and the reasons why others cannot be read."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -18,12 +18,12 @@ Prepare = Callable[[Image.Image], Tensor]
 Item = tuple[int, Tensor | str]
 T = TypeVar("T")
 
-MOST_WORKERS = 8  # more rarely decode faster than the devices of one machine compute
+MOST_WORKERS = 8  # more are rarely needed to decode as fast as the devices of one machine compute
 
 
 @dataclass
 class Batch:
-    """Prepared images and what could not be read.
+    """Prepared images, and the reasons why others could not be read.
 
     Attributes:
         indices: numbers of the images in their collection, `(N,)`.
@@ -44,12 +44,12 @@ class Batch:
         return sorted([*self.indices.tolist(), *self.skipped])
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "Batch":
-        """The batch with its images on a device (Lightning calls this)."""
+        """Moves the images to a device (Lightning calls this)."""
         return Batch(self.indices, self.images.to(device, non_blocking=non_blocking), self.skipped)
 
 
 class PreparedImages(Dataset[Item]):
-    """The images of a collection as a network wants them.
+    """The images of a collection, prepared for a network.
 
     Args:
         collection: the images.
@@ -74,7 +74,7 @@ class PreparedImages(Dataset[Item]):
 
 
 def collate(items: list[Item]) -> Batch:
-    """Items `->` a batch."""
+    """Joins items to a batch."""
     images = [(index, image) for index, image in items if isinstance(image, Tensor)]
     return Batch(
         indices=torch.tensor([index for index, _ in images], dtype=torch.long),
@@ -91,18 +91,18 @@ def image_loader(
     world_size: int = 1,
     done: np.ndarray | None = None,
 ) -> DataLoader[Batch]:
-    """Batches in order, decoded by several processes.
+    """Builds a loader of batches in order, decoded by several processes.
 
-    Which images are a batch does not depend on how many ranks share the batches, or on what is done already: results
-    may depend on it, in the last digit.
+    The composition of batches, on which the last digit of results may depend, is the same for any number of ranks, and
+    whatever is done already.
 
     Args:
         images: the images.
         batch_size: how many at once.
         num_workers: processes that decode; `None`: one for every second core, and none for a batch or two.
-        rank: of several that share the batches.
-        world_size: how many these are.
-        done: images `(N,)` that are not wanted again; a batch is left out if all of it is done.
+        rank: of this process.
+        world_size: the number of processes that divide the batches.
+        done: whether images are done already, `(N,)`; a batch is left out if all of it is.
     """
     batches = [images.rows[start : start + batch_size] for start in range(0, len(images.rows), batch_size)]
     if done is not None:
@@ -115,12 +115,12 @@ def image_loader(
 
 
 def _cores() -> int:
-    """CPU cores that this process may use."""
+    """Returns the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class _Batches(Dataset[Batch]):
-    """The images of some rows, a batch an item."""
+    """A data set of batches: the images of some rows, one batch per item."""
 
     def __init__(self, images: PreparedImages, batches: Sequence[Sequence[int]]) -> None:
         self.images, self.batches = images, batches
@@ -134,7 +134,7 @@ class _Batches(Dataset[Batch]):
 
 
 def share_of_rank(rows: Sequence[T], rank: int, world_size: int) -> Sequence[T]:
-    """What one process of several takes of rows, or of batches: together they take each once, nothing is padded.
+    """Returns the rows, or batches, of one process of several; together they have each once, and nothing is padded.
 
     Example:
         >>> [list(share_of_rank(range(5), rank, 2)) for rank in range(2)]

@@ -1,4 +1,4 @@
-"""What lies in a folder, below it, and below that: in sorted order, each place once."""
+"""Recursive listing of a folder: in sorted order, each folder once."""
 
 import os
 from collections.abc import Iterable
@@ -8,7 +8,7 @@ from typing import NamedTuple
 from whycluster.errors import UserError
 
 NOT_TEXT = "the name is not UTF-8; rename it"
-# What tells a folder with results of this program: the request that they answer. Of a run that is done it lies in the
+# A folder with results of this program is recognised by the request that they answer. In a finished run it is in the
 # folder itself, else in a sub-folder.
 FINISHED, UNFINISHED, REQUEST = ".request.json", "unfinished", "request.json"
 
@@ -37,8 +37,8 @@ class _Found(NamedTuple):
 def list_files(root: Path) -> Listing:
     """Lists a folder recursively, through links, but no folder twice.
 
-    Left out are names that begin with a dot, and folders below it with results of this program: they may lie below the
-    photos, and are none. A folder that is reached both by its own name and through a link is listed under its own name.
+    Names that begin with a dot, and folders below `root` with results of this program, are left out. A folder that is
+    reached both by its own name and through a link is listed under its own name.
 
     Raises:
         UserError: if `root` is not a folder that can be read.
@@ -68,22 +68,22 @@ def list_files(root: Path) -> Listing:
 
 
 def is_run(folder: Path) -> bool:
-    """Whether a folder holds results of this program, or is about to."""
+    """Tells whether a folder holds results of this program, or is about to."""
     return os.path.exists(folder / FINISHED) or is_unfinished_run(folder)
 
 
 def is_unfinished_run(folder: Path) -> bool:
-    """Whether a run began to work on this folder and did not end."""
+    """Tells whether a run began to work on this folder and did not end."""
     return os.path.exists(folder / UNFINISHED / REQUEST)
 
 
 def _is_text(name: str) -> bool:
-    """Whether a name can be written into tables: Python keeps bytes that are no UTF-8 as surrogates."""
+    """Tells whether a name can be written into tables: Python represents bytes that are not UTF-8 by surrogates."""
     return name.isascii() or name.encode(errors="replace").decode() == name
 
 
 def _sort_entries(entries: Iterable["os.DirEntry[str]"], folder: str, found: _Found) -> None:
-    """Puts each entry of a folder where it belongs, in an order that does not depend on the file system."""
+    """Adds each entry of a folder to the list for its type, in an order that does not depend on the file system."""
     for entry in sorted(entries, key=lambda entry: entry.name, reverse=True):
         if entry.name.startswith("."):
             continue
@@ -91,7 +91,7 @@ def _sort_entries(entries: Iterable["os.DirEntry[str]"], folder: str, found: _Fo
         if not _is_text(name):
             found.skipped[name.encode(errors="surrogateescape").decode(errors="backslashreplace")] = NOT_TEXT
         elif entry.is_symlink():
-            # What leads nowhere, to itself, or where one may not look counts as a file: reading it will say so.
+            # A link that is broken, circular or not accessible counts as a file; reading it gives the reason.
             (found.links if os.path.isdir(entry.path) else found.files).append(name)
         elif entry.is_dir():
             found.folders.append(name)

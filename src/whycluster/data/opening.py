@@ -1,4 +1,4 @@
-"""Makes a collection again from its `source`."""
+"""Construction of a collection from its `source`."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,8 +7,8 @@ from whycluster.data.collections import Collection, Digits, Folder
 from whycluster.data.scenes import Scenes
 from whycluster.errors import UserError
 
-KINDS: dict[str, Callable[..., Collection]] = {"digits": Digits, "folder": Folder, "scenes": Scenes}
-DEFAULTS = {"folder": {"label_level": 1}}  # of settings that earlier versions did not have: what these did
+COLLECTIONS: dict[str, Callable[..., Collection]] = {"digits": Digits, "folder": Folder, "scenes": Scenes}
+DEFAULTS = {"folder": {"label_level": 1}}  # for settings that sources of earlier versions lack: what these versions did
 
 
 def open_collection(source: dict[str, Any]) -> Collection:
@@ -19,6 +19,6 @@ def open_collection(source: dict[str, Any]) -> Collection:
     """
     values = dict(source)
     kind = values.pop("kind", None)
-    if kind not in KINDS:
-        raise UserError(f"a collection of kind {kind!r} is unknown; this version knows {', '.join(KINDS)}.")
-    return KINDS[kind](**DEFAULTS.get(kind, {}) | values)
+    if kind not in COLLECTIONS:
+        raise UserError(f"a collection of kind {kind!r} is unknown; this version knows {', '.join(COLLECTIONS)}.")
+    return COLLECTIONS[kind](**DEFAULTS.get(kind, {}) | values)

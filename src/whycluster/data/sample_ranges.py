@@ -1,6 +1,6 @@
-"""Which numbers of an image are black and white, and the image scaled by them to 8 bits a sample.
+"""Ranges of an image's numbers: which are black and white, and scaling by them to 8 bits a sample.
 
-What decides:
+The range depends on what the file holds:
 
 ============================  ========================================================================================
 what the file holds           black and white
@@ -35,20 +35,20 @@ from whycluster.errors import UserError
 
 WHITES = (1, 255, 1023, 4095, 16383, 65535)  # 1, 8, 10, 12, 14 and 16 bits
 FLOAT_WHITES = (1, 255, 65535)
-DARK = 1 / 4  # of white; if all of an image is darker, it more likely has another white
-DARK_FLOAT = 1 / 16  # of white, for floats, most of which do range from 0 to 1
-OVERSHOOT = 0.1  # of white, by which resampling exceeds it at edges
-ROWS = 64  # that are scaled at a time, which keeps the floats in the cache
-# One byte that DataLoader workers share with the process that they are forked from, so that one of them warns for all.
+DARK = 1 / 4  # of white; if no pixel is brighter, another number is more likely white
+DARK_FLOAT = 1 / 16  # of white, for floats, most of which range from 0 to 1
+OVERSHOOT = 0.1  # of white, by which resampling may exceed it at edges
+ROWS_AT_ONCE = 64  # rows scaled at once, so that their floats stay in the cache
+# One byte in memory shared with forked DataLoader workers, so that all processes together warn once.
 _warned = mmap.mmap(-1, 1)
 
 
 class UnreadableImageError(UserError):
-    """An image that cannot be used; the message is the reason, without the path."""
+    """Raised for an image that cannot be used; the message is the reason, without the path."""
 
 
 class Samples(NamedTuple):
-    """What a file says of its numbers.
+    """The properties of an image's numbers that its file declares.
 
     Attributes:
         bits: of a sample.
@@ -96,15 +96,15 @@ def to_8_bits(values: np.ndarray, samples: Samples, name: str) -> np.ndarray:
         )
     precise = np.float64 if values.dtype.kind != "f" and values.dtype.itemsize > 2 else np.float32
     grey = np.empty(values.shape, np.uint8)
-    for start in range(0, len(values), ROWS):
-        part = np.subtract(values[start : start + ROWS], black, dtype=precise)
+    for start in range(0, len(values), ROWS_AT_ONCE):
+        part = np.subtract(values[start : start + ROWS_AT_ONCE], black, dtype=precise)
         part *= precise(255 / (white - black))
-        grey[start : start + ROWS] = np.clip(np.rint(part, out=part), 0, 255, out=part)
+        grey[start : start + ROWS_AT_ONCE] = np.clip(np.rint(part, out=part), 0, 255, out=part)
     return 255 - grey if samples.white_is_zero else grey
 
 
 def range_of(values: np.ndarray, samples: Samples) -> Range:
-    """The range of numbers, by the table of this module.
+    """Finds the range of numbers by the table of this module.
 
     Raises:
         UnreadableImageError: if no range makes sense.
@@ -148,7 +148,7 @@ def _least_white(high: float) -> int:
 
 
 def _own(values: np.ndarray) -> Range:
-    """The range that the numbers have themselves, without the few at either end that may be pixels that failed."""
+    """Computes the range of the numbers themselves, without the few at either end that may be defective pixels."""
     for black, white in (np.quantile(values, (0.001, 0.999)), (values.min(), values.max())):
         black = 0.0 if values.min() >= 0 else float(black)
         if white > black:

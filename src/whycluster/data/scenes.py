@@ -1,7 +1,7 @@
-"""Scenes with a known truth: a digit, or a small mark, on a photograph, and the mask of what was pasted.
+"""Scenes with a ground truth for explanations: photographs with a digit or a small mark pasted, and masks of these.
 
-For measuring explanations. The groups of a variant differ in nothing but what was pasted: each photograph, place, size,
-colour and rotation is drawn once and used for every group. So nothing else can decide between the means of the groups.
+The groups of a variant differ only in what was pasted: each photograph, place, size, colour and rotation is drawn once
+and used for every group. So nothing else can distinguish the means of the groups.
 """
 
 from collections.abc import Sequence
@@ -15,9 +15,9 @@ from sklearn.datasets import load_digits, load_sample_images
 from whycluster.errors import UserError, whole_number
 
 SIDE = 224  # pixels
-RIM = 1 / 14  # of the side; nothing is pasted there, as networks look at the centre of an image only
-CROP = (0.4, 0.95)  # side of the part taken of a photograph, as a share of its shorter side
-DIGIT = (0.3, 0.5)  # side of a digit, as a share of that of the scene
+RIM = 1 / 14  # of the side; nothing is pasted there, as preprocessing may crop it
+CROP = (0.4, 0.95)  # side of the part taken of a photograph, as a fraction of its shorter side
+DIGIT = (0.3, 0.5)  # side of a digit, as a fraction of that of the scene
 TURN = 25  # degrees, the most by which a digit is rotated
 MARK = 1 / 8  # side of the mark
 CHECKS = 4  # fields of the mark in a row
@@ -25,7 +25,7 @@ SEEN = 0.25  # opacity from which a pixel belongs to the mask
 
 
 class Draw(NamedTuple):
-    """What a scene is made of, but for its group.
+    """The random choices that make a scene, except for its group.
 
     Attributes:
         photo: number of the photograph.
@@ -51,7 +51,7 @@ class Draw(NamedTuple):
 
 
 class Scenes:
-    """Digits of scikit-learn on the photographs that ship with it.
+    """A collection of scikit-learn's digits on the photographs that it ships with.
 
     Args:
         variant: `digit`: the groups are digits of different values; `mark`: they are scenes with a small chequered
@@ -61,7 +61,7 @@ class Scenes:
         seed: same seed, same scenes.
 
     Raises:
-        UserError: for an unknown variant, or numbers that make no sense.
+        UserError: for an unknown variant, or invalid numbers.
     """
 
     label_kind = "names of the groups"
@@ -97,7 +97,7 @@ class Scenes:
         return self._painted(index)[0]
 
     def mask(self, index: int) -> Image.Image | None:
-        """The pixels that were pasted for the group of a scene, white on black; `None` where nothing was."""
+        """Returns the pixels that were pasted for the group of a scene, white on black; `None` where nothing was."""
         return self._painted(index)[1]
 
     def file(self, index: int) -> Path | None:
@@ -107,7 +107,7 @@ class Scenes:
         return None
 
     def _painted(self, index: int) -> tuple[Image.Image, Image.Image | None]:
-        """A scene and its mask."""
+        """Paints a scene and its mask."""
         group, draw = self.labels[index], self._draws[index % len(self._draws)]
         scene = self._photos[draw.photo].resize((SIDE, SIDE), Image.Resampling.BICUBIC, draw.box)
         by_digit = group not in ("marked", "plain")
@@ -125,7 +125,7 @@ class Scenes:
         return scene, mask
 
     def _digit(self, draw: Draw, value: int) -> Image.Image:
-        """Opacity of a digit in its place, `L`."""
+        """Computes the opacity of a digit in its place, in mode `L`."""
         samples = self._samples[value]
         ink = Image.fromarray((255 * samples[int(draw.sample * len(samples))]).astype(np.uint8))
         ink = ink.resize((draw.side, draw.side), Image.Resampling.BICUBIC)
@@ -156,14 +156,14 @@ def _draw(random: np.random.RandomState, sizes: Sequence[tuple[int, int]], value
 
 
 def _bright(random: np.random.RandomState) -> tuple[int, int, int]:
-    """A colour of full brightness."""
+    """Draws a colour of full brightness."""
     colour = random.uniform(0, 255, 3)
     red, green, blue = (colour * 255 / colour.max()).round().astype(int).tolist()
     return red, green, blue
 
 
 def _mark() -> Image.Image:
-    """A chequered square."""
+    """Paints a chequered square."""
     field = round(SIDE * MARK / CHECKS)
     fields = np.indices((CHECKS, CHECKS)).sum(0) % 2
     return Image.fromarray((255 * fields.repeat(field, 0).repeat(field, 1)).astype(np.uint8)).convert("RGB")

@@ -1,15 +1,15 @@
-"""The saved model, and images `->` explanations."""
+"""The saved model, and explanations of images and of tables by it."""
 
-from whycluster.explain.explainer import Explainer, Explanation, Receipt
+from whycluster.explain.explainer import DiscriminantReceipt, Explainer, Explanation
 from whycluster.explain.model import Assignment, ClusterModel
 from whycluster.explain.targets import Target, parse_target
 
 __all__ = [
     "Assignment",
     "ClusterModel",
+    "DiscriminantReceipt",
     "Explainer",
     "Explanation",
-    "Receipt",
     "Target",
     "parse_target",
 ]

@@ -10,19 +10,21 @@ from whycluster.errors import UserError
 from whycluster.explain.images import Images, batches
 from whycluster.explain.model import Assignment, ClusterModel
 from whycluster.explain.targets import Target, parse_target
-from whycluster.heads import Beta, ClusterLayer, Midpoint, Rule, Zero
-from whycluster.heads.beta import given_beta
+from whycluster.heads import Beta, ClusterLayer, Midpoint, RuleName, Zero
+from whycluster.heads.beta import user_beta
 from whycluster.heads.layers import HeadRule
 from whycluster.lrp import LRP, Attention, Composite, Residual, named_composite
 
 BATCH_SIZE = 16
 HEAD = "head.discriminants"  # its node in the graph
-HEAD_RULES: dict[Rule, type[HeadRule]] = {"zero": Zero, "midpoint": Midpoint}
-RESIDUALS: dict[Rule, Residual] = {"zero": "norm", "midpoint": "ratio"}  # by the figures in docs/defaults.md
+HEAD_RULES: dict[RuleName, type[HeadRule]] = {"zero": Zero, "midpoint": Midpoint}
+# Chosen by the figures in docs/defaults.md.
+RESIDUAL_OF_HEAD_RULE: dict[RuleName, Residual] = {"zero": "norm", "midpoint": "ratio"}
 
 
 class FeaturesAndDiscriminants(nn.Module):
-    """Normalised images `->` features `(N, D)` and discriminants `(N, K)`: what relevance can come back from.
+    """A network from normalised images to features `(N, D)` and discriminants `(N, K)`, from either of which relevance
+    is propagated.
 
     Args:
         model: a fitted model.
@@ -33,19 +35,19 @@ class FeaturesAndDiscriminants(nn.Module):
         self.backbone, self.head = model.backbone.network, model.head
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Both outputs."""
+        """Computes both outputs."""
         features = self.backbone(images)
         return features, self.head(features)
 
 
-class Receipt(NamedTuple):
-    """Where the discriminant of each image went; `discriminant = pixels + absorbed`, but for rounding. All `(N,)`.
+class DiscriminantReceipt(NamedTuple):
+    """Where the relevance of each image went; `discriminant = pixels + absorbed`, up to rounding. All `(N,)`.
 
     Attributes:
-        discriminant: that was explained.
-        features: what of it the head gave to the features.
-        pixels: what of it arrived at the pixels.
-        absorbed: what biases and stabilisers of head and network kept.
+        discriminant: the discriminant that was explained.
+        features: the relevance that arrived at the features.
+        pixels: the relevance that arrived at the pixels.
+        absorbed: the relevance that biases and stabilisers of head and network absorbed.
     """
 
     discriminant: Tensor
@@ -55,18 +57,18 @@ class Receipt(NamedTuple):
 
 
 class Explanation(NamedTuple):
-    """Why images are, or are not, in a cluster.
+    """The explanation of why images are, or are not, in a cluster.
 
     Attributes:
         target: the cluster explained, `(N,)`.
         heatmap: relevance of each pixel, summed over colours, `(N, H, W)`.
         receipt: where the relevance went.
-        assignment: where the images belong, whatever was explained.
+        assignment: the clusters that the images are assigned to, whatever was explained.
     """
 
     target: Tensor
     heatmap: Tensor
-    receipt: Receipt
+    receipt: DiscriminantReceipt
     assignment: Assignment
 
     @property
@@ -85,17 +87,17 @@ class Explainer:
 
     Args:
         model: a fitted model, on the device to work on.
-        composite: the rules for the network, by name or built.
-        head_rule: `zero`, `midpoint`, or `auto`: `zero`, which is right behind a CNN whose zeros have nothing to pass.
+        composite: the rules for the network: a name, or a `Composite`.
+        head_rule: `zero`, `midpoint`, or `auto`: `zero`, as features of a CNN that are zero have no relevance to pass.
         beta: stiffness of the pooling over competitors; `auto`: the model's own.
-        residual: how residual sums share out, `ratio` or `norm`, in a composite given by name; `auto`: what was
-            measured to explain better behind the head rule, `norm` behind `zero` and `ratio` behind `midpoint`.
-        attention: how relevance passes attention, `attn` or `cp` (see `LRP`); in a composite given by name it also
-            decides the gamma of linear layers on tokens.
+        residual: the rule of residual additions, `ratio` or `norm`, in a named composite; `auto`: the one that explains
+            better after the head rule by measurement, `norm` after `zero` and `ratio` after `midpoint`.
+        attention: how relevance passes attention, `attn` or `cp` (see `LRP`); in a named composite it also decides the
+            gamma of linear layers on tokens.
 
     Attributes:
         composite: its name, or its type.
-        residual: of a composite given by name, else `None`.
+        residual: the rule of residual additions in a named composite, else `None`.
 
     Raises:
         UserError: for an unknown composite or rule, or a network that LRP cannot pass.
@@ -121,30 +123,31 @@ class Explainer:
             raise UserError(f"head_rule={head_rule!r} is unknown; choose auto, zero or midpoint.")
         if not isinstance(composite, str | Composite):
             raise UserError(f"composite={composite!r:.100} should be the name of a composite, or a composite.")
-        self.beta = given_beta(beta)
+        self.beta = user_beta(beta)
         self.model = model
-        self.head_rule: Rule = "zero" if head_rule == "auto" else head_rule
+        self.head_rule: RuleName = "zero" if head_rule == "auto" else head_rule
         self.composite = composite if isinstance(composite, str) else type(composite).__name__
         self.residual: Residual | None = None
         if isinstance(composite, str):
-            self.residual = RESIDUALS[self.head_rule] if residual == "auto" else residual
+            self.residual = RESIDUAL_OF_HEAD_RULE[self.head_rule] if residual == "auto" else residual
             composite = named_composite(composite, *model.backbone.bounds(), self.residual, attention)
         rows = [(ClusterLayer, HEAD_RULES[self.head_rule](beta)), *composite.rows]
         self.lrp = LRP(FeaturesAndDiscriminants(model), Composite(rows), attention)
         side = model.backbone.preprocessing.crop
         self._blank = model.backbone.normalise(torch.zeros(1, 3, side, side, device=model.head.centre.device))
-        self.lrp.prepare(self._blank)  # so that a network that LRP cannot pass shows at once
+        self.lrp.prepare(self._blank)  # raises at once if LRP cannot pass the network
 
     def describe(self) -> str:
-        """A table of the rules: which one each node of the network has."""
+        """Lists the rule of each node of the network in a table."""
         return self.lrp.describe(self._blank)
 
     def explain(self, images: Images, target: str | int = "assigned") -> Explanation:
         """Explains images.
 
         Args:
-            images: paths or Pillow images, which are resized and cropped as the model does it; or a tensor or a NumPy
-                array `(N, 3, H, W)` of such images, uint8 or floats from 0 to 1, or a list of them, `(3, H, W)` each.
+            images: paths or Pillow images, which are resized and cropped by the model's preprocessing; or images that
+                are already: a tensor or a NumPy array `(N, 3, H, W)`, uint8 or floats from 0 to 1, or a list of them,
+                `(3, H, W)` each.
             target: `assigned`, `runner_up`, a cluster number, or a pair `c:k` (why `c` and not `k`).
 
         Raises:
@@ -167,7 +170,7 @@ class Explainer:
         return [joined(parts) for parts in zip(*self._batches(images, targets), strict=True)]
 
     def explain_targets(self, images: Tensor, targets: Sequence[Target]) -> list[Explanation]:
-        """An explanation for each target, of one batch `(N, 3, H, W)` and one forward pass."""
+        """Explains one batch `(N, 3, H, W)` for each target, with one forward pass."""
         cache = self.lrp.forward(self.model.backbone.normalise(images))
         features, discriminants = cache.output
         assignment = self.model.assign(features)
@@ -178,13 +181,13 @@ class Explainer:
                 explained = discriminants.gather(1, clusters[:, None])[:, 0]
                 of_head = torch.zeros_like(discriminants).scatter_(1, clusters[:, None], explained[:, None])
                 entering, absorbed = (torch.zeros_like(features), of_head), torch.zeros_like(explained)
-            else:  # of a single margin, which is no output of the network
+            else:  # the margin to one competitor is no output of the network
                 head = self.model.head.attribute(features, clusters, target.against, self.head_rule, self.beta)
                 explained, absorbed = head.explained, head.absorbed
                 entering = head.relevance.to(features), torch.zeros_like(discriminants)
             network = cache.propagate(entering, retain_graph=number < len(targets))
             by_head = absorbed + network.receipt.layers[HEAD].total
-            receipt = Receipt(
+            receipt = DiscriminantReceipt(
                 explained,
                 explained - by_head,
                 network.relevance.flatten(1).sum(1, dtype=torch.float64),
@@ -200,11 +203,11 @@ class Explainer:
 
 
 def joined(parts: Sequence[Explanation]) -> Explanation:
-    """Batches end to end."""
+    """Concatenates the explanations of batches."""
     targets, heatmaps, receipts, assignments = zip(*parts, strict=True)
     return Explanation(
         torch.cat(targets),
         torch.cat(heatmaps),
-        Receipt(*(torch.cat(column) for column in zip(*receipts, strict=True))),
+        DiscriminantReceipt(*(torch.cat(column) for column in zip(*receipts, strict=True))),
         Assignment(*(torch.cat(column) for column in zip(*assignments, strict=True))),
     )

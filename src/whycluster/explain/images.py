@@ -1,4 +1,4 @@
-"""Images as they are handed over, in any of the usual forms `->` batches of tensors."""
+"""Conversion of images, in any of the usual forms, to batches of tensors."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,7 +20,7 @@ Images: TypeAlias = Array | Sequence[str | Path | Image.Image] | Sequence[Array]
 
 
 def batches(images: Images, prepare: Preprocessing, size: int) -> Iterator[Tensor]:
-    """Images in batches of at most `size`, each `(n, 3, H, W)`, uint8 or floats from 0 to 1.
+    """Splits images into batches of at most `size`, each `(n, 3, H, W)`, uint8 or floats from 0 to 1.
 
     Args:
         images: paths or Pillow images, which `prepare` resizes and crops; or a tensor or NumPy array `(N, 3, H, W)` of
@@ -33,7 +33,7 @@ def batches(images: Images, prepare: Preprocessing, size: int) -> Iterator[Tenso
         UnreadableImageError: for a path that holds no image.
     """
     if isinstance(images, np.ndarray) and images.ndim == 1 and images.dtype.kind in "OUS":
-        images = list(images)  # of paths, in all likelihood
+        images = list(images)  # of paths
     _check_collection(images)
     for start in range(0, len(images), size):
         batch = images[start : start + size]
@@ -44,7 +44,7 @@ def batches(images: Images, prepare: Preprocessing, size: int) -> Iterator[Tenso
 
 
 def _check_collection(images: Images) -> None:
-    """Raises a `UserError` unless there are several images, all of one kind and, as tensors, of one shape."""
+    """Checks that there are several images, all of one kind and, as tensors, of one shape; else `UserError`."""
     if isinstance(images, str | Path | Image.Image):
         raise UserError("one image is given where a list is wanted; write explain([image]).")
     if not isinstance(images, Tensor | np.ndarray | Sequence):
@@ -73,7 +73,7 @@ def _prepared(image: object, prepare: Preprocessing) -> Tensor:
 
 
 def _as_tensor(array: Array) -> Tensor:
-    """An array as a tensor, whatever its byte order, its strides, and whether it may be written to."""
+    """Converts an array to a tensor, whatever its byte order, its strides, and whether it may be written to."""
     if isinstance(array, Tensor):
         return array
     if array.dtype.kind not in "biufc":
@@ -82,7 +82,7 @@ def _as_tensor(array: Array) -> Tensor:
 
 
 def _checked(images: Tensor) -> Tensor:
-    """Images that have pixels, with values that are allowed."""
+    """Checks that images have pixels, and values that are allowed."""
     if 0 in images.shape:
         raise UserError(f"images of shape {tuple(images.shape)} have no pixels.")
     if images.dtype != torch.uint8 and not (images.is_floating_point() and _within_0_and_1(images)):
@@ -100,7 +100,7 @@ def _within_0_and_1(images: Tensor) -> bool:
 
 
 def _opened(image: object) -> Image.Image:
-    """An image in RGB, turned upright as one from a file is."""
+    """Opens an image in RGB, rotated as its EXIF data say."""
     if isinstance(image, Image.Image):
         return to_rgb(image)
     if not isinstance(image, str | Path):

@@ -18,7 +18,7 @@ FORMAT = "whycluster model"
 FORMAT_VERSION = 1
 FILE_NAME = "model.ckpt"
 
-# What a file says of a head: its kind `->` the class, and those of its arguments besides beta.
+# Kind of a head in a file `->` its class, and the names of its arguments besides beta.
 HEADS: dict[str, tuple[type[Head], tuple[str, ...]]] = {
     "kmeans": (NeuralizedKMeans, ("centroids",)),
     "kernel_kmeans": (NeuralizedKernelKMeans, ("supports", "labels", "gamma")),
@@ -26,13 +26,13 @@ HEADS: dict[str, tuple[type[Head], tuple[str, ...]]] = {
 
 
 class Assignment(NamedTuple):
-    """Where images belong.
+    """The clusters that images belong to.
 
     Attributes:
-        cluster: the nearest, `(N,)`.
-        discriminant: `f_c` of it, `(N,)`, never negative: how much nearer it is than the runner-up.
+        cluster: the nearest cluster, `(N,)`.
+        discriminant: its `f_c`, `(N,)`, never negative: how much nearer it is than the runner-up.
         probability: soft assignment to it, `(N,)`.
-        runner_up: the second nearest, `(N,)`.
+        runner_up: the second nearest cluster, `(N,)`.
     """
 
     cluster: Tensor
@@ -48,8 +48,8 @@ class ClusterModel(nn.Module):
         backbone: images `(N, 3, H, W)` `->` features `(N, D)`.
         head: features `->` discriminants `(N, K)`.
         source: the collection that the centroids were fitted on (see `open_collection`).
-        seed: that they were fitted with.
-        versions: of the software that made the model; `None`: what is running.
+        seed: the seed of the fit.
+        versions: of the software that made the model; `None`: the versions that are running.
         groups: names of the clusters, where they are known groups.
         images: the `fingerprint` of that collection.
 
@@ -80,16 +80,16 @@ class ClusterModel(nn.Module):
 
     @property
     def n_clusters(self) -> int:
-        """`K`."""
+        """The number of clusters, `K`."""
         return self.head.n_clusters
 
     def forward(self, images: Tensor) -> Tensor:
-        """Discriminants `(N, K)` of images `(N, 3, H, W)`, uint8 or floats from 0 to 1."""
+        """Computes discriminants `(N, K)` of images `(N, 3, H, W)`, uint8 or floats from 0 to 1."""
         discriminants: Tensor = self.head(self.backbone(images))
         return discriminants
 
     def assign(self, features: Tensor) -> Assignment:
-        """Where images with these features `(N, D)` belong."""
+        """Assigns images with these features `(N, D)` to clusters."""
         discriminants, probabilities = self.head(features), self.head.probability(features)
         cluster, runner_up = best_two(discriminants)
         discriminant, probability = (v.gather(1, cluster[:, None])[:, 0] for v in (discriminants, probabilities))
@@ -107,7 +107,7 @@ class ClusterModel(nn.Module):
             "format_version": FORMAT_VERSION,
             "backbone": self.backbone.origin,
             "network": {key: tensor.cpu() for key, tensor in self.backbone.network.state_dict().items()},
-            "head": _plain_head(self.head),
+            "head": _head_content(self.head),
             "source": self.source,
             "seed": self.seed,
             "versions": self.versions,
@@ -142,13 +142,13 @@ class ClusterModel(nn.Module):
 
 
 def running_versions() -> dict[str, str]:
-    """Of Python and of the packages that a result depends on."""
+    """Returns the versions of Python and of the packages that a result depends on."""
     packages = ("whycluster", "torch", "torchvision", "scikit-learn", "numpy", "pillow")
     return {"python": platform.python_version(), **{package: version(package) for package in packages}}
 
 
-def _plain_head(head: Head) -> dict[str, Any]:
-    """A head as tensors and numbers."""
+def _head_content(head: Head) -> dict[str, Any]:
+    """Converts a head to tensors and numbers."""
     for kind, (made, arguments) in HEADS.items():
         if type(head) is made and getattr(head, "duals", None) is None:
             values = {name: getattr(head, name).cpu() for name in arguments}
@@ -159,16 +159,16 @@ def _plain_head(head: Head) -> dict[str, Any]:
     )
 
 
-def _restored_head(plain: dict[str, Any]) -> Head:
-    kind = plain["kind"]
+def _restored_head(content: dict[str, Any]) -> Head:
+    kind = content["kind"]
     if kind not in HEADS:
         raise UserError(f"it has a head of kind {kind!r}; this version reads {', '.join(HEADS)}.")
     made, arguments = HEADS[kind]
-    return made(**{name: plain[name] for name in (*arguments, "beta")})
+    return made(**{name: content[name] for name in (*arguments, "beta")})
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """The plain content of a model file."""
+    """Reads the tensors, numbers and strings of a model file."""
     file = path / FILE_NAME if path.is_dir() else path
     if not file.is_file():
         raise UserError(f"there is no checkpoint {str(file)!r}; a train run makes one.")

@@ -12,7 +12,7 @@ class ExplanationModule(ImagePass):
     """Explains images: of each batch an explanation for each target; none where no image can be read.
 
     Args:
-        explainer: whose model goes to the trainer's device.
+        explainer: its model is moved to the trainer's device.
         targets: what to explain of each image.
         images: the images; this and what follows as in `ImagePass`.
     """

@@ -9,7 +9,7 @@ from scipy import sparse
 from torch import Tensor
 
 from whycluster.errors import UserError
-from whycluster.heads import Beta, Head, Rule, neuralize
+from whycluster.heads import Beta, Head, RuleName, neuralize
 from whycluster.heads.arguments import as_tensor
 from whycluster.heads.head import TARGETS
 from whycluster.heads.pipelines import fitted_names
@@ -18,7 +18,7 @@ from whycluster.heads.pooling import best_two
 if TYPE_CHECKING:
     import pandas as pd
 
-BLOCK = 2**22  # numbers that are looked at together; the table itself comes on top
+TABLE_ENTRIES = 2**22  # numbers that are computed at once; the table itself needs memory in addition
 
 
 def explain_table(
@@ -28,7 +28,7 @@ def explain_table(
     *,
     target: Any = None,
     against: Any = None,
-    rule: Rule = "midpoint",
+    rule: RuleName = "midpoint",
     beta: Beta = "auto",
 ) -> "pd.DataFrame":
     """Explains the cluster of each row by its features.
@@ -43,8 +43,8 @@ def explain_table(
             `assigned`: the assigned one.
         against: the only competitor, one or `(N,)`; `None`: all others.
         rule: `midpoint`, by which a row sums to its discriminant, or `zero`, as in `Head.attribute`.
-        beta: stiffness of the pooling over competitors; `auto`: the head's own, which is what `neuralize` finds without
-            training data unless a head is given.
+        beta: stiffness of the pooling over competitors; `auto`: that of the head, which `neuralize` sets without
+            training data where `model` is no head.
 
     Returns:
         `(N, D)`, or `(N·K, D)` for `all`, a column for each feature. The index has two levels: the row (its number, or
@@ -82,7 +82,7 @@ def explain_table(
     explained = np.empty((len(labels), len(asked)), np.int64)
     relevance = np.empty((*explained.shape, head.n_features), str(head.centre.dtype).removeprefix("torch."))
     for some in _slices(len(labels), head):
-        x = _finite(_block(data, some).to(head.centre.dtype), labels[some], columns)
+        x = _finite(_dense_rows(data, some).to(head.centre.dtype), labels[some], columns)
         rivals = None if competitor is None else competitor[some]
         for at, cluster in enumerate(asked):
             with torch.no_grad():
@@ -103,7 +103,7 @@ def _pandas() -> Any:
 
 
 def _check_names(own: Any, fitted: Any) -> None:
-    """Relevance must not end up under the name of another column.
+    """Checks that no relevance would be reported under the name of another column.
 
     Raises:
         UserError: unless the columns of a frame are those that the model was fitted with, in their order.
@@ -131,20 +131,22 @@ def _some(names: list[str]) -> str:
 
 
 def _check_width(shape: tuple[int, ...], n_features: int) -> None:
-    """Raises:
-    UserError: unless it is `(N, D)`.
+    """Checks the shape of features.
+
+    Raises:
+        UserError: unless it is `(N, D)`.
     """
     if len(shape) != 2 or shape[1] != n_features:
         hint = "; one row alone has the shape (1, D)" if len(shape) == 1 else ""
         raise UserError(f"features of shape {shape} do not fit this model, which takes (N, {n_features}){hint}.")
 
 
-def _columns(given: Any, own: Any, fitted: Any, n_features: int) -> Any:
-    """What the columns of the table are called."""
-    if given is not None:
-        if isinstance(given, str):
-            raise UserError(f"feature_names={given!r} should be a list of {n_features} names.")
-        names = given if hasattr(given, "nlevels") else list(given)
+def _columns(names: Any, own: Any, fitted: Any, n_features: int) -> Any:
+    """Returns the names of the columns of the table."""
+    if names is not None:
+        if isinstance(names, str):
+            raise UserError(f"feature_names={names!r} should be a list of {n_features} names.")
+        names = names if hasattr(names, "nlevels") else list(names)
         if len(names) != n_features:
             raise UserError(f"feature_names holds {len(names)} names, but the model takes {n_features} features.")
         return names
@@ -154,7 +156,7 @@ def _columns(given: Any, own: Any, fitted: Any, n_features: int) -> Any:
 
 
 def _numbers(pd: Any, x: Any) -> Any:
-    """Data in a form whose rows can be sliced.
+    """Converts data to a form whose rows can be sliced.
 
     Raises:
         UserError: for a column of a frame that does not hold numbers.
@@ -169,8 +171,8 @@ def _numbers(pd: Any, x: Any) -> Any:
     return as_tensor(x).detach() if isinstance(x, Tensor) else np.asarray(x)
 
 
-def _block(data: Any, some: slice) -> Tensor:
-    """Some rows, dense."""
+def _dense_rows(data: Any, some: slice) -> Tensor:
+    """Reads some rows as a dense tensor."""
     if isinstance(data, Tensor):
         return data[some]
     if hasattr(data, "iloc"):
@@ -179,14 +181,16 @@ def _block(data: Any, some: slice) -> Tensor:
 
 
 def _slices(n_rows: int, head: Head) -> Iterator[slice]:
-    """Rows that are looked at together."""
-    step = max(1, BLOCK // (head.n_features + head.width))
+    """Yields slices of rows that are explained at once."""
+    step = max(1, TABLE_ENTRIES // (head.n_features + head.width))
     yield from (slice(start, start + step) for start in range(0, n_rows, step))
 
 
 def _finite(x: Tensor, labels: Any, columns: Any) -> Tensor:
-    """Raises:
-    UserError: for the first entry that is NaN or infinite, with its row and column.
+    """Checks that features are finite, and returns them.
+
+    Raises:
+        UserError: for the first entry that is NaN or infinite, with its row and column.
     """
     wrong = (~x.isfinite()).nonzero()
     if len(wrong):
@@ -203,14 +207,14 @@ def _said(label: Any) -> str:
 
 
 def _asked(target: Any, n_rows: int) -> Any:
-    """A target in words, or as a cluster for each row."""
+    """Returns a target in words as it is, and another one as a cluster for each row."""
     if isinstance(target, str) and target not in TARGETS:
         raise UserError(f"target={target!r} should be a cluster number, one for each row, {', '.join(TARGETS)} or all.")
     return target if isinstance(target, str) else _per_row("target", target, n_rows)
 
 
 def _per_row(name: str, value: Any, n_rows: int) -> Tensor | None:
-    """One cluster or `(N,)` as `(N,)`."""
+    """Expands one cluster or `(N,)` to `(N,)`."""
     if value is None:
         return None
     clusters = np.asarray(value.cpu() if isinstance(value, Tensor) else value)
@@ -220,7 +224,7 @@ def _per_row(name: str, value: Any, n_rows: int) -> Tensor | None:
 
 
 def _index(pd: Any, labels: Any, clusters: np.ndarray) -> Any:
-    """The index of the rows, and their clusters."""
+    """Builds the index: that of the rows, and their clusters."""
     names = ["row"] if labels.names == [None] else list(labels.names)
     if "cluster" in names:
         raise UserError("the index of X has a level named 'cluster', as the table will; rename it.")

@@ -1,4 +1,4 @@
-"""What to explain: `assigned`, `runner_up`, `all`, a cluster, a pair `c:k`, or all pairs `c:all`."""
+"""Targets of explanations: `assigned`, `runner_up`, `all`, a cluster, a pair `c:k`, or all pairs `c:all`."""
 
 import re
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from whycluster.explain.model import Assignment
 
 @dataclass(frozen=True)
 class Target:
-    """One question about every image.
+    """A question about every image: which cluster is explained, and against which competitor.
 
     Attributes:
         name: `assigned`, `runner_up`, `3` or `3:5`.
@@ -25,7 +25,7 @@ class Target:
     against: int | Tensor | None = None
 
     def clusters(self, assignment: Assignment) -> Tensor:
-        """The cluster to explain of each image, `(N,)`."""
+        """Returns the cluster to explain of each image, `(N,)`."""
         if self.cluster is None:
             return assignment.runner_up if self.name == "runner_up" else assignment.cluster
         return torch.as_tensor(self.cluster).to(assignment.cluster).expand_as(assignment.cluster)

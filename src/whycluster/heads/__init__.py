@@ -2,8 +2,7 @@
 
 from whycluster.heads.beta import Beta, heuristic_beta
 from whycluster.heads.bisecting_kmeans import NeuralizedBisectingKMeans, Split
-from whycluster.heads.head import Head, HeadAttribution
-from whycluster.heads.head import RuleName as Rule
+from whycluster.heads.head import Head, HeadAttribution, RuleName
 from whycluster.heads.kernel_kmeans import NeuralizedKernelKMeans
 from whycluster.heads.kmeans import NeuralizedKMeans
 from whycluster.heads.layers import ClusterLayer, Midpoint, Zero
@@ -20,7 +19,7 @@ __all__ = [
     "NeuralizedKMeans",
     "NeuralizedKernelKMeans",
     "NeuralizedLinear",
-    "Rule",
+    "RuleName",
     "Split",
     "Zero",
     "heuristic_beta",

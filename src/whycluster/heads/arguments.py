@@ -1,4 +1,4 @@
-"""Features, points and clusters as users hand them to a head."""
+"""Checks and conversions of the features, points and clusters that users pass to a head."""
 
 from typing import Any
 
@@ -13,9 +13,9 @@ COMPUTABLE = (torch.float64, torch.float32, torch.int64, torch.int32, torch.int1
 
 
 def as_tensor(values: Any, name: str = "features") -> Tensor:
-    """A tensor from tensors, arrays, frames, sparse matrices or lists, in a type of `COMPUTABLE`.
+    """Converts tensors, arrays, frames, sparse matrices or lists to a tensor of a type in `COMPUTABLE`.
 
-    What has fewer digits than float32 becomes float32, what has more than float64 becomes that.
+    Types of fewer digits than float32 become float32, those of more digits than float64 become float64.
 
     Raises:
         UserError: if they do not hold real numbers.
@@ -43,7 +43,9 @@ def _computable(tensor: Tensor, name: str) -> Tensor:
 
 
 def as_features(values: Any, like: Tensor) -> Tensor:
-    """Features `(N, D)`, placed as a head's centre `(D,)`; `UserError` for another shape, NaN or infinity."""
+    """Converts to features `(N, D)`, on the device and of the type of a head's centre `(D,)`; `UserError` for another
+    shape, NaN or infinity.
+    """
     features = as_tensor(values)
     shape = tuple(features.shape)
     if len(shape) != 2 or shape[1] != len(like):
@@ -56,7 +58,7 @@ def as_features(values: Any, like: Tensor) -> Tensor:
 
 
 def checked_points(name: str, points: Tensor) -> Tensor:
-    """A copy of points `(M, D)` in float32 or float64; `UserError` for another shape, or if they are not finite."""
+    """Copies points `(M, D)` to float32 or float64; `UserError` for another shape, or if they are not finite."""
     points = as_tensor(points, name)
     if points.ndim != 2 or not points.shape[1]:
         raise UserError(f"{name} of shape {tuple(points.shape)} should have the shape (K, D).")
@@ -68,7 +70,7 @@ def checked_points(name: str, points: Tensor) -> Tensor:
 
 
 def as_clusters(name: str, value: Any, n_rows: int, n_clusters: int) -> Tensor:
-    """One cluster, or one for each row, as `(N,)`; `UserError` for another number of them, or no such cluster."""
+    """Expands one cluster, or one for each row, to `(N,)`; `UserError` for another number, or an unknown cluster."""
     clusters = as_tensor(value, name)
     if clusters.dtype == torch.bool or not torch.can_cast(clusters.dtype, torch.int64):
         raise UserError(f"{name}={value!r:.60} should be a cluster number, or one for each row.")

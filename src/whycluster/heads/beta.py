@@ -1,4 +1,4 @@
-"""The stiffness `β` of a head: as users give it, and the heuristic value."""
+"""The stiffness `β` of a head: checks of what users set, and the heuristic value."""
 
 from collections.abc import Iterable
 from typing import Any, Literal
@@ -10,8 +10,8 @@ from whycluster.errors import UserError
 Beta = float | Literal["auto"] | None
 
 
-def given_beta(beta: Any, name: str = "beta") -> float | None:
-    """The number that was given; `None` for `auto` and `None`, which leave it to the head.
+def user_beta(beta: Any, name: str = "beta") -> float | None:
+    """Returns the number that a user set; `None` for `auto` and `None`, which leave it to the head.
 
     Raises:
         UserError: unless it is `auto`, `None`, or a number `>= 0`.
@@ -20,7 +20,7 @@ def given_beta(beta: Any, name: str = "beta") -> float | None:
 
 
 def checked_beta(beta: Any, name: str = "beta") -> float:
-    """A number `>= 0`, possibly infinite; `UserError` for anything else."""
+    """Returns a number `>= 0`, possibly infinite; `UserError` for anything else."""
     try:
         number = float("nan" if isinstance(beta, str) else beta)
     except (TypeError, ValueError):
@@ -31,7 +31,9 @@ def checked_beta(beta: Any, name: str = "beta") -> float:
 
 
 def heuristic_beta(head: nn.Module, batches: Iterable[Tensor]) -> float:
-    """`1 / E[f_c]` over features (Kauffmann et al., section III-B); 1 where no two clusters differ."""
+    """Computes `1 / E[f_c]` over features (Kauffmann et al., arXiv 1906.07633, section III-B); 1 where no two clusters
+    differ.
+    """
     total, rows = 0.0, 0
     for batch in batches:
         total += float(head(batch).amax(1).sum())

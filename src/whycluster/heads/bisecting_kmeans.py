@@ -1,4 +1,4 @@
-"""Bisecting k-means as a neural network, with exactly its decision."""
+"""Bisecting k-means as a neural network that makes exactly the same decisions."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -21,12 +21,12 @@ class Split(NamedTuple):
 
 
 class NeuralizedBisectingKMeans(Head):
-    """The neuralized bisecting k-means of a given tree.
+    """The neuralized bisecting k-means of a tree of clusters.
 
     A row goes down the tree, at each of its `S = K - 1` splits to the side whose centre is nearer. So cluster `c` is
     chosen if and only if all splits on its path decide for it: with `h_s = |x - other side|² - |x - side of c|²`,
     `f_c = min_s h_s`. Competitor `k` leaves the path of `c` at one split, whose `h_s` is its `h_k`. Probabilities of
-    clusters are, as everywhere, those of their logits; in a tree they do not add up to 1.
+    clusters are the sigmoids of their logits, as in every head; in a tree they do not add up to 1.
 
     Args:
         splits: parents first, `K - 1` of them.
@@ -71,12 +71,14 @@ class NeuralizedBisectingKMeans(Head):
 
     @property
     def splits(self) -> list[Split]:
-        """Parents first."""
+        """The splits of the tree, parents first."""
         leaving = self._leaving().T
         return [Split(*(side.nonzero()[:, 0].tolist() for side in (at < 0, at > 0))) for at in leaving]
 
     def _leaving(self) -> Tensor:
-        """How many competitors leave the path of a cluster at a split, `(K, S)`; negative for clusters on its left."""
+        """Counts the competitors that leave the path of a cluster at a split, `(K, S)`; negative for clusters on its
+        left.
+        """
         leaving = self.side_of.new_zeros(self.n_clusters, self.n_clusters - 1)
         return leaving.scatter_add_(1, self.split_of, self.side_of)
 
@@ -85,7 +87,9 @@ class NeuralizedBisectingKMeans(Head):
         return self.weight, -(self.weight * (self.midpoint - self.centre)).sum(1)
 
     def _paths(self, scores: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """For each cluster, `h_s` of the splits on its path `(N, P)`, and how many competitors leave there `(P,)`."""
+        """Yields, for each cluster, `h_s` of the splits on its path `(N, P)`, and how many competitors leave there
+        `(P,)`.
+        """
         for leaving in self._leaving():
             path = leaving.nonzero()[:, 0]
             yield scores[:, path] * leaving[path].sign(), leaving[path].abs()

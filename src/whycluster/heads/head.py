@@ -1,8 +1,9 @@
-"""What all neuralized clusterings share: what users ask, the pooling over competitors, and the linear layer.
+"""The base class of neuralized clusterings: public methods, the pooling over competitors, and the linear layer.
 
 Forward, features `x` pass a linear layer, whose units are centroids, supports or splits; their scores give the scores
 `s_k` of the clusters and the margins `h_k = s_c - s_k`, and the smallest margin is the discriminant `f_c`. Backward,
 the relevance `R_k` of each competitor passes the linear layer: `R_i = Σ_k R_k / h_k · w_ik (x_i - m_ik)`.
+Kauffmann et al., arXiv 1906.07633, section III.
 """
 
 import math
@@ -15,24 +16,24 @@ from torch import Tensor, nn
 
 from whycluster.errors import UserError
 from whycluster.heads.arguments import as_clusters, as_features
-from whycluster.heads.beta import Beta, checked_beta, given_beta
+from whycluster.heads.beta import Beta, checked_beta, user_beta
 from whycluster.heads.pooling import Pooled, best_two, discriminants, logits, take_most
 
 RuleName = Literal["midpoint", "zero"]
 TARGETS = ("assigned", "runner_up")  # clusters that a target can name
-KINDS: dict[str, type["Head"]] = {}
+HEAD_CLASSES: dict[str, type["Head"]] = {}
 
 
 class HeadAttribution(NamedTuple):
-    """Relevance at the features and what became of the rest; `explained = relevance.sum(1) + absorbed`."""
+    """Relevance at the features, and what biases absorbed; `explained = relevance.sum(1) + absorbed`."""
 
     relevance: Tensor  # (N, D)
     explained: Tensor  # the discriminant that was explained, (N,)
-    absorbed: Tensor  # what biases kept of it, (N,)
+    absorbed: Tensor  # what biases absorbed of it, (N,)
 
 
 class Forward(NamedTuple):
-    """A forward pass, for the way back."""
+    """The values of a forward pass that the backward pass needs."""
 
     x: Tensor  # features, (N, D)
     layer: tuple[Tensor, Tensor]  # weights and biases of the linear layer, (S, D) and (S,)
@@ -42,21 +43,21 @@ class Forward(NamedTuple):
     pooled: Pooled  # the minimum of h_k
 
 
-# Makes Σ_k R_k / h_k · w_k ∘ m_k with the origin at the centre, (N, D), and what competitors take from whom no border
-# separates the cluster, (N,).
+# Computes Σ_k R_k / h_k · w_k ∘ m_k with the origin at the centre, (N, D), and the relevance of competitors that no
+# border separates from the cluster, (N,).
 Offset = Callable[[], tuple[Tensor, Tensor | float]]
 
 
 class LayerRelevance(NamedTuple):
-    """Relevance at the linear layer: the sums over competitors that both of its rules are made of."""
+    """Relevance at the linear layer: the sums over competitors from which both of its rules are computed."""
 
     coefficients: Tensor  # of the weights of the units in Σ_k R_k / h_k · w_k, (N, S)
-    offset: Offset  # only the midpoint rule asks for it
-    lost: Tensor | float = 0.0  # relevance of competitors that no unit stands for, (N,)
+    offset: Offset  # only the midpoint rule uses it
+    lost: Tensor | float = 0.0  # relevance of competitors that no unit gets, (N,)
 
 
 def checked_rule(rule: Any) -> RuleName:
-    """A rule of the linear layer; `UserError` for anything else."""
+    """Returns the name of a rule of the linear layer; `UserError` for anything else."""
     if rule not in get_args(RuleName):
         raise UserError(f"rule={rule!r} is unknown; choose 'midpoint' or 'zero'.")
     return cast(RuleName, rule)
@@ -67,7 +68,7 @@ class Head(nn.Module, ABC):
 
     Args:
         n_clusters: `K >= 2`.
-        centre: of the clusters, `(D,)`; what is near it loses no digits.
+        centre: of the clusters, `(D,)`; it is the origin of the computation, so that points near it lose no digits.
         beta: stiffness of the soft assignment and of the pooling over competitors, `>= 0`, or infinite.
 
     Attributes:
@@ -90,15 +91,15 @@ class Head(nn.Module, ABC):
         self.register_buffer("beta", torch.tensor(checked_beta(beta), dtype=torch.float64))
 
     def __init_subclass__(cls) -> None:
-        KINDS[cls.__name__] = cls
+        HEAD_CLASSES[cls.__name__] = cls
 
     @staticmethod
     def of(kind: str, n_clusters: int, buffers: dict[str, Tensor]) -> "Head":
-        """The head of the class named `kind` that has these buffers; those that are not there are `None`."""
-        head = KINDS[kind].__new__(KINDS[kind])
+        """Builds the head of the class named `kind` from its buffers; those that are missing are `None`."""
+        head = HEAD_CLASSES[kind].__new__(HEAD_CLASSES[kind])
         nn.Module.__init__(head)
         head.n_clusters = n_clusters
-        for name in (*KINDS[kind].__annotations__, *buffers):
+        for name in (*HEAD_CLASSES[kind].__annotations__, *buffers):
             head.register_buffer(name, buffers.get(name))
         return head
 
@@ -116,41 +117,43 @@ class Head(nn.Module, ABC):
 
     @property
     def n_features(self) -> int:
-        """`D`."""
+        """The number of features, `D`."""
         return len(self.centre)
 
     @property
     def width(self) -> int:
-        """How many numbers are computed of each row; for how many rows at once fit into memory."""
+        """How many numbers are computed for each row, which decides how many rows fit into memory at once."""
         return max(self.n_clusters, len(self._layer()[1]))
 
     @abstractmethod
     def _layer(self) -> tuple[Tensor, Tensor]:
-        """Weights `(S, D)` and biases `(S,)` of the linear layer, with the origin at the centre."""
+        """Returns weights `(S, D)` and biases `(S,)` of the linear layer, with the origin at the centre."""
 
     @abstractmethod
     def _propagate(self, forward: Forward) -> LayerRelevance:
-        """Relevance of the competitors, back to the units of the linear layer."""
+        """Passes the relevance of the competitors back to the units of the linear layer."""
 
     def _cluster_scores(self, scores: Tensor) -> Tensor:
-        """Scores of the clusters `(N, K)`, the largest of which decides, from those of the units `(N, S)`."""
+        """Computes scores of the clusters `(N, K)`, the largest of which decides, from those of the units `(N, S)`."""
         return scores
 
     def _discriminants(self, scores: Tensor) -> Tensor:
-        """`f_c` for every cluster, `(N, K)`."""
+        """Computes `f_c` for every cluster, `(N, K)`."""
         return discriminants(self._cluster_scores(scores))
 
     def _logits(self, scores: Tensor, stiffness: float) -> Tensor:
-        """`-log Σ_{k != c} exp(-β h_k)` for every cluster, `(N, K)`."""
+        """Computes `-log Σ_{k != c} exp(-β h_k)` for every cluster, `(N, K)`."""
         return logits(self._cluster_scores(scores), stiffness)
 
     def _margins(self, scores: Tensor, chosen: Tensor) -> Tensor:
-        """`h_k` of every competitor, `(N, K)`; any number for the chosen clusters `(N,)` themselves."""
+        """Computes `h_k` of every competitor, `(N, K)`; the entries of the chosen clusters `(N,)` themselves are
+        undefined.
+        """
         s = self._cluster_scores(scores)
         return s.gather(1, chosen[:, None]) - s
 
     def forward(self, x: Tensor) -> Tensor:
-        """Discriminants `(N, K)` of features `(N, D)`; the largest is the clustering's own decision."""
+        """Computes discriminants `(N, K)` of features `(N, D)`; the largest is the clustering's own decision."""
         if torch.compiler.is_exporting():  # one operation of a graph (see `layers`)
             tensors = {name: value for name, value in self._buffers.items() if value is not None}
             head = list(tensors.values()), type(self).__name__, " ".join(tensors), self.n_clusters
@@ -159,10 +162,10 @@ class Head(nn.Module, ABC):
         return self._discriminants(self._scores(as_features(x, self.centre)))
 
     def logit(self, x: Tensor, stiffness: float | None = None) -> Tensor:
-        """Soft discriminants `-log Σ_{k != c} exp(-β h_k)`, `(N, K)`, of features `(N, D)`.
+        """Computes soft discriminants `-log Σ_{k != c} exp(-β h_k)`, `(N, K)`, of features `(N, D)`.
 
-        The stiffness `β` is that of the head unless given, and finite. Over `β`, logits approach the discriminants; the
-        relevance of a logit is that of the discriminant at the same `β`, times logit over discriminant.
+        The stiffness `β` is finite; `None`: that of the head. Divided by `β`, logits approach the discriminants as it
+        grows; the relevance of a logit is that of the discriminant at the same `β`, times logit over discriminant.
 
         Raises:
             UserError: if `β` is infinite.
@@ -173,20 +176,20 @@ class Head(nn.Module, ABC):
         return self._logits(self._scores(as_features(x, self.centre)), s)
 
     def probability(self, x: Tensor, stiffness: float | None = None) -> Tensor:
-        """Soft assignment `P_c`, with `logit = log(P_c / (1 - P_c))`, `(N, K)`; parameters as in `logit`."""
+        """Computes soft assignments `P_c`, with `logit = log(P_c / (1 - P_c))`, `(N, K)`; parameters as in `logit`."""
         s = self._stiffness(stiffness)
         if s == math.inf:
             return nn.functional.one_hot(self(x).argmax(1), self.n_clusters).to(self.centre.dtype)
         return self.logit(x, s).sigmoid()
 
     def competition(self, x: Tensor, target: Any = None, beta: Beta = None) -> Tensor:
-        """How much each competitor counts, `p_k`, `(N, K)`; parameters as in `attribute`."""
+        """Computes how much each competitor counts, `p_k`, `(N, K)`; parameters as in `attribute`."""
         return self._pass_forward(x, target, None, beta).pooled.weights
 
     def relevance(
         self, x: Tensor, target: Any = None, against: Any = None, rule: RuleName = "midpoint", beta: Beta = None
     ) -> Tensor:
-        """Relevance `(N, D)` of the features for a discriminant; parameters as in `attribute`."""
+        """Computes the relevance `(N, D)` of the features for a discriminant; parameters as in `attribute`."""
         return self.attribute(x, target, against, rule, beta).relevance
 
     def attribute(
@@ -198,8 +201,8 @@ class Head(nn.Module, ABC):
             x: `(N, D)`.
             target: the cluster to explain, one or `(N,)`, or `runner_up`; `None` or `assigned`: the assigned one.
             against: the only competitor, one or `(N,)`; `None`: all others. Then `h_k` takes the place of `f_c`.
-            rule: `midpoint` conserves the discriminant, and counts what is absent too; `zero` gives nothing to
-                features that are zero, and the bias keeps its share. Section III-C of the paper.
+            rule: `midpoint` conserves the discriminant, and also gives relevance to features that are zero; `zero`
+                gives none to these, and the bias absorbs its contribution. Section III-C of the paper.
             beta: stiffness of the pooling over competitors; `None` or `auto`: the head's own.
 
         Raises:
@@ -211,9 +214,9 @@ class Head(nn.Module, ABC):
     def relevance_by_competitor(
         self, x: Tensor, target: Any = None, rule: RuleName = "midpoint", beta: Beta = None
     ) -> Tensor:
-        """What each competitor adds to the relevance, `(N, K, D)`; the sum over `K` is `relevance(x, target)`.
+        """Computes what each competitor adds to the relevance, `(N, K, D)`; the sum over `K` is `relevance(x, target)`.
 
-        That of competitor `k` is `p_k f_c / h_k` times the relevance against it alone. Parameters as in `attribute`.
+        Competitor `k` adds `p_k f_c / h_k` times the relevance against it alone. Parameters as in `attribute`.
         """
         return self._by_competitor(self._pass_forward(x, target, None, beta), checked_rule(rule))
 
@@ -223,7 +226,7 @@ class Head(nn.Module, ABC):
         return torch.stack([self._pass_backward(forward._replace(pooled=p), rule).relevance for p in alone], dim=1)
 
     def _assigned(self, scores: Tensor) -> Tensor:
-        """The clusters that rows are assigned to, `(N,)`; of equal ones the first."""
+        """Returns the clusters that rows are assigned to, `(N,)`; of equal ones the first."""
         return self._cluster_scores(scores).max(1).indices
 
     def _scores(self, x: Tensor, layer: tuple[Tensor, Tensor] | None = None) -> Tensor:
@@ -238,7 +241,7 @@ class Head(nn.Module, ABC):
         return Forward(x, layer, scores, chosen, h, take_most(h, self._stiffness(beta)))
 
     def _pass_backward(self, forward: Forward, rule: RuleName) -> HeadAttribution:
-        """`R_i = Σ_k R_k / h_k · w_ik (x_i - m_ik)`, with midpoints or with zero for `m_k`."""
+        """Computes `R_i = Σ_k R_k / h_k · w_ik (x_i - m_ik)`, with midpoints or with zero for `m_k`."""
         coefficients, offset, absorbed = self._propagate(forward)
         (weight, bias), explained = forward.layer, forward.pooled.explained[:, 0]
         direction = coefficients @ weight
@@ -252,7 +255,7 @@ class Head(nn.Module, ABC):
         return HeadAttribution(relevance, explained, torch.zeros_like(explained) + absorbed)
 
     def _chosen(self, scores: Tensor, target: Any) -> Tensor:
-        """The clusters to explain, `(N,)`."""
+        """Returns the clusters to explain, `(N,)`."""
         if target is not None and not isinstance(target, str):
             return as_clusters("target", target, len(scores), self.n_clusters).to(scores.device)
         if target is not None and target not in TARGETS:
@@ -260,7 +263,7 @@ class Head(nn.Module, ABC):
         return best_two(self._discriminants(scores))[1] if target == "runner_up" else self._assigned(scores)
 
     def _compete(self, h: Tensor, chosen: Tensor, against: Any) -> Tensor:
-        """`h_k` of the competitors, infinite for all other clusters, `(N, K)`; writes over what it is given."""
+        """Returns `h_k` of the competitors, infinite for all other clusters, `(N, K)`; may overwrite `h`."""
         if against is None:
             return h.scatter_(1, chosen[:, None], math.inf)
         competitor = as_clusters("against", against, len(chosen), self.n_clusters).to(chosen)
@@ -270,5 +273,5 @@ class Head(nn.Module, ABC):
         return torch.full_like(h, math.inf).scatter_(1, alone, h.gather(1, alone))
 
     def _stiffness(self, beta: Beta) -> float:
-        given = given_beta(beta)
-        return float(self.beta) if given is None else given
+        number = user_beta(beta)
+        return float(self.beta) if number is None else number

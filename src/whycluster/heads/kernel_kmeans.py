@@ -1,4 +1,4 @@
-"""Kernel k-means as a neural network of four layers, with exactly its decision."""
+"""Kernel k-means as a neural network of four layers that makes exactly the same decisions."""
 
 import torch
 from torch import Tensor
@@ -10,17 +10,17 @@ from whycluster.heads.head import Forward, Head, LayerRelevance
 from whycluster.heads.kmeans import crossed, distance_layer, middle, projected_duals
 from whycluster.heads.pooling import SMALLEST_DENOMINATOR
 
-BLOCK = 2**18  # pairs of supports whose borders are looked at together: as many as stay in a cache
+PAIR_ENTRIES = 2**18  # entries for pairs of supports that are computed at once: as many as stay in a cache
 
 
 class NeuralizedKernelKMeans(Head):
-    """The neuralized kernel k-means (Gaussian) of given supports: Kauffmann et al., arXiv 1906.07633, section III.
+    """The neuralized kernel k-means (Gaussian) of support points: Kauffmann et al., arXiv 1906.07633, section III.
 
     With supports `u_i` of the target and `u_j` of competitor `k`, `h_ij = |x - u_j|² - |x - u_i|²`; a soft maximum over
-    `i`, a soft minimum over `j`, and the minimum over `k`. Both soft pools come apart into soft distances, one for each
-    cluster, and their weights are `a_i = softmax(-gamma |x - u_i|²)` within a cluster.
+    `i`, a soft minimum over `j`, and the minimum over `k`. As `h_ij` is a difference, both soft pools separate into
+    soft distances, one for each cluster, and their weights are `a_i = softmax(-gamma |x - u_i|²)` within a cluster.
 
-    No tensor has more than `N·M`, `N·D` or `M·D` entries, or `BLOCK`; or what one row needs, where that is more.
+    No tensor has more than `N·M`, `N·D` or `M·D` entries, or `PAIR_ENTRIES`; or what one row needs, where that is more.
 
     Args:
         supports: `(M, D)`, finite.
@@ -64,12 +64,12 @@ class NeuralizedKernelKMeans(Head):
 
     @property
     def supports(self) -> Tensor:
-        """`(M, D)`, cluster by cluster."""
+        """The supports `(M, D)`, cluster by cluster."""
         return self.near + self.centre
 
     @property
     def sizes(self) -> list[int]:
-        """Supports of each cluster."""
+        """The number of supports of each cluster."""
         return torch.bincount(self.labels, minlength=self.n_clusters).tolist()
 
     def _layer(self) -> tuple[Tensor, Tensor]:
@@ -82,13 +82,13 @@ class NeuralizedKernelKMeans(Head):
         coefficients = torch.zeros_like(forward.scores)  # (N, M)
         offset, lost = torch.zeros_like(forward.x), forward.x.new_zeros(len(forward.x))
         parts = torch.split(float(self.gamma) * forward.scores, self.sizes, dim=1)
-        shares = torch.cat([part.softmax(1) for part in parts], dim=1)  # (N, M), of sum 1 in each cluster
+        activations = torch.cat([part.softmax(1) for part in parts], dim=1)  # a, (N, M), of sum 1 in each cluster
         for cluster in torch.unique(forward.chosen).tolist():
             own = (self.labels == cluster).nonzero()[:, 0]  # (I,)
             rows = (forward.chosen == cluster).nonzero()[:, 0]
-            for some in torch.split(rows, max(1, BLOCK // (len(own) * max(self.near.shape)))):
+            for some in torch.split(rows, max(1, PAIR_ENTRIES // (len(own) * max(self.near.shape)))):
                 explained, weights = (part[some] for part in forward.pooled)
-                q, lost[some] = self._pair_quotients(own, forward.scores[some], shares[some], explained, weights)
+                q, lost[some] = self._pair_quotients(own, forward.scores[some], activations[some], explained, weights)
                 coefficients[some] = -q.sum(1)
                 coefficients[some[:, None], own] = q.sum(2)
                 if self.duals is not None:
@@ -97,26 +97,27 @@ class NeuralizedKernelKMeans(Head):
         return LayerRelevance(coefficients, lambda: (offset + coefficients @ squares, 0.0), lost)
 
     def _pair_quotients(
-        self, own: Tensor, scores: Tensor, shares: Tensor, explained: Tensor, weights: Tensor
+        self, own: Tensor, scores: Tensor, activations: Tensor, explained: Tensor, weights: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """`q_ij = R_ij / h_ij` of rows with one target, for its supports `i` in `own` and all supports `j` of others.
+        """Computes `q_ij = R_ij / h_ij` of rows with one target, for its supports `i` in `own` and all supports `j` of
+        others.
 
-        `R_ij` is the part `a_i a_j` of `R_k`. A pair at whose border a row lies counts the less, the nearer: by
-        `(h_ij / floor)²` where that is below 1, as competitors do in `take_most`.
+        `R_ij` is the part `a_i a_j` of `R_k`. Where `|h_ij|` is below `floor`, the row is near the border of the pair,
+        which is then weighted by `(h_ij / floor)²`, as competitors are in `take_most`.
 
         Returns:
-            `q_ij`, `(n, I, M)`, and the relevance of competitors all of whose pairs count for nothing, `(n,)`.
+            `q_ij`, `(n, I, M)`, and the relevance of competitors all of whose pairs have weight 0, `(n,)`.
         """
         h = scores[:, own, None] - scores[:, None, :]
         size, precision = h.abs(), torch.finfo(h.dtype)
-        noise = 8 * precision.eps * scores.abs().amax(1)  # rounding; all there is between equal supports
-        h.masked_fill_(size <= noise[:, None, None], 0)
+        rounding = 8 * precision.eps * scores.abs().amax(1)  # equal supports differ by no more
+        h.masked_fill_(size <= rounding[:, None, None], 0)
         floor = (SMALLEST_DENOMINATOR * explained.abs()).clamp(min=precision.tiny)
         size.clamp_(min=floor[..., None])
-        q = (h / size).div_(size).mul_(shares[:, own, None])  # a_i (h / max(|h|, floor))² / h
-        counting = h.mul_(q).sum(1).mul_(shares)  # (n, M)
+        q = (h / size).div_(size).mul_(activations[:, own, None])  # a_i (h / max(|h|, floor))² / h
+        counting = h.mul_(q).sum(1).mul_(activations)  # (n, M)
         counted = torch.zeros_like(weights).index_add_(1, self.labels, counting)  # (n, K), mostly 1
         relevance = explained * weights  # (n, K); 0 for the target, so that its own pairs get nothing
         by_count = (relevance / counted).masked_fill_(counted == 0, 0)
-        q.mul_((shares * by_count[:, self.labels])[:, None])
+        q.mul_((activations * by_count[:, self.labels])[:, None])
         return q, torch.where(counted == 0, relevance, 0).sum(1)

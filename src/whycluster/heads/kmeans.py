@@ -1,7 +1,7 @@
-"""k-means as a neural network: discriminants with exactly its decision, and their relevance at the features.
+"""k-means as a neural network that makes exactly the same decisions, and the relevance of features for them.
 
 As `|x - u|² = |x|² - 2 u·x + |u|²`, scores `s_u = w_u·x + b_u` with `w_u = 2 u`, `b_u = -|u|²` are negative squared
-distances up to `|x|²`, which cancels in `h = s_i - s_j`. Behind a projection `A` of the features `|x - u|²` stands for
+distances up to `|x|²`, which cancels in `h = s_i - s_j`. After a projection `A` of the features the squared distance is
 `(x - u)·G (x - u)`, `G = AᵀA`; then `w_u = 2 G u`, `b_u = -u·G u`. The `G u` are the duals; `None` where `G = 1`.
 """
 
@@ -15,12 +15,14 @@ from whycluster.heads.pooling import quotients, score_coefficients
 
 
 def middle(points: Tensor) -> Tensor:
-    """Where most of the points `(M, D)` are, `(D,)`: unlike the mean, one that is far away does not move it."""
+    """Computes the median of points `(M, D)` in each dimension, `(D,)`; unlike the mean, it does not follow a
+    distant point.
+    """
     return points.median(0).values if len(points) else points.sum(0)
 
 
 def projected_duals(points: Tensor, projection: Tensor | None) -> Tensor | None:
-    """`AᵀA u` of points `(M, D)`, for a projection that scales features, `(D,)`, or mixes them, `(D', D)`."""
+    """Computes `AᵀA u` of points `(M, D)`, for a projection that scales features, `(D,)`, or mixes them, `(D', D)`."""
     if projection is None:
         return None
     a = projection.to(points)
@@ -28,27 +30,26 @@ def projected_duals(points: Tensor, projection: Tensor | None) -> Tensor | None:
 
 
 def distance_layer(points: Tensor, duals: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Weights `w_u` `(M, D)` and biases `b_u` `(M,)` of negative squared distances to points `(M, D)`."""
+    """Computes weights `w_u` `(M, D)` and biases `b_u` `(M,)` of negative squared distances to points `(M, D)`."""
     duals = points if duals is None else duals
     return 2 * duals, -(points * duals).sum(1)
 
 
 def crossed(q: Tensor, own: Tensor, points: Tensor, duals: Tensor) -> Tensor:
-    """`Σ_ij q_ij ((G u_i) ∘ u_j - (G u_j) ∘ u_i)`, `(N, D)`; zero where `G` is diagonal.
+    """Computes `Σ_ij q_ij ((G u_i) ∘ u_j - (G u_j) ∘ u_i)`, `(N, D)`; zero where `G` is diagonal.
 
-    It is what `Σ_ij q_ij w_ij ∘ m_ij = Σ_ij q_ij (G (u_i - u_j)) ∘ (u_i + u_j)` has besides terms of one point alone.
+    These are the summands of `Σ_ij q_ij w_ij ∘ m_ij = Σ_ij q_ij (G (u_i - u_j)) ∘ (u_i + u_j)` that mix two points.
     Takes `q` `(N, I, M)`, the numbers of the points `u_i`, `(I,)` or `(N, I)`, and all points and duals, `(M, D)`.
     """
     return ((q @ points) * duals[own] - (q @ duals) * points[own]).sum(1)
 
 
 class NeuralizedKMeans(Head):
-    """The neuralized k-means of given centroids.
+    """The neuralized k-means of a set of centroids.
 
     `h_k = s_c - s_k = |x - mu_k|² - |x - mu_c|²` and `f_c = min_{k != c} h_k` (Kauffmann et al., arXiv 1906.07633,
     section III). No tensor has more than `N·K`, `N·D` or `K·D` entries, as weights of pairs are never built. Two equal
-    centroids are at no distance from each other: `h_k` between them is 0 for every row, and so are the discriminants
-    and the relevance of both, which tie.
+    centroids tie: `h_k` between them is 0 for every row, and so are the discriminants and the relevance of both.
 
     Args:
         centroids: `(K, D)`, finite, `K >= 2`.

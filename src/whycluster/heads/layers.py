@@ -1,4 +1,4 @@
-"""Heads as layers of a network: what LRP sees of them, and the rules of their linear layer.
+"""Heads as layers of a network through which LRP propagates, and the rules of their linear layer.
 
 `LRP(nn.Sequential(backbone, head), composite)` passes a discriminant through the head and on to the pixels. In an
 exported graph a head is one operation, whose relevance is that of `Head.attribute`.
@@ -35,13 +35,13 @@ class HeadRule(Rule):
 
 
 class Zero(HeadRule):
-    """In proportion to `w x`; the bias keeps its part (Kauffmann et al., arXiv 1906.07633, section III-C)."""
+    """In proportion to `w x`; the bias absorbs its part (Kauffmann et al., arXiv 1906.07633, section III-C)."""
 
     name = "zero"
 
 
 class Midpoint(HeadRule):
-    """In proportion to `w (x - m)`, from the border between two clusters on; conserves (section III-C)."""
+    """In proportion to `w (x - m)`, relative to the border of two clusters; conserves relevance (section III-C)."""
 
     name = "midpoint"
     proportional = False
@@ -66,7 +66,7 @@ class ClusterLayer(LinearMap):
 
 
 def redistribute_head(passage: Passage, relevance: Tensor) -> Redistributed:
-    """Relevance of discriminants `(N, K)` `->` of features `(N, D)`; each entry by the explanation of its cluster."""
+    """Passes relevance of discriminants `(N, K)` to features `(N, D)`; each entry by the explanation of its cluster."""
     layer, rule, (x,) = passage.layer, passage.rule, passage.xs
     assert isinstance(layer, ClusterLayer)
     assert isinstance(rule, HeadRule)
@@ -75,7 +75,7 @@ def redistribute_head(passage: Passage, relevance: Tensor) -> Redistributed:
     absorbed = Absorbed.nothing(relevance, passage.n)
     head = layer.head.attribute(x[rows], clusters, rule=rule.name, beta=rule.beta)
     entered = relevance[rows, clusters]
-    # Clusters that tie differ by rounding only, for which no feature is the reason.
+    # Clusters that tie differ by rounding only, which no feature explains.
     rounding = 8 * torch.finfo(passage.z.dtype).eps * passage.z.abs().amax(1)[rows]
     tie = head.explained.abs() <= rounding
     factor = torch.where(tie, 0, entered / head.explained)
@@ -87,7 +87,7 @@ def redistribute_head(passage: Passage, relevance: Tensor) -> Redistributed:
 
 @torch.library.custom_op("whycluster::discriminants", mutates_args=())
 def discriminants(x: Tensor, buffers: Sequence[Tensor], kind: str, names: str, n_clusters: int) -> Tensor:
-    """Discriminants `(N, K)` of features `(N, D)`, by the head that these buffers are of."""
+    """Computes discriminants `(N, K)` of features `(N, D)` by the head that has these buffers."""
     return Head.of(kind, n_clusters, dict(zip(names.split(), buffers, strict=True))).forward(x)
 
 

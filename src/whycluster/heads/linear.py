@@ -1,4 +1,4 @@
-"""Linear scores as a neural network: `argmax_k w_k·x + b_k`, with exactly its decision."""
+"""Linear scores, `argmax_k w_k·x + b_k`, as a neural network that makes exactly the same decisions."""
 
 import torch
 from torch import Tensor
@@ -19,8 +19,8 @@ class NeuralizedLinear(Head):
         weight: `(K, D)`, finite, `K >= 2`.
         bias: `(K,)`; `None`: zeros.
         beta: as in `Head`.
-        centre: `(D,)`, for the midpoint rule, which counts from the point of each border that is nearest to it; `None`:
-            the origin. The mean of the data is a good one.
+        centre: `(D,)`, for the midpoint rule: its `m` is the point of each border that is nearest to the centre;
+            `None`: the origin. The mean of the data is a good choice.
 
     Raises:
         UserError: for weights of another shape, fewer than two, or not finite; for a negative `beta`.
@@ -57,7 +57,7 @@ class NeuralizedLinear(Head):
             own, squares = w[chosen], w.square().sum(1)
             lengths = squares[chosen, None] + squares - 2 * own @ w.T  # |w_ck|², (N, K)
             of_bias = (q * (b[chosen, None] - b)).masked_fill(q == 0, 0)
-            equal = lengths <= 16 * torch.finfo(w.dtype).eps * (squares[chosen, None] + squares)  # but for rounding
+            equal = lengths <= 16 * torch.finfo(w.dtype).eps * (squares[chosen, None] + squares)  # up to rounding
             g = (of_bias / lengths).masked_fill(equal, 0)
             offset = 2 * own * (g @ w) - g.sum(1, keepdim=True) * own.square() - g @ w.square()
             return offset, of_bias.masked_fill(~equal, 0).sum(1)  # scores that differ by their biases alone

@@ -1,4 +1,4 @@
-"""A fitted clustering `->` its neuralized head, in one call."""
+"""Neuralization of a fitted clustering in one call."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from whycluster.clustering.kernel_kmeans import KernelKMeans
 from whycluster.errors import UserError
 from whycluster.heads.arguments import as_tensor
-from whycluster.heads.beta import Beta, given_beta, heuristic_beta
+from whycluster.heads.beta import Beta, heuristic_beta, user_beta
 from whycluster.heads.bisecting_kmeans import NeuralizedBisectingKMeans, Split
 from whycluster.heads.head import Head
 from whycluster.heads.kernel_kmeans import NeuralizedKernelKMeans
@@ -20,7 +20,7 @@ from whycluster.heads.kmeans import NeuralizedKMeans
 from whycluster.heads.linear import NeuralizedLinear
 from whycluster.heads.pipelines import Folded, fitted_names
 
-BATCH = 1024
+BATCH_ROWS = 1024
 
 
 def neuralize(model: Any, X: Any = None, *, beta: Beta = "auto") -> Head:  # noqa: N803
@@ -32,9 +32,9 @@ def neuralize(model: Any, X: Any = None, *, beta: Beta = "auto") -> Head:  # noq
             original columns; a fitted linear classifier of scikit-learn, also behind such steps; centroids, a `(K, D)`
             array or tensor; or `(weight, bias)` of linear scores, `(K, D)` and `(K,)`.
         X: the training data `(N, D)`, for `beta="auto"`.
-        beta: stiffness of the pooling over competitors, `>= 0`. `auto`: `1 / E[f_c]` over `X`; where that is not given,
-            over the supports of a `KernelKMeans`, and over the cluster means of all others: it then comes out smaller,
-            as `f_c` of a mean is at least the mean of `f_c`. For linear scores it is then 1.
+        beta: stiffness of the pooling over competitors, `>= 0`. `auto`: `1 / E[f_c]` over `X`; without `X` over the
+            supports of a `KernelKMeans`, and over the cluster means of other clusterings: it then comes out smaller, as
+            `f_c` of a mean is at least the mean of `f_c`. For linear scores without `X` it is 1.
 
     Raises:
         UserError: if the model is not fitted (scikit-learn's `NotFittedError`), of another kind, has one cluster only,
@@ -47,20 +47,22 @@ def neuralize(model: Any, X: Any = None, *, beta: Beta = "auto") -> Head:  # noq
         >>> head(torch.tensor([[4.0]])).abs()
         tensor([[8., 8.]], dtype=torch.float64)
     """
-    given = given_beta(beta)
+    stiffness = user_beta(beta)
     head, typical, counts = _rewritten(model)
     head.feature_names_in_ = fitted_names(model)
-    if given is None and X is not None:
-        given = heuristic_beta(head, torch.split(as_tensor(X), BATCH))
-    elif given is None:
+    if stiffness is None and X is not None:
+        stiffness = heuristic_beta(head, torch.split(as_tensor(X), BATCH_ROWS))
+    elif stiffness is None:
         total = float((head(typical).amax(1) * counts).sum())
-        given = float(counts.sum()) / total if total > 0 else 1.0
-    head.beta.fill_(given)
+        stiffness = float(counts.sum()) / total if total > 0 else 1.0
+    head.beta.fill_(stiffness)
     return head
 
 
 def _rewritten(model: Any) -> tuple[Head, Tensor, Tensor]:
-    """A head, some points typical of the training data `(T, D)`, and how many rows each of them stands for `(T,)`."""
+    """Builds a head; also returns points that are typical of the training data `(T, D)`, and how many rows each of them
+    represents `(T,)`.
+    """
     if isinstance(model, tuple):
         weight, bias = model
         return _linear(as_tensor(weight), None if bias is None else as_tensor(bias))
@@ -95,7 +97,7 @@ def _rewritten(model: Any) -> tuple[Head, Tensor, Tensor]:
 
 
 def _linear(weight: Tensor, bias: Tensor | None) -> tuple[Head, Tensor, Tensor]:
-    """The head of linear scores; without training data no points are known to be typical."""
+    """Builds the head of linear scores; without training data no points are known to be typical."""
     if weight.ndim == 2 and len(weight) == 1:  # one score against zero
         weight = torch.cat([torch.zeros_like(weight), weight])
         bias = None if bias is None else torch.cat([torch.zeros_like(bias), bias])
@@ -103,7 +105,7 @@ def _linear(weight: Tensor, bias: Tensor | None) -> tuple[Head, Tensor, Tensor]:
 
 
 def _tree(model: BisectingKMeans) -> tuple[list[Split], np.ndarray]:
-    """The splits of a tree, parents first, and the centres of the left and right side of each, `(2 (K - 1), D)`."""
+    """Reads the splits of a tree, parents first, and the centres of their left and right sides, `(2 (K - 1), D)`."""
     splits, centres = [], []
     waiting = [model._bisecting_tree]
     for node in waiting:  # grows

@@ -1,4 +1,4 @@
-"""Affine steps of a scikit-learn pipeline, folded into one projection of the original columns."""
+"""Folding of the affine steps of a scikit-learn pipeline into one projection of the original columns."""
 
 from collections.abc import Callable
 from functools import reduce
@@ -19,7 +19,7 @@ from whycluster.heads.arguments import as_tensor
 
 
 class Folded:
-    """A fitted model, or pipeline that ends in one, taken apart: the model and the affine map `A x + a` before it.
+    """A fitted model, or pipeline that ends in one, split into the model and the affine map `A x + a` before it.
 
     Attributes:
         estimator: the clustering or classifier at the end.
@@ -35,10 +35,10 @@ class Folded:
             raise UserError("this pipeline is empty; let it end in a k-means.")
         *before, (_, self.estimator) = steps
         self._steps = [step for _, step in before]
-        self.projection = torch.as_tensor(reduce(_after, starmap(_linear_part, before))) if before else None
+        self.projection = torch.as_tensor(reduce(_composed, starmap(_linear_part, before))) if before else None
 
     def back(self, points: np.ndarray) -> Tensor:
-        """Points in original columns that the map takes to these; `UserError` if there are none."""
+        """Finds points in original columns that the map takes to these points; `UserError` if there are none."""
         if self.projection is None:
             return as_tensor(points)
         original = points.astype(np.float64)  # offsets may be large
@@ -52,7 +52,7 @@ class Folded:
         return rows
 
     def scores_back(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        """Weights `(K, D)` and biases `(K,)` in original columns of linear scores that follow the map."""
+        """Computes weights `(K, D)` and biases `(K,)` in original columns of linear scores that follow the map."""
         if self.projection is None:
             return weight, bias
         origin, a = np.zeros((1, self._steps[0].n_features_in_)), self.projection.double()
@@ -62,13 +62,13 @@ class Folded:
 
 
 def fitted_names(model: Any) -> Any:
-    """Names of the columns that a model or pipeline was fitted with, `None` if they had none."""
+    """Returns the names of the columns that a model or pipeline was fitted with, `None` if they had none."""
     steps = _named_steps(model)
     return getattr(steps[0][1], "feature_names_in_", None) if steps else None
 
 
 def _named_steps(model: Any, name: str = "") -> list[tuple[str, Any]]:
-    """Steps of a pipeline and of pipelines within it, without those that pass everything; a model is one step."""
+    """Lists the steps of a pipeline and of pipelines within it, without `passthrough`; a model is one step."""
     if isinstance(model, Pipeline):
         return [one for name, step in model.steps for one in _named_steps(step, name)]
     return [] if model is None or (isinstance(model, str) and model == "passthrough") else [(name, model)]
@@ -85,8 +85,8 @@ def _linear_part(name: str, step: Any) -> np.ndarray:
     )
 
 
-def _after(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """The projection that is one after the other."""
+def _composed(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Composes two projections, of which one may scale and the other mix features."""
     if first.ndim == second.ndim == 2:
         return np.asarray(second @ first)
     return np.asarray(second[:, None] * first if first.ndim == 2 else second * first)

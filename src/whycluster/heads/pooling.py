@@ -1,4 +1,4 @@
-"""Pooling over competitors: hard and soft minima of `h_k = s_c - s_k`, and which competitor gets how much relevance.
+"""Pooling over competitors: hard and soft minima of `h_k = s_c - s_k`, and the relevance of each competitor.
 
 Formulas: Kauffmann et al., arXiv 1906.07633, section III. `N` rows, `K >= 2` clusters with scores `s`, of which the
 largest decides (a negative squared distance, for example), and `c` the cluster that is explained.
@@ -9,22 +9,22 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# A competitor at whose border a row lies has h_k near 0, and R_k / h_k without bound. Where |h_k| is below this share
-# of |f_c| it counts by the square of |h_k| over it, so that R_k / h_k passes through 0 where h_k does, without a jump.
-# For the assigned cluster h_k >= f_c > 0, so all count in full.
+# Where a row is near the border of a competitor, h_k is near 0 and R_k / h_k unbounded. Where |h_k| is below this
+# fraction of |f_c|, the competitor is weighted by the square of |h_k| over that bound, so that R_k / h_k is continuous
+# and zero where h_k is. For the assigned cluster h_k >= f_c > 0, so all competitors have their full weight.
 SMALLEST_DENOMINATOR = 1e-2
-NEGLIGIBLE = 1e-30  # a part of the whole
+NEGLIGIBLE = 1e-30  # weight of a competitor that is set to zero
 
 
 class Pooled(NamedTuple):
-    """A minimum over competitors, and how its relevance is shared among them."""
+    """A minimum over competitors, and the weights by which its relevance is divided among them."""
 
     explained: Tensor  # f_c, the smallest h_k, (N, 1)
     weights: Tensor  # how much each competitor counts, p_k, (N, K); of sum 1
 
 
 def discriminants(scores: Tensor) -> Tensor:
-    """`f_c = s_c - max_{k != c} s_k` of scores `(N, K)`, `(N, K)`; `argmax f = argmax s`.
+    """Computes `f_c = s_c - max_{k != c} s_k`, `(N, K)`, of scores `(N, K)`; `argmax f = argmax s`.
 
     Example:
         >>> discriminants(torch.tensor([[-1., -4., -9.]]))
@@ -37,7 +37,7 @@ def discriminants(scores: Tensor) -> Tensor:
 
 
 def best_two(discriminants: Tensor) -> tuple[Tensor, Tensor]:
-    """The assigned cluster and the runner-up, `(N,)` each, of discriminants `(N, K)`; of equal ones the first.
+    """Finds the assigned cluster and the runner-up, `(N,)` each, of discriminants `(N, K)`; of equal ones the first.
 
     Example:
         >>> best_two(torch.tensor([[-8.0, 3.0, -3.0]]))
@@ -48,7 +48,8 @@ def best_two(discriminants: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def logits(scores: Tensor, stiffness: float) -> Tensor:
-    """Soft discriminants `log(P_c / (1 - P_c)) = -log Σ_{k != c} exp(-β h_k)` with `P = softmax(β s)`, `(N, K)`.
+    """Computes soft discriminants `-log Σ_{k != c} exp(-β h_k)`, `(N, K)`: `log(P_c / (1 - P_c))` with
+    `P = softmax(β s)`.
 
     Divided by `β`, which is `>= 0` and finite, they approach the discriminants as it grows.
 
@@ -66,11 +67,12 @@ def logits(scores: Tensor, stiffness: float) -> Tensor:
 
 
 def take_most(h: Tensor, beta: float) -> Pooled:
-    """The minimum `f = min_k h_k`, and `p = softmax(-β h)`: most for the nearest competitor, none at its very border.
+    """Computes the minimum `f = min_k h_k` and the weights `p = softmax(-β h)`, which are largest for the nearest
+    competitor.
 
     Args:
         h: `(N, K)`; infinite for clusters that are excluded.
-        beta: stiffness, from 0 (all competitors alike) to infinity (the nearest alone).
+        beta: stiffness, from 0 (equal weights) to infinity (the nearest competitor alone).
     """
     f = h.amin(1, keepdim=True)
     if beta > torch.finfo(h.dtype).max:
@@ -88,7 +90,7 @@ def take_most(h: Tensor, beta: float) -> Pooled:
 
 
 def quotients(pooled: Pooled, h: Tensor) -> Tensor:
-    """`q_k = R_k / h_k = f_c p_k / h_k`, what a linear layer multiplies its weights with, `(N, K)`."""
+    """Computes `q_k = R_k / h_k = f_c p_k / h_k`, `(N, K)`, by which a linear layer multiplies its weights."""
     f, p = pooled
     ratio = f / h
     if (f <= 0).any():  # else no h is zero
@@ -97,5 +99,5 @@ def quotients(pooled: Pooled, h: Tensor) -> Tensor:
 
 
 def score_coefficients(q: Tensor, chosen: Tensor) -> Tensor:
-    """The coefficients of the scores in `Σ_k q_k h_k = Σ_k q_k (s_c - s_k)`, `(N, K)`; `c` is chosen, `(N,)`."""
+    """Computes coefficients of the scores in `Σ_k q_k h_k = Σ_k q_k (s_c - s_k)`, `(N, K)`; `c` is `chosen`, `(N,)`."""
     return (-q).scatter_(1, chosen[:, None], q.sum(1, keepdim=True))

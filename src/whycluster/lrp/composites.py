@@ -16,13 +16,15 @@ from whycluster.lrp.steps import Attention
 
 Residual = Literal["ratio", "norm"]
 # The gamma of linear layers on tokens that explains a vision transformer best (`docs/transformers.md`).
-TOKENS: dict[Attention, float] = {"attn": 0.0, "cp": 0.05}
+TOKEN_GAMMAS: dict[Attention, float] = {"attn": 0.0, "cp": 0.05}
 RESIDUALS: dict[Residual, Callable[[float], Rule]] = {"ratio": Ratio, "norm": Norm}
 
 
 @dataclass(frozen=True)
 class First:
-    """Stands for the layers of a kind, such as `Convolution`, that see the image itself: no weights are before them."""
+    """A key for the layers of a kind, such as `Convolution`, that see the image itself: no layer with weights precedes
+    them.
+    """
 
     kind: type[LinearMap]
 
@@ -39,7 +41,7 @@ class Composite:
             (`features.0`), in which `*` stands for any text (`blocks.*.mlp.fc1`).
 
     Raises:
-        UserError: for a key that is none of these, such as a module of torch, or for what is no rule.
+        UserError: for a key that is none of these, such as a module of torch, or for a value that is no rule.
 
     Example:
         >>> from whycluster.lrp import Convolution, EpsilonPlus, Gamma
@@ -60,7 +62,7 @@ class Composite:
         self.rows = list(rows)
 
     def rule(self, kind: type[LinearMap], name: str, first: bool) -> Rule:
-        """The rule for a layer of this kind and name; `first`: no layer with weights stands before it.
+        """Returns the rule for a layer of this kind and name; `first`: no layer with weights precedes it.
 
         Raises:
             UserError: if no row fits.
@@ -79,9 +81,9 @@ class Composite:
         raise UserError(f"{type(self).__name__} has no rule for a layer of kind {kind.__name__}")
 
 
-# Kinds of layer and what makes their rules from the stabilizer.
+# Pairs of a key and a function that makes its rule from the stabilizer.
 Makers = tuple[tuple[Key, Callable[[float], Rule]], ...]
-OTHERS: Makers = (
+COMMON_RULES: Makers = (
     (linear_maps.BatchNorm, Epsilon),  # one that is not folded
     (linear_maps.LayerNorm, Epsilon),
     (linear_maps.MatrixProduct, Epsilon),
@@ -92,12 +94,12 @@ OTHERS: Makers = (
 
 
 class NamedComposite(Composite):
-    """What the named composites agree on; they differ in the rules of convolutions, whose rows come first.
+    """The rules that all named composites have in common; subclasses add those of convolutions, which come first.
 
     Args:
         epsilon: the stabiliser of linear layers, `>= 0`.
         stabilizer: of all other layers, `>= 0`.
-        residual: how a residual addition shares out, `ratio` or `norm` (see `rules`).
+        residual: the rule of additions: `ratio` (`Ratio`) or `norm` (`Norm`).
         tokens: the gamma of linear layers on tokens, `>= 0`; with 0 they have `Epsilon`. Which one is right depends on
             the rule of attention (`docs/transformers.md`).
 
@@ -116,7 +118,7 @@ class NamedComposite(Composite):
             (TokenLinear, Gamma(tokens, stabilizer) if tokens else Epsilon(epsilon)),
             (Linear, Epsilon(epsilon)),
         ]
-        others: Makers = (*OTHERS, (linear_maps.Add, RESIDUALS[residual]))
+        others: Makers = (*COMMON_RULES, (linear_maps.Add, RESIDUALS[residual]))
         first, last = ([(key, make(stabilizer)) for key, make in makers] for makers in (self.convolutions, others))
         super().__init__([*first, *rows, *last])
 
@@ -145,11 +147,11 @@ class EpsilonGammaBox(NamedComposite):
     Montavon et al. 2019, section 10.3 (doi 10.1007/978-3-030-28954-6_10).
 
     Args:
-        low: the lowest value that the first convolution can see; a float, or a tensor that broadcasts to an image. A
-            network that normalises its images itself sees other values than it is given.
+        low: the lowest input of the first convolution; a float, or a tensor that broadcasts to an image. In a network
+            that normalises its images itself these are not the values of the images.
         high: the highest.
         epsilon: as of `NamedComposite`, and so are `stabilizer`, `residual` and `tokens`.
-        gamma: how much more counts what has the sign of the output, in convolutions, `>= 0`.
+        gamma: in convolutions, contributions with the sign of the output count `1 + gamma` times; `>= 0`.
 
     Raises:
         UserError: for bounds that do not broadcast to images, a `low` above `high`, or a number below 0.
@@ -184,14 +186,14 @@ def named_composite(
     residual: Residual = "ratio",
     attention: Attention = "attn",
 ) -> Composite:
-    """A composite by its name, with zennit's default parameters.
+    """Builds a composite by its name, with zennit's default parameters.
 
     Args:
         name: one of `COMPOSITES`.
-        low: the lowest value an input can have; only the box rule asks for it.
+        low: the lowest value an input can have; only the box rule uses it.
         high: the highest.
         residual: `ratio` or `norm`.
-        attention: the rule of attention that it is for, which decides the gamma of linear layers on tokens.
+        attention: the rule of attention that it is used with, which decides the gamma of linear layers on tokens.
 
     Raises:
         UserError: for an unknown name or residual rule.
@@ -199,4 +201,4 @@ def named_composite(
     if name not in COMPOSITES:
         raise UserError(f"composite={name!r} is unknown; choose from {', '.join(COMPOSITES)}.")
     bounds = (low, high) if name == "epsilon_gamma_box" else ()
-    return COMPOSITES[name](*bounds, residual=residual, tokens=TOKENS.get(attention, 0.0))
+    return COMPOSITES[name](*bounds, residual=residual, tokens=TOKEN_GAMMAS.get(attention, 0.0))

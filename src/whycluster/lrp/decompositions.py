@@ -24,7 +24,7 @@ def attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """Scaled dot-product attention, `softmax(Q·Kᵀ / √d)·V` (Vaswani et al., arXiv 1706.03762, eq. 1)."""
+    """Computes scaled dot-product attention, `softmax(Q·Kᵀ / √d)·V` (Vaswani et al., arXiv 1706.03762, eq. 1)."""
     if enable_gqa:
         key, value = (one.repeat_interleave(query.shape[-3] // one.shape[-3], -3) for one in (key, value))
     scores = (query * (1 / math.sqrt(query.shape[-1]) if scale is None else scale)) @ key.mT
@@ -38,7 +38,9 @@ def attention(
 def group_norm(
     x: Tensor, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5, *_: Any
 ) -> Tensor:
-    """A layer norm of each group of channels, then a scale and a shift of each channel."""
+    """Applies a layer norm to each group of channels (Wu and He, arXiv 1803.08494), then scales and shifts each
+    channel.
+    """
     n, channels = x.shape[:2]
     groups = x.reshape(n, num_groups, -1)
     normed = F.layer_norm(groups, (groups.shape[-1],), eps=eps).reshape(x.shape)
@@ -58,37 +60,37 @@ def instance_norm(
     eps: float,
     *_: Any,
 ) -> Tensor:
-    """A group norm of single channels, or, with running statistics, a batch norm."""
+    """Applies a group norm to single channels, or, with running statistics, a batch norm."""
     if use_input_stats or running_mean is None or running_var is None:
         return group_norm(x, x.shape[1], weight, bias, eps)
     return F.batch_norm(x, running_mean, running_var, weight, bias, eps=eps)
 
 
 def rms_norm(x: Tensor, normalized_shape: list[int], weight: Tensor | None = None, eps: float | None = None) -> Tensor:
-    """`x / √(mean(x²) + ε) · w` (Zhang and Sennrich, arXiv 1910.07467, eq. 4)."""
+    """Computes `x / √(mean(x²) + ε) · w` (Zhang and Sennrich, arXiv 1910.07467, eq. 4)."""
     last = list(range(-len(normalized_shape), 0))
     normed = x * (x.square().mean(last, keepdim=True) + (torch.finfo(x.dtype).eps if eps is None else eps)).rsqrt()
     return normed if weight is None else normed * weight
 
 
 def addcmul(x: Tensor, first: Tensor, second: Tensor, *, value: float = 1) -> Tensor:
-    """A value plus a product."""
+    """Adds a product to a value."""
     return x + first * second * value
 
 
 def baddbmm(x: Tensor, first: Tensor, second: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
-    """A value plus a product of matrices."""
+    """Adds a product of matrices to a value."""
     product = first @ second
     return (x if beta == 1 else x * beta) + (product if alpha == 1 else product * alpha)
 
 
 def copied(target: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:
-    """What stands in a tensor after another was copied into it."""
+    """Returns the content of a tensor after another one was copied into it."""
     return source.to(target.dtype).expand(target.shape)
 
 
 def glu(x: Tensor, dim: int = -1) -> Tensor:
-    """A gated linear unit: the first half times the sigmoid of the second (Dauphin et al., arXiv 1612.08083)."""
+    """Computes a gated linear unit, `a · sigmoid(b)` of the halves `a` and `b` (Dauphin et al., arXiv 1612.08083)."""
     values, gate = x.chunk(2, dim)
     return values * gate.sigmoid()
 
@@ -102,7 +104,7 @@ def convolution_same(
     dilation: Any = 1,
     groups: int = 1,
 ) -> Tensor:
-    """A convolution padded by name; what is padded more on one side than on the other is padded beforehand."""
+    """Convolves with `valid` or `same` padding; where `same` is not symmetric, the extra zeros are added beforehand."""
     dims = weight.ndim - 2
     dilations = [dilation] * dims if isinstance(dilation, int) else list(dilation) * (dims // len(dilation))
     extra = [d * (k - 1) if padding == "same" else 0 for d, k in zip(dilations, weight.shape[2:], strict=True)]
@@ -114,7 +116,7 @@ def convolution_same(
 
 @cache
 def decompositions() -> dict[Any, Callable[..., Any]]:
-    """Operation `->` function that computes it by others."""
+    """Returns, for each operation that is rewritten, the function that computes it from simpler ones."""
     known = default_decompositions()
     return {
         aten.scaled_dot_product_attention.default: attention,

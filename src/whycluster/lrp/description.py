@@ -1,4 +1,4 @@
-"""What LRP would do with a network, as a table to read before any image is explained."""
+"""A table of how LRP passes each node of a network, which can be read before any image is explained."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ HEADER = ("node", "operation", "rule", "folded batch norm")
 
 
 def described(planned: Sequence[Planned]) -> str:
-    """One line for each node that relevance reaches, in columns."""
+    """Lists the nodes that relevance reaches, one line each, in columns."""
     rows = [HEADER, *(_row(one) for one in planned if not isinstance(one.step, ConstantStep))]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)

@@ -1,8 +1,8 @@
-"""The rules once more, for speed: shorter sums by identities that hold for signs that are known.
+"""Faster versions of the rules: identities that hold where signs are known save sums.
 
 Each function here computes what `redistribute` does for one rule, and says by which identity; tests compare the two.
-Tensors at the outputs of a layer are as large as its activations, and sweeps through memory cost more than arithmetic:
-hence in place, over tensors that belong to the function alone.
+Tensors at the outputs of a layer are as large as its activations, and reading them costs more than the arithmetic:
+hence operations in place, on tensors that the function has made itself.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,19 +17,19 @@ from whycluster.lrp.receipts import Absorbed
 from whycluster.lrp.redistribution import Passage, Redistributed, redistribute
 from whycluster.lrp.rules import AlphaBeta, Epsilon, Gamma, Norm, Ratio, Rule, ZBox, ZPlus, negative, positive
 
-# Bytes of a block that the C library's allocator reuses; larger ones it fetches from the system page by page, which
-# takes as long as several sweeps over them.
-CHEAP = 16 * 2**20
-Terms = Sequence[tuple[Tensor, Tensor | None]]
+# Bytes of a tensor whose memory the C library's allocator reuses; larger ones it fetches from the system page by page,
+# which takes as long as reading them several times.
+REUSED_BYTES = 16 * 2**20
+Pairs = Sequence[tuple[Tensor, Tensor | None]]  # relevance divided by a total, and the bias in that total
 Fast = Callable[[Passage, Tensor], Redistributed]
 
 
 def redistribute_fast(passage: Passage, relevance: Tensor) -> Redistributed:
-    """What `redistribute` computes: by the shorter sums, and some images after the others where that is faster."""
+    """Computes what `redistribute` does, with fewer sums, and in parts of the batch where that is faster."""
     fast = FAST.get(type(passage.rule), redistribute)
-    busy = _nonzero_ranges(passage, relevance)
-    if busy is not None:
-        return _pass_busy(passage, relevance, busy, fast)
+    ranges = _nonzero_ranges(passage, relevance)
+    if ranges is not None:
+        return _redistribute_within(passage, relevance, ranges, fast)
     parts = [fast(part, relevance[some]) for some, part in _parts(passage)]
     if len(parts) == 1:
         return parts[0]
@@ -38,12 +38,12 @@ def redistribute_fast(passage: Passage, relevance: Tensor) -> Redistributed:
 
 
 def _parts(passage: Passage) -> list[tuple[slice, Passage]]:
-    """Images that are passed through a layer at once: as many as keep what is computed on the way in cheap memory."""
+    """Splits a batch so that the intermediate results of one part fit into memory that the allocator reuses."""
     n = passage.n
     largest = max(x.numel() * x.element_size() for x in (passage.z, *passage.xs))
-    alone = passage.batch == (0, 1) and all(len(x) == n for x in (passage.z, *passage.xs) if x.ndim)
-    alone = alone and not isinstance(passage.layer, MatrixProduct)  # whose weights may be those of each image
-    size = n if passage.z.device.type != "cpu" or not alone else max(1, n * CHEAP // max(largest, 1))
+    separable = passage.batch == (0, 1) and all(len(x) == n for x in (passage.z, *passage.xs) if x.ndim)
+    separable = separable and not isinstance(passage.layer, MatrixProduct)  # each image may have weights of its own
+    size = n if passage.z.device.type != "cpu" or not separable else max(1, n * REUSED_BYTES // max(largest, 1))
     if size >= n:
         return [(slice(None), passage)]
     some = [slice(start, start + size) for start in range(0, n, size)]
@@ -51,44 +51,44 @@ def _parts(passage: Passage) -> list[tuple[slice, Passage]]:
 
 
 def _nonzero_ranges(passage: Passage, relevance: Tensor) -> list[slice] | None:
-    """The range in each dimension of the outputs of a layer on tokens that holds all relevance; `None` for others,
-    and where every row and column has some. Where attention is constant, none arrives at queries and keys; from a class
-    token, none at what the last block makes of other tokens.
+    """Finds the range, in each dimension of the outputs of a layer on tokens, outside of which relevance is zero;
+    returns `None` for other layers, and where every row and column has relevance. Queries and keys get none where
+    attention is constant; where the class token is explained, other tokens get none in the last block.
     """
     axis, dims = passage.batch.axis, range(relevance.ndim)
     if not isinstance(passage.layer, TokenLinear) or passage.memo is not None or not relevance.numel():
         return None
     if not passage.rule.proportional:  # its inputs may have bounds of their own
         return None
-    for some in (relevance.narrow(axis, 0, 1), relevance):  # mostly one image, or part of one, gets some everywhere
+    for some in (relevance.narrow(axis, 0, 1), relevance):  # the first image decides in most cases, at less cost
         arrives = [_not_zero(some, [at for at in dims if at != dim]) for dim in dims if dim != axis]
         if all(bool(places.all()) for places in arrives):
             return None
     found = [places.nonzero()[:, 0].tolist() or [0] for places in arrives]
-    busy = [slice(places[0], places[-1] + 1) for places in found]
-    return [*busy[:axis], slice(None), *busy[axis:]]
+    ranges = [slice(places[0], places[-1] + 1) for places in found]
+    return [*ranges[:axis], slice(None), *ranges[axis:]]
 
 
 def _not_zero(values: Tensor, dims: list[int]) -> Tensor:
-    """Where some value along `dims` is not zero; quicker than `any`, and true of NaN."""
+    """Tells where some value along `dims` is not zero; faster than `any`, and true of NaN."""
     return (values.amax(dims) != 0) | (values.amin(dims) != 0)
 
 
-def _pass_busy(passage: Passage, relevance: Tensor, busy: list[slice], fast: Fast) -> Redistributed:
-    """What `redistribute_fast` computes, where only some tokens or outputs of a layer get relevance."""
-    layer, rows, (x,) = passage.layer, (*busy[:-1],), passage.xs
-    smaller = TokenLinear(layer.weight[busy[-1]], None if layer.bias is None else layer.bias[busy[-1]])
-    part = replace(passage, layer=smaller, xs=[x[rows]], z=passage.z[(*busy,)])
-    (passed,), absorbed = fast(part, relevance[(*busy,)])
+def _redistribute_within(passage: Passage, relevance: Tensor, ranges: list[slice], fast: Fast) -> Redistributed:
+    """Computes what `redistribute_fast` does where relevance is zero outside of some ranges of the outputs."""
+    layer, rows, (x,) = passage.layer, (*ranges[:-1],), passage.xs
+    smaller = TokenLinear(layer.weight[ranges[-1]], None if layer.bias is None else layer.bias[ranges[-1]])
+    part = replace(passage, layer=smaller, xs=[x[rows]], z=passage.z[(*ranges,)])
+    (passed,), absorbed = fast(part, relevance[(*ranges,)])
     whole = torch.zeros_like(x, dtype=passed.dtype)
     whole[rows] = passed
     return [whole], absorbed
 
 
 def epsilon(passage: Passage, relevance: Tensor) -> Redistributed:
-    """The total is the output itself, which is there already."""
+    """Computes `Epsilon` with the output of the layer as the total, so that no sum is computed again."""
     layer, z, stabilizer, zero = passage.layer, passage.z, passage.rule.stabilizer, None
-    if passage.rectified:  # where there is relevance, z > 0
+    if passage.rectified:  # relevance is zero except where z > 0
         denominator = z + stabilizer if stabilizer else z.clone()
         denominator.clamp_(min=stabilizer or torch.finfo(z.dtype).tiny)
         quotient = signed = torch.div(relevance, denominator, out=denominator)
@@ -98,21 +98,21 @@ def epsilon(passage: Passage, relevance: Tensor) -> Redistributed:
         signed = sign.mul_(quotient) if stabilizer else quotient
     absorbed = _kept(passage, [(quotient, layer.bias)], signed, stabilizer, zero)
     *others, last = passage.xs
-    if isinstance(layer, Add):  # each summand gets its part of the one quotient, the last one in its place
+    if isinstance(layer, Add):  # all summands have the same quotient; the last product overwrites it
         return [*(quotient * x for x in others), quotient.mul_(last)], absorbed
     passed = layer.transpose(quotient, passage.xs, layer.weight)
     return [back * x for back, x in zip(passed, passage.xs, strict=True)], absorbed
 
 
 def ratio(passage: Passage, relevance: Tensor) -> Redistributed:
-    """Summands that cannot be negative are their own absolute values, and their sum is the output."""
+    """Computes `Ratio` for summands `>= 0` as `Epsilon`: they equal their absolute values, and sum to the output."""
     if passage.nonnegative and isinstance(passage.layer, Add) and min(passage.layer.signs) > 0:
         return epsilon(passage, relevance)
     return redistribute(passage, relevance)
 
 
 def alpha_beta(passage: Passage, relevance: Tensor) -> Redistributed:
-    """Inputs that are not negative meet weights of one sign: the total has that sign."""
+    """Computes `AlphaBeta` for inputs `>= 0` with weights of one sign at a time, which is also that of the total."""
     rule = passage.rule
     assert isinstance(rule, AlphaBeta)
     if not passage.nonnegative or len(passage.xs) > 1:
@@ -126,7 +126,7 @@ def alpha_beta(passage: Passage, relevance: Tensor) -> Redistributed:
 
 
 def _one_sign(passage: Passage, relevance: Tensor, modify: Modify, sign: int) -> tuple[Tensor, Absorbed]:
-    """`wᵀ (R / total)` for weights and bias of one sign, and what the contribution keeps."""
+    """Computes `wᵀ (R / total)` for weights and bias of one sign, and what the contribution absorbs."""
     layer, weight, bias = passage.layer, passage.layer.modified(modify), _bias(passage.layer, modify)
     total = _memo(passage, modify.__name__, lambda: layer.apply(passage.xs, weight, bias).to(relevance.dtype))
     quotient, zero = _divided(passage, relevance, total + sign * passage.rule.stabilizer, total.sign())
@@ -136,9 +136,9 @@ def _one_sign(passage: Passage, relevance: Tensor, modify: Modify, sign: int) ->
 
 
 def gamma(passage: Passage, relevance: Tensor) -> Redistributed:
-    """By `(x w)⁺ = (|x w| + x w) / 2`, one sum serves outputs of both signs: with `c = γ / (2 + γ)`, the share of an
-    input is `(sign(z) x w + c |x w|) / (|z| + c Σ |x w|)`: both sides of the rule's fraction, and with them the
-    stabilizer, are divided by `1 + γ/2`.
+    """Computes `Gamma` with one sum for outputs of both signs, by `(x w)⁺ = (|x w| + x w) / 2`: with `c = γ / (2 + γ)`
+    an input contributes `(sign(z) x w + c |x w|) / (|z| + c Σ |x w|)`. Numerator and denominator of the rule, and with
+    them the stabilizer, are divided by `1 + γ/2`.
     """
     rule, layer, x, z = passage.rule, passage.layer, passage.xs[0], passage.z
     assert isinstance(rule, Gamma)
@@ -153,18 +153,20 @@ def gamma(passage: Passage, relevance: Tensor) -> Redistributed:
     quotient = sign.mul_(signed)
     back = layer.transpose(quotient, [x], layer.weight)[0].mul_(x)
     back.addcmul_(layer.transpose(signed, [x], layer.modified(scaled))[0], size)
-    terms = [(signed, _bias(layer, scaled)), (quotient, layer.bias)]
-    return [back], _kept(passage, terms, signed, stabilizer, zero)
+    pairs = [(signed, _bias(layer, scaled)), (quotient, layer.bias)]
+    return [back], _kept(passage, pairs, signed, stabilizer, zero)
 
 
 @cache
 def _scaled_size(factor: float) -> Modify:
-    """`c |w|`; one function for each factor, as layers keep what it makes of their weights."""
+    """Returns the function `c |w|`, the same one for the same factor, as layers cache their modified weights by
+    function.
+    """
     return lambda weight: weight.abs() * factor
 
 
 def _gamma_between_relus(passage: Passage, relevance: Tensor) -> Redistributed:
-    """Inputs are not negative, and only positive outputs have relevance: what is left is `x (w + γ w⁺)` of its sum."""
+    """Computes `Gamma` for inputs `>= 0` and relevance at positive outputs only: in proportion to `x (w + γ w⁺)`."""
     rule, layer, z, x = passage.rule, passage.layer, passage.z, passage.xs[0]
     assert isinstance(rule, Gamma)
     stabilizer, modify = rule.stabilizer, rule.more_positive
@@ -176,7 +178,7 @@ def _gamma_between_relus(passage: Passage, relevance: Tensor) -> Redistributed:
 
 
 def box(passage: Passage, relevance: Tensor) -> Redistributed:
-    """The sum of two products is one product, of inputs and weights that stand side by side."""
+    """Computes `ZBox` with one product in place of two, of inputs and weights concatenated along the channels."""
     layer, rule, x = passage.layer, passage.rule, passage.xs[0]
     if not isinstance(layer, Convolution) or layer.transposed or layer.groups > 1:
         return redistribute(passage, relevance)
@@ -192,12 +194,14 @@ def box(passage: Passage, relevance: Tensor) -> Redistributed:
 
 
 def _bias(layer: LinearMap, modify: Modify) -> Tensor | None:
-    """The bias as a rule modifies it."""
+    """Returns the bias as a rule modifies it."""
     return None if layer.bias is None else modify(layer.bias)
 
 
 def _total(passage: Passage, x: Tensor, modify: Modify, stabilizer: float) -> Tensor:
-    """The sum with modified weights and bias, and the stabilizer, which costs no sweep of its own in the bias."""
+    """Computes the sum with modified weights and bias, plus the stabilizer, which is added to the bias where there is
+    one.
+    """
     bias = _bias(passage.layer, modify)
     weight = passage.layer.modified(modify)
     total = passage.layer.apply([x], weight, None if bias is None else bias + stabilizer).to(passage.z.dtype)
@@ -205,11 +209,11 @@ def _total(passage: Passage, x: Tensor, modify: Modify, stabilizer: float) -> Te
 
 
 def _divided(passage: Passage, relevance: Tensor, denominator: Tensor, sign: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Relevance by denominators, in their place unless other targets need them; and what is kept where the total has no
-    sign, as it is zero, so that no input takes relevance.
+    """Divides relevance by denominators, in place unless other targets need them; also returns the relevance of outputs
+    whose total is zero, which no input gets.
     """
     zero, ours = None, passage.memo is None
-    if sign.prod() == 0:  # the quickest way to see whether there is such a one
+    if sign.prod() == 0:  # the fastest test for a zero
         empty = sign == 0
         zero = passage.per_image(relevance * empty)
         denominator = denominator.masked_fill(empty, torch.inf)
@@ -217,7 +221,7 @@ def _divided(passage: Passage, relevance: Tensor, denominator: Tensor, sign: Ten
 
 
 def _memo(passage: Passage, name: str, compute: Callable[[], Tensor]) -> Tensor:
-    """A total, which other targets of the same images share."""
+    """Computes a total, or returns the one that another target of the same images has computed."""
     if passage.memo is None:
         return compute()
     if name not in passage.memo:
@@ -226,16 +230,16 @@ def _memo(passage: Passage, name: str, compute: Callable[[], Tensor]) -> Tensor:
     return found
 
 
-def _kept(passage: Passage, terms: Terms, signed: Tensor, stabilizer: float, zero: Tensor | None = None) -> Absorbed:
-    """What biases, stabilizer and zero totals keep: `terms` are pairs, relevance by total and the bias in that total;
-    `signed` is relevance by total, times the sign of the added stabilizer.
+def _kept(passage: Passage, pairs: Pairs, signed: Tensor, stabilizer: float, zero: Tensor | None = None) -> Absorbed:
+    """Computes what biases, stabilizer and zero totals absorb: `pairs` are relevance divided by a total, and the bias
+    in that total; `signed` is relevance divided by a total, times the sign of the added stabilizer.
     """
     by_bias, summed = signed.new_zeros(passage.n), signed
-    for quotient, bias in terms:
+    for quotient, bias in pairs:
         if bias is not None:
             places = passage.over_places(quotient, bias)
             by_bias = by_bias + passage.per_image(places * bias)
-            summed = places if quotient is signed else summed  # one sweep less
+            summed = places if quotient is signed else summed  # it is summed in part already
     by_stabilizer = passage.per_image(summed) * stabilizer
     return Absorbed(by_bias, by_stabilizer, torch.zeros_like(by_stabilizer) if zero is None else zero)
 

@@ -1,4 +1,4 @@
-"""A batch norm folded into the layer before it: one linear map where there were two."""
+"""Folding of batch norms into the layers before them: one linear map in place of two."""
 
 import copy
 
@@ -10,8 +10,8 @@ from whycluster.lrp.steps import LinearStep, Values
 
 
 def fold(layer: LinearStep, norm: fx.Node) -> LinearStep | None:
-    """The step of a layer with the batch norm that follows it, or `None` for layers that take no norm: only those of
-    convolutions `(N, C, …)` and of linear layers on `(N, D)` have the channels of their norm.
+    """Folds a batch norm into the step of the layer before it; `None` for layers that take no norm: only convolutions
+    `(N, C, …)` and linear layers on `(N, D)` have the channels of their norm.
     """
     if layer.kind not in (Convolution, Linear):
         return None
@@ -20,11 +20,11 @@ def fold(layer: LinearStep, norm: fx.Node) -> LinearStep | None:
     def make(value: Values) -> LinearMap:
         return folded(layer.make(value), *scale_and_shift([value(one) for one in numbers], eps))  # type: ignore[arg-type]
 
-    return LinearStep(layer.kind, make, layer.carriers, [*layer.weights, *numbers])
+    return LinearStep(layer.kind, make, layer.relevance_inputs, [*layer.weights, *numbers])
 
 
 def folded(layer: LinearMap, scale: Tensor, shift: Tensor) -> LinearMap:
-    """The layer with weights `w·s` and bias `b·s + t`.
+    """Returns the layer with weights `w·s` and bias `b·s + t`.
 
     Args:
         layer: a convolution or a linear layer.

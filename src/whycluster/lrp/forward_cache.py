@@ -1,4 +1,4 @@
-"""A forward pass whose values wait for relevance to come back."""
+"""A forward pass whose values are kept for the propagation of relevance."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -19,11 +19,11 @@ RelevanceOf = Relevance | Callable[[Any], Relevance]
 
 
 class ForwardCache:
-    """A forward pass whose values are kept, so that relevance can come back from the output as often as wanted.
+    """A forward pass whose values are kept, so that relevance can be propagated from the output any number of times.
 
     Args:
         program: of the network.
-        images: `(N, ...)`, of which this is the only owner.
+        images: `(N, ...)`, which nothing else may write to.
 
     Attributes:
         output: of the network, a tensor or a tuple of tensors.
@@ -34,7 +34,7 @@ class ForwardCache:
 
     def __init__(self, program: Program, images: Tensor) -> None:
         self._program, self._images = program, images.requires_grad_()
-        kind = images.device.type  # the way back, whenever it comes, multiplies as the forward pass did
+        kind = images.device.type  # the backward pass, whenever it runs, multiplies as the forward pass did
         precision, enabled = torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind)
         self._autocast = partial(torch.autocast, kind, dtype=precision, enabled=enabled)
         self._short = enabled or _multiplies_short(images)
@@ -79,29 +79,31 @@ class ForwardCache:
             return attribution
 
     def _checked(self, relevance: Any) -> list[Tensor]:
-        """Relevance of each output."""
-        outputs, given = ([one] if isinstance(one, Tensor) else one for one in (self.output, relevance))
+        """Returns the relevance of each output."""
+        outputs, entering = ([one] if isinstance(one, Tensor) else one for one in (self.output, relevance))
         wanted = [tuple(output.shape) for output in outputs]
         text = f"of shape {wanted[0]}" if len(wanted) == 1 else f"for each output, of shapes {wanted}"
-        if not isinstance(given, list | tuple) or not all(isinstance(one, Tensor) for one in given):
+        if not isinstance(entering, list | tuple) or not all(isinstance(one, Tensor) for one in entering):
             raise UserError(
                 f"relevance of the output should be a tensor {text}, or a function that makes one from the output; "
                 f"here it is {relevance!r:.100}."
             )
-        shapes = [tuple(one.shape) for one in given]
+        shapes = [tuple(one.shape) for one in entering]
         if shapes != wanted:
             found = shapes[0] if len(shapes) == 1 else shapes
             raise UserError(f"relevance of shape {found} does not fit the output: a tensor {text} is wanted.")
-        return list(given)
+        return list(entering)
 
     def _pass_back(
         self, outputs: Sequence[Tensor], entering: Sequence[Tensor], ledger: Ledger, retain_graph: bool
     ) -> Attribution:
         ledger.retain, ledger.layers, ledger.unsigned = retain_graph, {}, []
-        explained = [(one, given.clone()) for one, given in zip(outputs, entering, strict=True) if one.requires_grad]
+        explained = [
+            (output, one.clone()) for output, one in zip(outputs, entering, strict=True) if output.requires_grad
+        ]
         if explained and len(self._images):
-            ones, given = zip(*explained, strict=True)
-            (pixels,) = torch.autograd.grad(ones, self._images, given, retain_graph, materialize_grads=True)
+            starts, relevance = zip(*explained, strict=True)
+            (pixels,) = torch.autograd.grad(starts, self._images, relevance, retain_graph, materialize_grads=True)
             pixels = pixels.contiguous()
         else:
             pixels = torch.zeros_like(self._images)
@@ -116,7 +118,7 @@ class ForwardCache:
         return Attribution(output, pixels, receipt)
 
     def _find_fault(self, entering: Sequence[Tensor], receipt: Receipt, balanced: bool) -> None:
-        """Goes both ways again, looking at every value.
+        """Repeats both passes and checks every value.
 
         Raises:
             UserError: with the name of the first node whose values are not finite, if there is one.
@@ -127,7 +129,7 @@ class ForwardCache:
         def look(one: Planned, value: Any) -> None:
             if not isinstance(value, Tensor):
                 return
-            # What a mask of attention makes infinite, its softmax takes to zero.
+            # Where the mask of attention is -inf, its softmax is zero.
             may_be_masked = not isinstance(one.step, LinearStep) or one.step.kind is Shift
             found = value.detach().masked_fill(value == -torch.inf, 0) if may_be_masked else value.detach()
             _check_finite(found, f"the output of {one.name!r}")
@@ -156,7 +158,7 @@ class ForwardCache:
 
 
 def _multiplies_short(images: Tensor) -> bool:
-    """Whether single precision may be multiplied with the digits of half precision, as GPUs do by default."""
+    """Tells whether products in single precision may have the digits of half precision, as on GPUs by default."""
     exact = images.device.type == "cpu" and torch.get_float32_matmul_precision() == "highest"
     return images.dtype == torch.float32 and not exact
 

@@ -26,7 +26,7 @@ VIEWS = (aten.view.default, aten._unsafe_view.default, aten.reshape.default, ate
 BATCH_NORM = aten._native_batch_norm_legit_no_training.default
 # Tensors of other strides than in the export, such as channels-last images, may have no view of the wanted shape.
 SUBSTITUTES = {aten.view.default: aten.reshape.default, aten._unsafe_view.default: aten.reshape.default}
-# Where a line of code is not the user's: torch, and this package.
+# Folders whose code is not the user's: those of torch and of this package.
 NOT_THE_USERS = tuple(f"{place}{os.sep}" for place in (Path(torch.__file__).parent, Path(__file__).parents[1]))
 
 
@@ -37,7 +37,7 @@ class Batch(NamedTuple):
     inner: int = 1  # consecutive entries of this dimension that belong to one image
 
     def per_image(self, values: Tensor, n: int) -> Tensor:
-        """Sums of the values of each of `n` images, `(n,)`."""
+        """Sums the values of each of `n` images, `(n,)`."""
         if self.axis == 0 and self.inner == 1 and len(values) == n:
             return values.sum(tuple(range(1, values.ndim))) if values.ndim > 1 else values
         outer = values.shape[self.axis] // max(n * self.inner, 1)
@@ -51,31 +51,33 @@ class Graph:
     """What a network computes from images of one shape."""
 
     nodes: list[fx.Node]  # operations in order of computation; only those that lead to the output
-    images: fx.Node  # the node that stands for the images
+    images: fx.Node  # the node of the images
     outputs: list[fx.Node]  # the nodes that the network returns
     names: dict[fx.Node, str]  # a module (`features.0`), or a module and an operation (`layer1.0.add`)
     batches: dict[fx.Node, Batch]  # where the images are in the value of each node that depends on them
     sources: dict[fx.Node, str | Tensor]  # placeholder `->` the name of its parameter or buffer, or a constant itself
 
     def weights(self, network: nn.Module) -> dict[fx.Node, Tensor]:
-        """The tensors of a network that the graph reads."""
+        """Returns the tensors of a network that the graph reads."""
         tensors = named_tensors(network)
         return {node: tensors[one] if isinstance(one, str) else one for node, one in self.sources.items()}
 
 
 def named_tensors(network: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers of a network."""
+    """Returns the parameters and buffers of a network by their names."""
     pairs = (*network.named_parameters(remove_duplicate=False), *network.named_buffers(remove_duplicate=False))
     return {name: tensor.detach() for name, tensor in pairs}
 
 
 def structure(network: nn.Module) -> str:
-    """Changes when modules are replaced, when most of their settings change, and with the shape of a weight."""
+    """Describes a network in a text that changes when modules are replaced, when most of their settings change, and
+    with the shape of a weight.
+    """
     return f"{network} {[(name, tuple(one.shape), one.dtype) for name, one in named_tensors(network).items()]}"
 
 
 def export_graph(network: nn.Module, images: Tensor) -> Graph:
-    """The graph of a network as it computes in evaluation mode.
+    """Exports the graph of a network as it computes in evaluation mode.
 
     Args:
         network: takes one tensor of images, returns a tensor or a tuple of tensors.
@@ -99,7 +101,7 @@ def export_graph(network: nn.Module, images: Tensor) -> Graph:
 
 @contextmanager
 def _evaluating(network: nn.Module) -> Iterator[None]:
-    """The network in evaluation mode, and afterwards as it was."""
+    """Puts a network into evaluation mode, and afterwards back into the mode it was in."""
     before = [(module, module.training) for module in network.modules()]
     try:
         for module, _ in before:
@@ -111,7 +113,7 @@ def _evaluating(network: nn.Module) -> Iterator[None]:
 
 
 def _reason(network: nn.Module, error: Exception) -> str:
-    """One sentence: PyTorch's reason and the line of the network's source."""
+    """Writes one sentence: PyTorch's reason and the line of the network's source."""
     written = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
@@ -126,7 +128,7 @@ def _reason(network: nn.Module, error: Exception) -> str:
 
 
 def _graph(network: nn.Module, program: ExportedProgram) -> Graph:
-    """The part of an exported program that leads to its output, with what is known of its nodes."""
+    """Extracts the part of an exported program that leads to its output, with what is known of its nodes."""
     graph, signature = program.graph, program.graph_signature
     _take_first_outputs(graph)
     placeholders = [node for node in graph.nodes if node.op == "placeholder"]
@@ -156,7 +158,7 @@ def _graph(network: nn.Module, program: ExportedProgram) -> Graph:
 
 
 def _take_first_outputs(graph: fx.Graph) -> None:
-    """Lets the node of a batch norm stand for its first output; the others are empty when it evaluates."""
+    """Replaces the node of a batch norm by its first output; the others are empty in evaluation mode."""
     for node in list(graph.nodes):
         if node.target is operator.getitem and node.args[0].target is BATCH_NORM:
             norm = node.args[0]
@@ -166,7 +168,7 @@ def _take_first_outputs(graph: fx.Graph) -> None:
 
 
 def _leading_to(graph: fx.Graph, outputs: Sequence[fx.Node]) -> list[fx.Node]:
-    """The operations that outputs depend on."""
+    """Returns the operations that outputs depend on."""
     wanted = set(outputs)
     for node in reversed(graph.nodes):
         if node in wanted:
@@ -175,19 +177,19 @@ def _leading_to(graph: fx.Graph, outputs: Sequence[fx.Node]) -> list[fx.Node]:
 
 
 def function_of(node: fx.Node) -> Callable[..., Any]:
-    """What a node calls."""
+    """Returns the function that a node calls."""
     target: Any = node.target
     target = SUBSTITUTES.get(target, target)
     return (lambda *inputs: BATCH_NORM(*inputs)[0]) if target is BATCH_NORM else target
 
 
 def operation_name(node: fx.Node) -> str:
-    """The operation without its overload: `add` of `aten.add.Tensor`."""
+    """Returns the operation without its overload: `add` of `aten.add.Tensor`."""
     return str(getattr(node.target, "__name__", node.target)).split(".")[0].strip("_")
 
 
 def _names(nodes: Sequence[fx.Node], network: nn.Module) -> dict[fx.Node, str]:
-    """A name for each node; calls of one layer share its name, other operations are counted."""
+    """Names each node; calls of one layer share its name, other operations are counted."""
     counts: dict[str, int] = {}
     names = {}
     for node in nodes:
@@ -204,7 +206,7 @@ def _names(nodes: Sequence[fx.Node], network: nn.Module) -> dict[fx.Node, str]:
 
 
 def _batches(nodes: Sequence[fx.Node], images: fx.Node) -> dict[fx.Node, Batch]:
-    """Where the images are in the value of each node: its size has the batch size as a factor there."""
+    """Finds the dimension of the images in the value of each node: its size has the batch size as a factor."""
     batches = {images: Batch(0)}
     for node in nodes:
         value = node.meta.get("val")
@@ -225,7 +227,7 @@ def _batches(nodes: Sequence[fx.Node], images: fx.Node) -> dict[fx.Node, Batch]:
 
 
 def batch_factor(size: Any, images: fx.Node) -> int:
-    """How many times the batch size a size is; 0 if it does not depend on it."""
+    """Returns how many times the batch size a size is; 0 if it does not depend on it."""
     symbol = images.meta["val"].shape[0].node.expr
     if not isinstance(size, torch.SymInt) or symbol not in size.node.expr.free_symbols:
         return 0
@@ -233,7 +235,7 @@ def batch_factor(size: Any, images: fx.Node) -> int:
 
 
 def source_line(node: fx.Node) -> str:
-    """The last line of the network's own program that led to a node; empty if there is none."""
+    """Returns the last line of the network's own program that led to a node; empty if there is none."""
     lines = [line.strip() for line in (node.meta.get("stack_trace") or "").splitlines()]
     places = [line for line in lines if line.startswith("File") and not any(place in line for place in NOT_THE_USERS)]
     return f", {places[-1]}" if places else ""

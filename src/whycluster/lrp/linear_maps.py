@@ -1,7 +1,7 @@
 """Linear maps, `z = w·x + b`: the layers that mix values, for which a composite names rules.
 
 A linear map has one or several operands (a sum has one for each summand). It multiplies them with its own weights or
-with weights that a rule has modified, and multiplies what arrives at its outputs with the transposed weights.
+with weights that a rule has modified, and multiplies values at its outputs with the transposed weights.
 """
 
 from collections.abc import Callable, Sequence
@@ -38,19 +38,19 @@ class LinearMap:
         self._modified: dict[Modify, Tensor] = {}
 
     def apply(self, xs: Sequence[Tensor], weight: Weight, bias: Tensor | None = None) -> Tensor:
-        """`weight·x + bias`, in a tensor of its own."""
+        """Computes `weight·x + bias`, in a new tensor."""
         raise NotImplementedError
 
     def transpose(self, y: Tensor, xs: Sequence[Tensor], weight: Weight) -> Sequence[Tensor]:
-        """`weightᵀ·y` for each operand: values at outputs `->` values at inputs, shaped as the operands."""
+        """Computes `weightᵀ·y` for each operand: values at outputs `->` values at inputs, shaped as the operands."""
         raise NotImplementedError
 
     def forward(self, xs: Sequence[Tensor]) -> Tensor:
-        """`w·x + b`."""
+        """Computes `w·x + b`."""
         return self.apply(xs, self.weight, self.bias)
 
     def modified(self, modify: Modify) -> Weight:
-        """The weights as a rule modifies them; computed once for each function.
+        """Returns the weights as a rule modifies them; computed once for each function.
 
         Raises:
             UserError: for a layer whose weights are fixed.
@@ -66,7 +66,7 @@ class LinearMap:
 
 
 def unmodified(values: Tensor) -> Tensor:
-    """The values themselves."""
+    """Returns the values themselves."""
     return values
 
 
@@ -113,7 +113,7 @@ class Convolution(LinearMap):
 
 
 def _as_products_are(y: Tensor, weight: Weight) -> tuple[Tensor, Weight]:
-    """In the precision that products have under `torch.autocast`, which does not see to gradients."""
+    """Casts to the precision that products have under `torch.autocast`, which does not cast in backward passes."""
     kind = y.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else y.dtype
     return y.to(dtype), None if weight is None else weight.to(dtype)
@@ -232,7 +232,7 @@ class Add(LinearMap):
         self.signs = tuple(signs)
 
     def signed(self, xs: Sequence[Tensor]) -> list[Tensor]:
-        """The summands."""
+        """Returns the summands with their signs."""
         return [x if sign == 1 else sign * x for x, sign in zip(xs, self.signs, strict=True)]
 
     def apply(self, xs: Sequence[Tensor], weight: Weight, bias: Tensor | None = None) -> Tensor:
@@ -243,7 +243,7 @@ class Add(LinearMap):
 
 
 class Shift(Add):
-    """A sum of a value and a constant, which takes a part of the relevance as a bias does."""
+    """A sum of a value and a constant, which absorbs a part of the relevance as a bias does."""
 
 
 class Bilinear(LinearMap):
@@ -262,5 +262,5 @@ class Bilinear(LinearMap):
 
 
 def _half_product(a: Tensor, b: Tensor) -> Tensor:
-    """`a·b / 2`; attention matrices are large, so the smaller factor is halved."""
+    """Computes `a·b / 2`; attention matrices are large, so the smaller factor is halved."""
     return (a / 2) @ b if a.numel() < b.numel() else a @ (b / 2)

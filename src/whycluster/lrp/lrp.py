@@ -32,7 +32,7 @@ class LRP:
             a composite should have `tokens=0.05`.
 
     Raises:
-        UserError: for what is no network, no composite, or another kind of attention.
+        UserError: if `network` is no module, `composite` no composite, or `attention` unknown.
 
     Example:
         >>> from whycluster.lrp import LRP, EpsilonPlus
@@ -57,7 +57,7 @@ class LRP:
         self._programs: dict[Any, tuple[list[Any], Program]] = {}
 
     def __call__(self, images: Tensor, relevance_of_output: RelevanceOf) -> tuple[Any, Tensor]:
-        """Output and relevance of the images; see `attribute`."""
+        """Returns the output and the relevance of the images; see `attribute`."""
         attribution = self.attribute(images, relevance_of_output)
         return attribution.output, attribution.relevance
 
@@ -81,7 +81,7 @@ class LRP:
         return cache.propagate(relevance, retain_graph=False)
 
     def forward(self, images: Tensor) -> ForwardCache:
-        """Runs the network forward and keeps what relevance needs on its way back, for one target after another.
+        """Runs the network forward and keeps the values that propagation needs, for any number of targets.
 
         Args:
             images: `(N, ...)`; a copy is kept, so they may be overwritten.
@@ -106,20 +106,22 @@ class LRP:
             self._plan(images)
 
     def of(self, network: nn.Module) -> "LRP":
-        """The same through another network of the same modules; only its weights are read, and nothing is exported."""
+        """Returns an LRP through another network of the same modules; only its weights are read, and nothing is
+        exported.
+        """
         other = LRP(network, self.composite, self.attention)
         other._structure, other._plans = self._structure, self._plans
         return other
 
     def __getstate__(self) -> dict[str, Any]:
-        """What is pickled: graphs cannot be, and are exported again on first use."""
+        """Returns what is pickled: graphs cannot be, and are exported again on first use."""
         return vars(self) | {"_structure": "", "_plans": {}, "_programs": {}}
 
     def describe(self, images: Tensor) -> str:
-        """A table of what happens at each node: operation, rule, and the batch norm folded into it.
+        """Lists what happens at each node in a table: operation, rule, and the batch norm folded into it.
 
         Args:
-            images: `(N, ...)`, of which only shape and kind matter.
+            images: `(N, ...)`, of which only shape, dtype and device matter.
 
         Raises:
             UserError: as `forward`.
@@ -128,7 +130,7 @@ class LRP:
             return described(self._plan(images)[1])
 
     def _plan(self, images: Tensor) -> tuple[Graph, list[Planned]]:
-        """The graph for images of this shape, exported once."""
+        """Returns the graph for images of this shape, exported once, and its plan."""
         found = structure(self.network)
         if found != self._structure:
             self._structure, self._plans, self._programs = found, {}, {}
@@ -139,7 +141,7 @@ class LRP:
         return self._plans[key]
 
     def _program(self, images: Tensor) -> Program:
-        """The program for images of this shape, with the weights as they are now."""
+        """Returns the program for images of this shape, with the weights as they are now."""
         graph, planned = self._plan(images)
         key = self._key(images)
         weights = graph.weights(self.network)
@@ -155,12 +157,14 @@ class LRP:
 
 
 def _with_weights(graph: Graph, planned: list[Planned], weights: dict[fx.Node, Tensor]) -> Program:
-    """A plan with the weights that the network has now: what does not depend on the images is computed once."""
+    """Builds the program of a plan with the weights that the network has now; what does not depend on the images is
+    computed once.
+    """
     constants: dict[fx.Node, Any] = {node: one.clone() if one.is_inference() else one for node, one in weights.items()}
     layers = {}
 
-    def value(given: Any) -> Any:
-        return fx.map_arg(given, constants.__getitem__)
+    def value(argument: Any) -> Any:
+        return fx.map_arg(argument, constants.__getitem__)
 
     for one in planned:
         if isinstance(one.step, ConstantStep) and all(source in constants for source in one.reads):
@@ -171,7 +175,7 @@ def _with_weights(graph: Graph, planned: list[Planned], weights: dict[fx.Node, T
 
 
 def _unwrapped(network: nn.Module) -> nn.Module:
-    """What is within the wrapping of torch.compile, or of data-parallel training."""
+    """Returns the network inside the wrapper of torch.compile or of data-parallel training."""
     if isinstance(network, nn.parallel.DataParallel | nn.parallel.DistributedDataParallel):
         return _unwrapped(network.module)
     compiled = getattr(network, "_orig_mod", None)
@@ -179,6 +183,6 @@ def _unwrapped(network: nn.Module) -> nn.Module:
 
 
 def _copied(images: Tensor) -> Tensor:
-    """A copy; on a CPU with the channels last, where convolutions are a sixth faster."""
+    """Copies images; on a CPU with the channels last, where convolutions are a sixth faster."""
     fast = images.ndim == 4 and images.device.type == "cpu" and images.dtype == torch.float32
     return images.clone(memory_format=torch.channels_last if fast else torch.preserve_format)

@@ -1,6 +1,6 @@
-"""The table of operations: what each one of a graph is to relevance.
+"""The table of operations: how relevance passes each operation of a graph.
 
-| way | operations | relevance |
+| step | operations | relevance |
 | --- | --- | --- |
 | `LinearStep` | convolutions, linear layers, norms, poolings, sums, matrix products | by the rule of the composite |
 | `PassStep` | activations, casts, products with a constant or a gate | stays with its unit |
@@ -31,12 +31,12 @@ aten = torch.ops.aten
 
 
 def _layer(kind: type[Any], x: fx.Node, *weights: Any, **settings: Any) -> Step:
-    """A layer that is made of the values of its weights, and of settings."""
+    """Returns the step of a layer that is made of the values of its weights, and of settings."""
     return LinearStep(kind, lambda value: kind(*map(value, weights), **settings), [x], weights)
 
 
 def _check_constant(call: Call, *weights: Any) -> None:
-    if any(call.carries(weight) for weight in weights):
+    if any(call.is_relevance_input(weight) for weight in weights):
         raise steps.UnknownOperationError("LRP knows layers whose weights do not depend on the image")
 
 
@@ -54,7 +54,7 @@ def _linear(call: Call) -> Step:
 
 
 def _fully_connected(call: Call, x: Any, weight: Any, bias: Any, turned: bool = False) -> Step:
-    """A linear layer; `turned`: with weights `(in, out)`."""
+    """Returns the step of a linear layer; `turned`: with weights `(in, out)`."""
     _check_constant(call, weight, bias)
     shape = x.meta["val"].shape  # an image has several rows in tokens, and in what views make of them
     kind = maps.TokenLinear if len(shape) > 2 or batch_factor(shape[0], call.images) > 1 else maps.Linear
@@ -74,11 +74,11 @@ def _addmm(call: Call) -> Step:
 
 def _matrix_product(call: Call) -> Step:
     left, right = call.args[:2]
-    if call.carries(left) and call.carries(right):
+    if call.is_relevance_input(left) and call.is_relevance_input(right):
         return LinearStep(maps.Bilinear, lambda value: maps.Bilinear(), [left, right])
-    if call.carries(left) and right.meta["val"].ndim == 2:
+    if call.is_relevance_input(left) and right.meta["val"].ndim == 2:
         return _fully_connected(call, left, right, None, turned=True)
-    left_is_constant = not call.carries(left)
+    left_is_constant = not call.is_relevance_input(left)
     x, weight = (right, left) if left_is_constant else (left, right)
     return _layer(maps.MatrixProduct, x, weight, left=left_is_constant)
 
@@ -101,8 +101,8 @@ def _batch_norm(call: Call) -> Step:
 
 
 def scale_and_shift(numbers: Sequence[Any], eps: float) -> tuple[Tensor, Tensor]:
-    """What a batch norm of weight, bias, mean and variance (`(channels,)` each; the first two may be `None`) multiplies
-    each channel with, and what it adds; in double precision, where there is one.
+    """Computes the factor and the summand of each channel in a batch norm, in double precision where the device has it,
+    from weight, bias, mean and variance (`(channels,)` each; the first two may be `None`).
     """
     weight, bias, mean, variance = numbers
     exact = torch.float32 if mean.device.type == "mps" else torch.float64
@@ -112,13 +112,13 @@ def scale_and_shift(numbers: Sequence[Any], eps: float) -> tuple[Tensor, Tensor]
 
 
 def _average(call: Call) -> Step:
-    """Averages, sums, interpolations: linear in their one tensor."""
+    """Returns the step of an average, a sum or an interpolation, which are linear in their one tensor."""
     x, *others = call.args
     function, options = function_of(call.node), call.node.kwargs
 
     def make(value: Values) -> maps.LinearMap:
-        given = [value(one) for one in others]
-        return maps.AveragePool(lambda values: function(values, *given, **options))
+        arguments = [value(one) for one in others]
+        return maps.AveragePool(lambda values: function(values, *arguments, **options))
 
     facts = call.joint._replace(nonnegative=call.joint.nonnegative and "bicubic" not in str(call.node.target))
     return LinearStep(maps.AveragePool, make, [x], others, facts)
@@ -126,24 +126,24 @@ def _average(call: Call) -> Step:
 
 def _sum(call: Call, signs: tuple[int, int]) -> Step:
     first, second = call.args[:2]
-    alpha = call.argument(2, "alpha", 1)  # of what is added or taken away
+    alpha = call.argument(2, "alpha", 1)  # factor of the second operand
     by = (signs[0], signs[1] * alpha) if signs[0] > 0 else (signs[0] * alpha, signs[1])
-    if call.carries(first) and call.carries(second):
+    if call.is_relevance_input(first) and call.is_relevance_input(second):
         facts = call.joint._replace(nonnegative=call.joint.nonnegative and min(by) >= 0)
         return LinearStep(maps.Add, lambda value: maps.Add(by), [first, second], (), facts)
     facts = Facts(gate=2 if call.joint.gate == 2 else 0)  # 1 + tanh(x) is a gate, as tanh(x) is
-    return LinearStep(maps.Shift, lambda value: maps.Shift(by), call.carriers, [first, second], facts)
+    return LinearStep(maps.Shift, lambda value: maps.Shift(by), call.relevance_inputs, [first, second], facts)
 
 
 # --- products ---
 
 
 def _product(call: Call) -> Step:
-    factors = [one for one in call.args[:2] if call.carries(one)]
+    factors = [one for one in call.args[:2] if call.is_relevance_input(one)]
     if len(factors) == 2 and call.facts[factors[0]].gate != call.facts[factors[1]].gate:
-        factors = [min(factors, key=lambda one: call.facts[one].gate)]  # what is less of a gate takes all
+        factors = [min(factors, key=lambda one: call.facts[one].gate)]  # the other one is a gate, and constant
     positive = all(call.nonnegative(one) for one in call.args[:2] if one not in factors)
-    gate = call.facts[factors[0]].gate if len(call.carriers) == len(factors) == 1 else 0
+    gate = call.facts[factors[0]].gate if len(call.relevance_inputs) == len(factors) == 1 else 0
     facts = Facts(positive and all(map(call.nonnegative, factors)), gate)
     return PassStep(factors, facts, rectifier=positive and len(factors) == 1)
 
@@ -152,7 +152,7 @@ def _quotient(call: Call) -> Step:
     first, second = call.args[:2]
     if call.node.kwargs.get("rounding_mode") is not None:
         raise steps.UnknownOperationError("LRP knows quotients without rounding")
-    if not call.carries(first):
+    if not call.is_relevance_input(first):
         return ConstantStep()
     positive = isinstance(second, int | float) and second > 0
     facts = call.facts[first]
@@ -163,14 +163,15 @@ def _quotient(call: Call) -> Step:
 
 
 def _pass(call: Call, nonnegative: bool = False, gate: int = 0, rectifier: bool = False) -> Step:
-    if isinstance(call.args[0], fx.Node) and not call.carries(call.args[0]):  # but the base of a power may be a number
+    # The base of a power may be a number.
+    if isinstance(call.args[0], fx.Node) and not call.is_relevance_input(call.args[0]):
         return ConstantStep()
-    return PassStep(call.carriers[:1], Facts(nonnegative or rectifier, gate), rectifier)
+    return PassStep(call.relevance_inputs[:1], Facts(nonnegative or rectifier, gate), rectifier)
 
 
-def _same(call: Call) -> Step:
-    """The value itself: copies, casts, dropout."""
-    if not call.carries(call.args[0]):
+def _copy(call: Call) -> Step:
+    """Returns the step of a copy, a cast or a dropout, which return the value itself."""
+    if not call.is_relevance_input(call.args[0]):
         return ConstantStep()
     return PassStep([call.args[0]], call.facts[call.args[0]], rectifier=True)
 
@@ -179,23 +180,25 @@ def _clamp(call: Call, least: float | None = None, most: float | None = None) ->
     low, high = call.argument(1, "min", least), call.argument(2, "max", most)
     known = isinstance(low, int | float)
     facts = Facts(known and low >= 0, gate=1 if low is None or high is None else 2)
-    return PassStep(call.carriers[:1], facts, rectifier=known and low == 0)
+    return PassStep(call.relevance_inputs[:1], facts, rectifier=known and low == 0)
 
 
 def _move(call: Call) -> Step:
-    """Also of several values: concatenation, maximum. Constants among them keep their relevance."""
+    """Returns the step of a move, also of several values (concatenation, maximum); constants among them keep their
+    relevance.
+    """
     tensors = [one for one in call.node.all_input_nodes if isinstance(one.meta.get("val"), Tensor)]
     constants = any(one not in call.facts for one in tensors)
     facts = call.joint._replace(nonnegative=call.joint.nonnegative and not constants)
-    return MoveStep(call.carriers, facts, adds_constants=constants)
+    return MoveStep(call.relevance_inputs, facts, adds_constants=constants)
 
 
 def _pad(call: Call, by_mode: bool = False) -> Step:
-    """Padding; `by_mode`: with an argument that says whether it is padded with a constant."""
+    """Returns the step of a padding; `by_mode`: with an argument that says whether it is padded with a constant."""
     constant = not by_mode or call.argument(2, "mode", "constant") == "constant"
     value = call.argument(3 if by_mode else 2, "value", 0)
     adds_constants = constant and any(size > 0 for size in call.args[1])
-    return MoveStep(call.carriers, Facts(call.joint.nonnegative and value >= 0), adds_constants=adds_constants)
+    return MoveStep(call.relevance_inputs, Facts(call.joint.nonnegative and value >= 0), adds_constants=adds_constants)
 
 
 def _constant(call: Call) -> Step:
@@ -204,7 +207,7 @@ def _constant(call: Call) -> Step:
 
 def _softmax(call: Call) -> Step:
     if call.attention == "attn":
-        return steps.SoftmaxStep(call.carriers[:1], Facts(nonnegative=True, gate=2), dim=call.args[1])
+        return steps.SoftmaxStep(call.relevance_inputs[:1], Facts(nonnegative=True, gate=2), dim=call.args[1])
     return ConstantStep()
 
 
@@ -236,8 +239,8 @@ ROWS: tuple[tuple[Build, str], ...] = (
     (_clamp, "clamp clip clamp_min"),
     (partial(_clamp, least=-1, most=1), "hardtanh"),
     (partial(_pass, gate=1), "clamp_max"),
-    (_same, "clone alias detach contiguous dropout alpha_dropout feature_dropout feature_alpha_dropout to _to_copy"),
-    (_same, "type_as lift_fresh_copy lift_fresh"),
+    (_copy, "clone alias detach contiguous dropout alpha_dropout feature_dropout feature_alpha_dropout to _to_copy"),
+    (_copy, "type_as lift_fresh_copy lift_fresh"),
     (_move, "view _unsafe_view reshape flatten unflatten permute transpose t numpy_T squeeze unsqueeze movedim"),
     (_move, "expand expand_as repeat repeat_interleave tile slice select narrow split split_with_sizes chunk unbind"),
     (_move, "tensor_split unsafe_split unsafe_chunk cat concat concatenate stack flip roll rot90 pixel_shuffle"),
@@ -263,7 +266,7 @@ REGISTERED: dict[Any, Build] = {}  # operations that other packages define (see 
 
 
 def step_of(call: Call) -> Step:
-    """What a node is to relevance.
+    """Returns the step of a node: how relevance passes it.
 
     Raises:
         UnknownOperationError: for arguments that relevance cannot pass on to.

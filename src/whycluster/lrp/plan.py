@@ -1,4 +1,4 @@
-"""What LRP does at each node of a graph: its step, its rule, and what is known of values and relevance beforehand."""
+"""The plan of a graph: the step and the rule of each node, and what is known of values and relevance beforehand."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,14 +31,14 @@ CURE = "cut the network at an earlier layer, or write the step with operations t
 
 @dataclass
 class Planned:
-    """A node of the graph and what becomes of it."""
+    """A node of the graph with its step, its rule, and what is known of its values and of their relevance."""
 
     node: fx.Node  # of a layer with a folded norm the node of the norm, where its output stands
     name: str  # of its layer or operation
     step: Step
     norm: str | None = None  # the name of the batch norm that is folded into it
     rule: Rule | None = None  # of a linear map
-    nonnegative: bool = False  # whether what it mixes is known to have no negative entry
+    nonnegative: bool = False  # whether its inputs are known to have no negative entry
     rectified: bool = False  # whether relevance of the output is known to be zero where the output is not positive
     with_relu: bool = False  # whether the linear map also computes the ReLU after it
     done_by_layer: bool = False  # whether this is such a ReLU, whose input is its output
@@ -47,17 +47,17 @@ class Planned:
     def reads(self) -> list[fx.Node]:
         """The nodes whose values are read here; a layer with a folded norm reads what the layer alone did."""
         if isinstance(self.step, LinearStep) and self.norm is not None:
-            return [*self.step.carriers, *self.step.weights]
+            return [*self.step.relevance_inputs, *self.step.weights]
         return list(self.node.all_input_nodes)
 
     def compute(self, value: Callable[[fx.Node], Any]) -> Any:
-        """What the operation computes from the values of nodes."""
+        """Computes the operation from the values of nodes."""
         args, kwargs = fx.map_arg((self.node.args, self.node.kwargs), value)
         return function_of(self.node)(*args, **kwargs)
 
 
 def plan(graph: Graph, composite: Composite, attention: Attention) -> list[Planned]:
-    """The plan for a graph, in order of computation; nodes that relevance does not reach are constants.
+    """Plans a graph, in order of computation; nodes that relevance does not reach are constants.
 
     Raises:
         UserError: if relevance would reach an operation that LRP does not know, or a layer without a rule.
@@ -74,9 +74,11 @@ def plan(graph: Graph, composite: Composite, attention: Attention) -> list[Plann
         if reached and isinstance(node.meta["val"], Tensor) and node not in graph.batches:
             raise UserError(f"the network mixes its images at node {graph.names[node]!r}{source_line(node)}; {MIXED}.")
         one = planned[node] = Planned(node, names[node], step if reached else ConstantStep(), norms.get(node))
-        later = any(carrier in behind_weights for carrier in step.carriers)
+        later = any(source in behind_weights for source in step.relevance_inputs)
         if isinstance(one.step, LinearStep):
-            one.nonnegative = all(source in steps and steps[source].facts.nonnegative for source in step.carriers)
+            one.nonnegative = all(
+                source in steps and steps[source].facts.nonnegative for source in step.relevance_inputs
+            )
             try:
                 one.rule = composite.rule(one.step.kind, one.name, first=not later)
             except ValueError as error:
@@ -93,17 +95,17 @@ def plan(graph: Graph, composite: Composite, attention: Attention) -> list[Plann
 
 
 def _steps(graph: Graph, attention: Attention) -> dict[fx.Node, Step]:
-    """The step of each node, from what relevance may pass on to."""
+    """Finds the step of each node, and through which arguments relevance may pass."""
     facts = {graph.images: Facts()}
     steps: dict[fx.Node, Step] = {}
     for node in graph.nodes:
         call = Call(node, graph.images, facts, attention)
         try:
-            steps[node] = step_of(call) if call.carriers else ConstantStep()
+            steps[node] = step_of(call) if call.relevance_inputs else ConstantStep()
         except UnknownOperationError as error:
             problem = f"{error} (node {graph.names[node]!r}{source_line(node)})"
-            steps[node] = UnknownStep(call.carriers, problem=problem)
-        if steps[node].carriers:
+            steps[node] = UnknownStep(call.relevance_inputs, problem=problem)
+        if steps[node].relevance_inputs:
             facts[node] = steps[node].facts
     return steps
 
@@ -116,7 +118,7 @@ def _fold_norms(graph: Graph, steps: dict[fx.Node, Step], names: dict[fx.Node, s
     for node, step in list(steps.items()):
         if node.target is not BATCH_NORM or not isinstance(step, LinearStep):
             continue
-        before = step.carriers[0]
+        before = step.relevance_inputs[0]
         layer = steps.get(before)
         if isinstance(layer, LinearStep) and list(before.users) == [node] and before not in graph.outputs:
             folded = fold(layer, node)
@@ -127,12 +129,12 @@ def _fold_norms(graph: Graph, steps: dict[fx.Node, Step], names: dict[fx.Node, s
 
 
 def _users(graph: Graph, steps: dict[fx.Node, Step]) -> dict[fx.Node, list[fx.Node]]:
-    """The nodes that relevance reaches, each with those that pass relevance on to it."""
+    """Finds the nodes that relevance reaches, each with those that pass relevance on to it."""
     users: dict[fx.Node, list[fx.Node]] = {node: [] for node in graph.outputs}
     for node in reversed(steps):
         if node in users:
-            for carrier in steps[node].carriers:
-                users.setdefault(carrier, []).append(node)
+            for source in steps[node].relevance_inputs:
+                users.setdefault(source, []).append(node)
     if graph.images not in users:
         raise UserError(f"no relevance can reach the images: {RETURN}.")
     return users
@@ -145,13 +147,13 @@ def _rectify(graph: Graph, planned: dict[fx.Node, Planned], users: dict[fx.Node,
         one.rectified = node not in graph.outputs and all(_rectifies(reader, one.step.facts) for reader in readers)
         if not (one.rectified and len(node.users) == len(readers) == 1 and isinstance(one.step, LinearStep)):
             continue
-        # A pooling may hand on its own input, over which nothing must be written.
+        # A pooling may return its own input, which must not be overwritten.
         if readers[0].node.target is aten.relu.default and one.step.kind is not AveragePool:
             one.with_relu = readers[0].done_by_layer = True
 
 
 def _rectifies(reader: Planned, facts: Facts) -> bool:
-    """Whether a reader passes on relevance only to values that are positive."""
+    """Tells whether a reader passes on relevance only to values that are positive."""
     if reader.rule is not None:
         return facts.nonnegative and reader.rule.proportional
     return reader.step.rectifier and reader.rectified

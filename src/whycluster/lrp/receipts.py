@@ -1,4 +1,4 @@
-"""Where relevance went: what each layer kept, and what arrived."""
+"""Receipts: what each layer absorbed of the relevance, and what arrived at the images."""
 
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class Absorbed(NamedTuple):
-    """Relevance that a layer kept, for each image `(N,)`."""
+    """Relevance that a layer absorbed, for each image `(N,)`."""
 
     bias: Tensor  # by the bias, or another constant
     stabilizer: Tensor  # by what was added to small denominators
@@ -21,11 +21,11 @@ class Absorbed(NamedTuple):
 
     @classmethod
     def nothing(cls, relevance: Tensor, n: int) -> "Absorbed":
-        """Of this relevance of `n` images, nothing."""
+        """Returns zeros for `n` images."""
         return cls(*relevance.new_zeros(3, n))
 
     def plus(self, other: "Absorbed") -> "Absorbed":
-        """Both together."""
+        """Adds two amounts."""
         return Absorbed(*map(torch.add, self, other))
 
 
@@ -40,13 +40,13 @@ class Ledger:
     layers: dict[str, Absorbed] = field(default_factory=dict)
 
     def add(self, name: str, absorbed: Absorbed) -> None:
-        """Books what a layer absorbed; a layer that the network calls twice has one entry."""
+        """Adds what a layer absorbed; a layer that the network calls twice has one entry."""
         self.layers[name] = self.layers[name].plus(absorbed) if name in self.layers else absorbed
 
 
-# How much may be missing, as a share of the largest amount: a hundred times what rounding was seen to lose.
+# Tolerated imbalance, as a fraction of the largest amount: a hundred times the largest rounding error measured.
 TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-3}
-SHORT = 0.1  # where products are computed with the ten bits of half precision, or fewer
+SHORT_TOLERANCE = 0.1  # where products are computed with the ten bits of half precision, or fewer
 
 
 @dataclass(frozen=True)
@@ -68,24 +68,24 @@ class Receipt:
 
     @property
     def absorbed(self) -> Tensor:
-        """What all layers kept, `(N,)`."""
+        """What all layers absorbed, `(N,)`."""
         return sum((layer.total for layer in self.layers.values()), torch.zeros_like(self.entered))
 
     @property
     def imbalance(self) -> Tensor:
-        """What is missing of the relevance, as a share of the largest amount in the receipt, `(N,)`; rounding only."""
+        """Missing relevance as a fraction of the largest amount in the receipt, `(N,)`; due to rounding only."""
         missing = (self.entered - self.arrived - self.absorbed).abs()
         kept = [amount for layer in self.layers.values() for amount in layer]
         amounts = torch.stack([self.entered, self.arrived, *self.unsigned, *kept])
         return missing / amounts.abs().amax(0).clamp(min=torch.finfo(missing.dtype).tiny)
 
     def is_plausible(self, short: bool = False) -> bool:
-        """Whether it balances without a NaN or an infinity; a single one in any pixel or layer would show.
+        """Tells whether the receipt balances without NaN or infinity, which would show from any single pixel or layer.
 
         Args:
             short: whether products were computed with fewer digits than relevance has.
         """
-        tolerance = SHORT if short else TOLERANCES.get(self.entered.dtype, SHORT)
+        tolerance = SHORT_TOLERANCE if short else TOLERANCES.get(self.entered.dtype, SHORT_TOLERANCE)
         return bool((self.imbalance <= tolerance).all())
 
 
@@ -98,5 +98,5 @@ class Attribution(NamedTuple):
 
 
 def per_image(relevance: Tensor) -> Tensor:
-    """`(N, ...)` summed to `(N,)`."""
+    """Sums `(N, ...)` to `(N,)`."""
     return relevance.sum(tuple(range(1, relevance.ndim))) if relevance.ndim > 1 else relevance

@@ -1,4 +1,4 @@
-"""From the outputs of a linear map to its inputs: the relevance that each contribution takes, and what it keeps."""
+"""Relevance from the outputs of a linear map to its inputs, as the rules define it, contribution by contribution."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +15,7 @@ from whycluster.lrp.rules import Contribution, Rule
 
 @dataclass(frozen=True)
 class Passage:
-    """What relevance meets at a linear map."""
+    """A linear map, its rule, and the values of a forward pass: what passing relevance back through it requires."""
 
     layer: LinearMap
     rule: Rule  # by which relevance passes
@@ -28,31 +28,31 @@ class Passage:
     memo: dict[str, Any] | None = None  # results that other targets of the same images can use, if there are others
 
     def of(self, some: slice) -> "Passage":
-        """What relevance meets of some of the images, where these are in the first dimension."""
+        """Returns the passage of some of the images, where these are in the first dimension."""
         memo = None if self.memo is None else self.memo.setdefault(f"images from {some.start}", {})
         n = len(range(self.n)[some])
         return replace(self, xs=[x[some] for x in self.xs], z=self.z[some], n=n, memo=memo)
 
     def per_image(self, values: Tensor) -> Tensor:
-        """Values at the outputs summed for each image, `(n,)`."""
+        """Sums values at the outputs for each image, `(n,)`."""
         return self.batch.per_image(values, self.n)
 
     def over_places(self, values: Tensor, bias: Tensor | None) -> Tensor:
-        """Values at the outputs summed over the dimensions that a bias does not have, besides that of the images."""
+        """Sums values at the outputs over the dimensions that a bias does not have, except that of the images."""
         missing = values.ndim if bias is None else values.ndim - bias.ndim
         wide = [at < missing or bias.shape[at - missing] == 1 for at in range(values.ndim)]  # type: ignore[union-attr]
         places = [at for at, one in enumerate(wide) if one and at != self.batch.axis]
         return values.sum(places, keepdim=True) if places else values
 
     def kept_by(self, quotient: Tensor, bias: Tensor | None) -> Tensor:
-        """`Σ_j quotient_j · bias_j` of each image, `(n,)`."""
+        """Computes `Σ_j quotient_j · bias_j` of each image, `(n,)`: what the bias absorbs."""
         if bias is None:
             return quotient.new_zeros(self.n)
         return self.per_image(self.over_places(quotient, bias) * bias)
 
 
 Redistributed = tuple[list[Tensor], Absorbed]
-# Rules that are no lists of contributions, but functions of their own (see `heads`).
+# Rules that are functions, not lists of contributions (see `heads`).
 REDISTRIBUTIONS: dict[type[Rule], Callable[[Passage, Tensor], Redistributed]] = {}
 
 
@@ -73,12 +73,12 @@ def redistribute(passage: Passage, relevance: Tensor) -> Redistributed:
         taken = relevance * contribution.factor
         if contribution.outputs != "all":
             taken = taken * ((z > 0) if contribution.outputs == "positive" else (z < 0))
-        absorbed = absorbed.plus(_hand_on(passage, contribution, taken, passed))
+        absorbed = absorbed.plus(_pass_contribution(passage, contribution, taken, passed))
     return passed, absorbed
 
 
-def _hand_on(passage: Passage, contribution: Contribution, taken: Tensor, passed: list[Tensor]) -> Absorbed:
-    """Adds to `passed` what one contribution hands to the operands, and returns what it keeps."""
+def _pass_contribution(passage: Passage, contribution: Contribution, taken: Tensor, passed: list[Tensor]) -> Absorbed:
+    """Adds to `passed` what one contribution gives to the operands, and returns what it absorbs."""
     layer = passage.layer
     products = [
         ([product.input(x) for x in passage.xs], layer.modified(product.weight)) for product in contribution.products
@@ -87,7 +87,7 @@ def _hand_on(passage: Passage, contribution: Contribution, taken: Tensor, passed
     total = sum((layer.apply(*product) for product in products[1:]), layer.apply(*products[0], bias))
     total = total.to(taken.dtype)
     added = torch.copysign(total.new_tensor(passage.rule.stabilizer), total)
-    empty = total == 0  # nothing is handed on there, also not to summands that cancel
+    empty = total == 0  # no input gets relevance there, also where summands cancel
     quotient = taken / torch.where(empty, torch.inf, total + added)
     for inputs, weight in products:
         for at, (back, input) in enumerate(zip(layer.transpose(quotient, inputs, weight), inputs, strict=True)):

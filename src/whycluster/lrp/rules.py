@@ -1,12 +1,12 @@
-"""How relevance passes a linear map: each rule is a list of contributions, which reads like its equation.
+"""The rules by which relevance passes a linear map; each is a list of contributions, which reads like its equation.
 
 A contribution is a sum of products, modified inputs times modified weights, plus a modified bias. It takes the
-relevance `R_j` of the outputs it stands for, and hands it to the inputs in proportion to what each adds to the sum:
+relevance `R_j` of the outputs it applies to, and gives it to the inputs in proportion to what each adds to the sum:
 
     `R_i = Σ_j  input_i weight_ij / (Σ_i input_i weight_ij + bias_j) · factor · R_j`.
 
-Bias, sign and stabiliser of each rule are those of zennit 0.5.1; but a
-total of exactly zero hands nothing on. `x⁺ = max(x, 0)`, `x⁻ = min(x, 0)`.
+Bias, sign and stabiliser of each rule are those of zennit 0.5.1, except that no input gets relevance from an output
+whose sum is exactly zero. `x⁺ = max(x, 0)`, `x⁻ = min(x, 0)`.
 """
 
 import math
@@ -26,7 +26,7 @@ Outputs = Literal["all", "positive", "negative"]
 class Product(NamedTuple):
     """One summand of a contribution: inputs and weights, as functions of the layer's own."""
 
-    input: Modify  # where it returns one image, this stands for all
+    input: Modify  # may return a single image, which is the same for all
     weight: Modify
 
 
@@ -65,27 +65,27 @@ class Rule:
 
 
 def positive(values: Tensor) -> Tensor:
-    """`max(x, 0)`."""
+    """Computes `max(x, 0)`."""
     return values.clamp(min=0)
 
 
 def negative(values: Tensor) -> Tensor:
-    """`min(x, 0)`."""
+    """Computes `min(x, 0)`."""
     return values.clamp(max=0)
 
 
 def ones(values: Tensor) -> Tensor:
-    """Ones in the place of weights."""
+    """Returns ones in the place of weights."""
     return torch.ones_like(values)
 
 
 def one_image(values: Tensor) -> Tensor:
-    """Ones in the place of inputs, the same for all images."""
+    """Returns ones in the place of inputs, the same for all images."""
     return torch.ones_like(values[:1])
 
 
 class Epsilon(Rule):
-    """In proportion to `x·w` (Bach et al. 2015, eq. 58); LRP-0 where `epsilon` is 0.
+    """In proportion to `x·w` (Bach et al. 2015, doi 10.1371/journal.pone.0130140, eq. 58); LRP-0 where `epsilon` is 0.
 
     Args:
         epsilon: added to the output, with its sign; `>= 0`.
@@ -96,18 +96,23 @@ class Epsilon(Rule):
 
 
 class Norm(Epsilon):
-    """The same for poolings and sums, which have no weights to learn; zennit's name for it."""
+    """The rule `Epsilon` for poolings and sums, which have no weights to learn; the name is zennit's."""
 
 
 class Ratio(Rule):
-    """For sums: in proportion to `|x|`, so that branches which cancel cannot blow it up (Otsuki et al. 2024)."""
+    """In proportion to the absolute summands `|x|`, so that summands that cancel give no unbounded relevance.
+
+    For residual additions: Otsuki et al. 2024, arXiv 2407.09115.
+    """
 
     def __init__(self, stabilizer: float = 1e-6) -> None:
         super().__init__([Contribution([Product(torch.abs, unmodified)])], stabilizer)
 
 
 class AlphaBeta(Rule):
-    """`alpha` times what excites, minus `beta` times what inhibits (Bach et al. 2015, eq. 60).
+    """`alpha` times the positive contributions, minus `beta` times the negative ones (Bach et al. 2015, eq. 60).
+
+    Bach et al., doi 10.1371/journal.pone.0130140.
 
     Args:
         alpha: `>= 0`.
@@ -122,16 +127,16 @@ class AlphaBeta(Rule):
         self.alpha, self.beta = at_least_zero("alpha", alpha), at_least_zero("beta", beta)
         if not math.isclose(alpha - beta, 1):
             raise UserError(f"alpha={alpha:g} minus beta={beta:g} should be 1, or relevance is created or lost.")
-        excites = [Product(positive, positive), Product(negative, negative)]
-        inhibits = [Product(positive, negative), Product(negative, positive)]
-        contributions = [Contribution(excites, bias=positive, factor=self.alpha)]
+        above = [Product(positive, positive), Product(negative, negative)]
+        below = [Product(positive, negative), Product(negative, positive)]
+        contributions = [Contribution(above, bias=positive, factor=self.alpha)]
         if beta:
-            contributions.append(Contribution(inhibits, bias=negative, factor=-self.beta))
+            contributions.append(Contribution(below, bias=negative, factor=-self.beta))
         super().__init__(contributions, stabilizer)
 
 
 class ZPlus(AlphaBeta):
-    """Only what excites: in proportion to `(x·w)⁺` (Montavon et al., arXiv 1512.02479, z⁺-rule)."""
+    """In proportion to the positive contributions, `(x·w)⁺` (Montavon et al., arXiv 1512.02479, z⁺-rule)."""
 
     def __init__(self, stabilizer: float = 1e-6) -> None:
         super().__init__(1.0, 0.0, stabilizer)
@@ -141,7 +146,9 @@ class ZPlus(AlphaBeta):
 
 
 class Gamma(Rule):
-    """What has the sign of the output counts `1 + gamma` times (generalized: Andéol et al. 2021).
+    """Contributions with the sign of the output count `1 + gamma` times (Montavon et al. 2019, section 10.2).
+
+    Montavon et al., doi 10.1007/978-3-030-28954-6_10; for outputs and inputs of both signs: Andéol et al. 2021.
 
     Args:
         gamma: `>= 0`; 0 is `Epsilon`, and as it grows the rule approaches the z⁺-rule.
@@ -162,16 +169,19 @@ class Gamma(Rule):
         super().__init__(contributions, stabilizer)
 
     def more_positive(self, weight: Tensor) -> Tensor:
-        """`w + γ w⁺`."""
+        """Computes `w + γ w⁺`."""
         return weight + self.gamma * weight.clamp(min=0)
 
     def more_negative(self, weight: Tensor) -> Tensor:
-        """`w + γ w⁻`."""
+        """Computes `w + γ w⁻`."""
         return weight + self.gamma * weight.clamp(max=0)
 
 
 class Flat(Rule):
-    """Evenly over the receptive field, whatever the input and the weights (Lapuschkin et al., Nat. Commun. 2019)."""
+    """Evenly over the receptive field, whatever the input and the weights (Lapuschkin et al. 2019).
+
+    Nature Communications 10, doi 10.1038/s41467-019-08987-4.
+    """
 
     proportional = False
 
@@ -191,7 +201,7 @@ class WSquare(Rule):
 class ZBox(Rule):
     """For inputs between two bounds: `x·w - low·w⁺ - high·w⁻` (Montavon et al., arXiv 1512.02479, z^B-rule).
 
-    The bias falls out of the sum. Written with `x - low` and `x - high`, no summand is negative.
+    The bias is not part of the sum. Written with `x - low` and `x - high`, no summand is negative.
 
     Args:
         low: the lowest value of inputs; a float, or a tensor that broadcasts to an image.
@@ -214,17 +224,17 @@ class ZBox(Rule):
                 )
         if bool((bounds["low"] > bounds["high"]).any()):
             raise UserError(f"low={low} should not be above high={high}.")
-        products = [Product(partial(_from, low), positive), Product(partial(_from, high), negative)]
+        products = [Product(partial(_difference, low), positive), Product(partial(_difference, high), negative)]
         super().__init__([Contribution(products)], stabilizer)
 
 
-def _from(bound: float | Tensor, values: Tensor) -> Tensor:
-    """What lies between a bound and the values."""
+def _difference(bound: float | Tensor, values: Tensor) -> Tensor:
+    """Computes the difference between the values and a bound."""
     return values - torch.as_tensor(bound).to(values)
 
 
 def at_least_zero(name: str, value: float) -> float:
-    """The value, checked."""
+    """Checks that a value is finite and `>= 0`, and returns it."""
     if not 0 <= value < math.inf:
         raise UserError(f"{name}={value} should be a finite number >= 0.")
     return value

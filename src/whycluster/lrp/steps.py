@@ -1,4 +1,4 @@
-"""What one operation of a graph can be to relevance."""
+"""The ways in which relevance passes an operation of a graph."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -10,14 +10,14 @@ from whycluster.errors import UserError
 from whycluster.lrp.linear_maps import LinearMap
 
 Attention = Literal["cp", "attn"]
-Values = Callable[[Any], Any]  # looks up the value of a node; what is no node it returns as it is
+Values = Callable[[Any], Any]  # returns the value of a node, and all else as it is
 
 
 class Facts(NamedTuple):
     """What is known of the value of a node."""
 
     nonnegative: bool = False  # it has no negative entry
-    gate: int = 0  # how much it opens and closes others: 2 from a function of two levels, 1 from another activation
+    gate: int = 0  # of two factors that of the higher number is the gate: 2 if bounded, 1 for other activations
 
 
 UNKNOWN = Facts()
@@ -25,24 +25,24 @@ UNKNOWN = Facts()
 
 @dataclass
 class Step:
-    """What one operation is to relevance."""
+    """How relevance passes one operation."""
 
-    carriers: Sequence[fx.Node] = ()  # the arguments that relevance passes on to
+    relevance_inputs: Sequence[fx.Node] = ()  # the arguments that relevance passes on to
     facts: Facts = UNKNOWN  # of the output
-    rectifier: bool = False  # as a ReLU: whether the output is positive only where the first carrier is
+    rectifier: bool = False  # as a ReLU: whether the output is positive only where the first of these inputs is
 
 
 class ConstantStep(Step):
-    """A constant as far as relevance is concerned: it has no carriers."""
+    """An operation that is a constant for relevance, which none of its arguments gets."""
 
 
 class PassStep(Step):
-    """Each unit keeps its relevance; of several carriers each gets its share."""
+    """An operation on single units, which keep their relevance; several inputs get equal parts."""
 
 
 @dataclass
 class MoveStep(Step):
-    """Relevance goes to where the values came from, as the derivative says."""
+    """An operation that moves values; relevance goes back to where they came from, as the derivative says."""
 
     rectifier: bool = True
     adds_constants: bool = False  # whether the output also holds constants, which keep their relevance
@@ -57,7 +57,7 @@ class SoftmaxStep(Step):
 
 @dataclass
 class UnknownStep(Step):
-    """What relevance must not reach, and the problem to report if it does; within a gate it does not have to."""
+    """An operation that relevance must not reach, and the problem to report if it does."""
 
     problem: str = ""
 
@@ -67,19 +67,19 @@ class LinearStep(Step):
 
     Args:
         kind: of the layer, for which composites have rules.
-        make: the layer, from the values of its weights.
-        weights: what `make` reads; of it the nodes are kept.
+        make: builds the layer from the values of its weights.
+        weights: the arguments that `make` reads; only nodes are kept.
     """
 
     def __init__(
         self,
         kind: type[LinearMap],
         make: Callable[[Values], LinearMap],
-        carriers: Sequence[fx.Node],
+        relevance_inputs: Sequence[fx.Node],
         weights: Iterable[Any] = (),
         facts: Facts = UNKNOWN,
     ) -> None:
-        super().__init__(carriers, facts)
+        super().__init__(relevance_inputs, facts)
         self.kind, self.make = kind, make
         self.weights = tuple(one for one in weights if isinstance(one, fx.Node))
 
@@ -89,7 +89,7 @@ class Call:
     """A node and what is known of its arguments."""
 
     node: fx.Node
-    images: fx.Node  # the node that stands for the images
+    images: fx.Node  # the node of the images
     facts: dict[fx.Node, Facts]  # of the nodes that relevance may come from; all others are constants
     attention: Attention
 
@@ -99,34 +99,34 @@ class Call:
         return self.node.args
 
     @property
-    def carriers(self) -> list[fx.Node]:
+    def relevance_inputs(self) -> list[fx.Node]:
         """Arguments that relevance may pass on to, each once."""
         return [node for node in self.node.all_input_nodes if node in self.facts]
 
     @property
     def joint(self) -> Facts:
-        """What is known of all carriers."""
-        every = [self.facts[node] for node in self.carriers]
+        """What is known of all these arguments."""
+        every = [self.facts[node] for node in self.relevance_inputs]
         return Facts(all(facts.nonnegative for facts in every), min(facts.gate for facts in every))
 
     def argument(self, place: int, name: str, default: Any = None) -> Any:
-        """An argument given by place or by name."""
-        given = self.node.args[place] if len(self.node.args) > place else self.node.kwargs.get(name, default)
-        return default if given is None else given
+        """Returns an argument that was passed by position or by name."""
+        value = self.node.args[place] if len(self.node.args) > place else self.node.kwargs.get(name, default)
+        return default if value is None else value
 
-    def carries(self, argument: Any) -> bool:
-        """Whether relevance may pass on to an argument."""
+    def is_relevance_input(self, argument: Any) -> bool:
+        """Tells whether relevance may pass on to an argument."""
         return isinstance(argument, fx.Node) and argument in self.facts
 
     def nonnegative(self, argument: Any) -> bool:
-        """Whether an argument is known to have no negative entry."""
+        """Tells whether an argument is known to have no negative entry."""
         if isinstance(argument, int | float):
             return argument >= 0
-        return self.carries(argument) and self.facts[argument].nonnegative
+        return self.is_relevance_input(argument) and self.facts[argument].nonnegative
 
 
 class UnknownOperationError(UserError):
-    """What is wrong with a node."""
+    """An operation, or arguments of it, that LRP cannot pass relevance through."""
 
 
 Build = Callable[[Call], Step]

@@ -26,7 +26,7 @@ Look = Callable[[Planned, Any], None]
 
 @dataclass(frozen=True)
 class Site:
-    """Where in a run a step is."""
+    """The place of a step in one run of a program."""
 
     planned: Planned
     ledger: Ledger  # takes what the step absorbs
@@ -34,13 +34,13 @@ class Site:
     sources: Sequence[Batch | None]  # where they are in each operand; `None` for a constant
     dtype: torch.dtype  # of relevance
 
-    def book_lost(self, relevance: Tensor, passed: Sequence[Tensor]) -> None:
-        """Books the relevance that was not passed on as kept by a constant."""
+    def record_absorbed(self, relevance: Tensor, passed: Sequence[Tensor]) -> None:
+        """Records the relevance that was not passed on as absorbed by a constant."""
         n = self.ledger.n
-        kept = self.batch.per_image(relevance, n)
+        absorbed = self.batch.per_image(relevance, n)
         for part, batch in zip(passed, self.sources, strict=True):
-            kept = kept - batch.per_image(part, n) if batch is not None else kept
-        self.ledger.add(self.planned.name, Absorbed.nothing(relevance, n)._replace(bias=kept))
+            absorbed = absorbed - batch.per_image(part, n) if batch is not None else absorbed
+        self.ledger.add(self.planned.name, Absorbed.nothing(relevance, n)._replace(bias=absorbed))
 
 
 class LinearRelevance(Function):
@@ -55,7 +55,7 @@ class LinearRelevance(Function):
             z.relu_()
         z = z.to(site.dtype)
         total = z.sum()
-        if isinstance(layer, Shift) and total == -torch.inf:  # a mask of attention, which the softmax takes to zero
+        if isinstance(layer, Shift) and total == -torch.inf:  # a mask of attention; the softmax is zero there
             xs = tuple(x.masked_fill(x == -torch.inf, 0) for x in xs)
             total = z.masked_fill(z == -torch.inf, 0).sum()
         site.ledger.sums.append(total)
@@ -70,12 +70,12 @@ class LinearRelevance(Function):
         one, ledger = site.planned, site.ledger
         assert one.rule is not None  # every linear map has one
         memo = ctx.memo if ledger.retain or ctx.memo else None
-        if z.ndim == 4 and z.is_contiguous(memory_format=torch.channels_last):  # convolutions are the faster for it
+        if z.ndim == 4 and z.is_contiguous(memory_format=torch.channels_last):  # makes convolutions faster
             relevance = relevance.contiguous(memory_format=torch.channels_last)
         passage = Passage(ctx.layer, one.rule, xs, z, site.batch, ledger.n, one.nonnegative, one.rectified, memo)
         passed, absorbed = redistribute_fast(passage, relevance)
         for part, batch in zip(passed, site.sources, strict=True):
-            if batch is None:  # what a constant takes counts as a bias
+            if batch is None:  # the relevance of a constant counts as that of a bias
                 absorbed = absorbed._replace(bias=absorbed.bias + site.batch.per_image(part, ledger.n))
         ledger.add(one.name, absorbed)
         before = site.sources[0]
@@ -85,40 +85,42 @@ class LinearRelevance(Function):
 
 
 class PassRelevance(Function):
-    """A function of single units, which keep their relevance; several carriers share it evenly."""
+    """A function of single units, which keep their relevance; several inputs get equal parts."""
 
     @staticmethod
-    def forward(ctx: Any, compute: Callable[[], Tensor], site: Site, *carriers: Tensor) -> Tensor:
-        ctx.shapes = [carrier.shape for carrier in carriers]
+    def forward(ctx: Any, compute: Callable[[], Tensor], site: Site, *xs: Tensor) -> Tensor:
+        ctx.shapes = [x.shape for x in xs]
         value = compute()
         return value.to(site.dtype) if value.is_floating_point() else value
 
     @staticmethod
     def backward(ctx: Any, relevance: Tensor) -> tuple[Any, ...]:
-        share = relevance if len(ctx.shapes) == 1 else relevance / len(ctx.shapes)
-        return None, None, *(share if share.shape == shape else share.sum_to_size(shape) for shape in ctx.shapes)
+        part = relevance if len(ctx.shapes) == 1 else relevance / len(ctx.shapes)
+        return None, None, *(part if part.shape == shape else part.sum_to_size(shape) for shape in ctx.shapes)
 
 
 class MoveRelevance(Function):
-    """A move that also brings in constants, whose relevance is booked."""
+    """A move that also brings in constants, whose relevance is recorded as absorbed."""
 
     @staticmethod
-    def forward(ctx: Any, compute: Callable[..., Tensor], site: Site, *carriers: Tensor) -> Tensor:
+    def forward(ctx: Any, compute: Callable[..., Tensor], site: Site, *xs: Tensor) -> Tensor:
         ctx.compute, ctx.site = compute, site
-        ctx.save_for_backward(*carriers)
-        return compute(*carriers)
+        ctx.save_for_backward(*xs)
+        return compute(*xs)
 
     @staticmethod
     def backward(ctx: Any, relevance: Tensor) -> tuple[Any, ...]:
-        leaves = [carrier.detach().requires_grad_() for carrier in ctx.saved_tensors]
+        leaves = [x.detach().requires_grad_() for x in ctx.saved_tensors]
         with torch.enable_grad():
             passed = torch.autograd.grad(ctx.compute(*leaves), leaves, relevance, materialize_grads=True)
-        ctx.site.book_lost(relevance, passed)
+        ctx.site.record_absorbed(relevance, passed)
         return None, None, *passed
 
 
 class SoftmaxRelevance(Function):
-    """`R_i = x_i (R_i - s_i Σ_j R_j)` (Achtibat et al., arXiv 2402.05602, eq. 12); the difference is booked."""
+    """A softmax, `R_i = x_i (R_i - s_i Σ_j R_j)` (Achtibat et al., arXiv 2402.05602, eq. 12); what it does not pass on
+    is recorded as absorbed.
+    """
 
     @staticmethod
     def forward(ctx: Any, dim: int, site: Site, x: Tensor) -> Tensor:
@@ -134,7 +136,7 @@ class SoftmaxRelevance(Function):
         passed = torch.addcmul(relevance, softmax, total, value=-1).mul_(x)
         if not passed.sum().isfinite():  # scores that a mask makes infinite
             passed.masked_fill_(x == -torch.inf, 0)
-        ctx.site.book_lost(total, [passed])
+        ctx.site.record_absorbed(total, [passed])
         return None, None, passed
 
 
@@ -144,7 +146,7 @@ class Program:
 
     planned: Sequence[Planned]  # the steps, in order of computation
     batches: Mapping[fx.Node, Batch]  # where the images are in values
-    images: fx.Node  # the node that stands for them
+    images: fx.Node  # the node of the images
     outputs: Sequence[fx.Node]  # the nodes that the network returns
     constants: Mapping[fx.Node, Any]  # values that do not depend on the images
     layers: Mapping[fx.Node, LinearMap]  # linear maps whose weights do not depend on the images
@@ -171,50 +173,50 @@ class Program:
         return [values[node] for node in self.outputs]
 
     def _value(self, one: Planned, values: Mapping[fx.Node, Any], ledger: Ledger, dtype: torch.dtype) -> Any:
-        """The value of a node, with the way back for relevance."""
+        """Computes the value of a node such that autograd passes relevance back through it."""
         step = one.step
 
         def look_up(source: fx.Node) -> Any:
             value = self.constants[source] if source in self.constants else values[source]
-            return value.detach() if isinstance(value, Tensor) and source not in step.carriers else value
+            return value.detach() if isinstance(value, Tensor) and source not in step.relevance_inputs else value
 
         if one.done_by_layer:
-            return look_up(step.carriers[0])
+            return look_up(step.relevance_inputs[0])
         if isinstance(step, ConstantStep):
             with torch.no_grad():
                 return one.compute(look_up)
         if isinstance(step, MoveStep) and not step.adds_constants:
             return one.compute(look_up)
         summed = isinstance(step, LinearStep) and issubclass(step.kind, Add)
-        sources: Sequence[Any] = one.node.args[:2] if summed else step.carriers
+        sources: Sequence[Any] = one.node.args[:2] if summed else step.relevance_inputs
         xs: list[Any] = [fx.map_arg(source, look_up) for source in sources]
-        batches = [self.batches[source] if source in step.carriers else None for source in sources]
+        batches = [self.batches[source] if source in step.relevance_inputs else None for source in sources]
         if summed:
-            found, xs = xs, _summands(xs, dtype)
+            before, xs = xs, _summands(xs, dtype)
             batches = [
-                batch and batch._replace(axis=batch.axis + x.ndim - given.ndim)  # new dimensions come first
-                for batch, x, given in zip(batches, xs, found, strict=True)
+                batch and batch._replace(axis=batch.axis + x.ndim - old.ndim)  # new dimensions come first
+                for batch, x, old in zip(batches, xs, before, strict=True)
             ]
         site = Site(one, ledger, self.batches[one.node], batches, dtype)
         if isinstance(step, LinearStep):
-            layer = self.layers.get(one.node) or step.make(lambda given: fx.map_arg(given, look_up))
+            layer = self.layers.get(one.node) or step.make(lambda argument: fx.map_arg(argument, look_up))
             return LinearRelevance.apply(layer, site, *xs)
         if isinstance(step, SoftmaxStep):
             return SoftmaxRelevance.apply(step.dim, site, *xs)
         if isinstance(step, PassStep):
             return PassRelevance.apply(lambda: one.compute(look_up), site, *xs)
         # Not the values themselves, which would live as long as the function does.
-        given = {source: look_up(source) for source in one.node.all_input_nodes if source not in step.carriers}
+        fixed = {source: look_up(source) for source in one.node.all_input_nodes if source not in step.relevance_inputs}
 
-        def compute(*carriers: Tensor) -> Any:
-            return one.compute({**given, **dict(zip(step.carriers, carriers, strict=True))}.__getitem__)
+        def compute(*xs: Tensor) -> Any:
+            return one.compute({**fixed, **dict(zip(step.relevance_inputs, xs, strict=True))}.__getitem__)
 
         return MoveRelevance.apply(compute, site, *xs)
 
 
-def _summands(found: Sequence[Any], dtype: torch.dtype) -> list[Tensor]:
-    """Tensors and numbers, shaped as their sum is; a number takes the precision of what it is added to."""
-    values = [one if isinstance(one, Tensor) else torch.as_tensor(one, dtype=dtype) for one in found]
+def _summands(operands: Sequence[Any], dtype: torch.dtype) -> list[Tensor]:
+    """Broadcasts tensors and numbers to the shape of their sum; a number takes the precision of the other operand."""
+    values = [one if isinstance(one, Tensor) else torch.as_tensor(one, dtype=dtype) for one in operands]
     device = next(value.device for value in values if value.ndim)
     shape = torch.broadcast_shapes(*(value.shape for value in values))  # type: ignore[no-untyped-call]
     return [value.to(device, dtype).expand(shape) for value in values]

@@ -1,1 +1,1 @@
-"""What people look at: heatmaps, tables, TensorBoard, and folders of clusters."""
+"""Results for people to look at: heatmaps, tables, TensorBoard, and folders of clusters."""

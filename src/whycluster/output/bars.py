@@ -59,7 +59,7 @@ def plot_relevance(
 
 
 def _as_table(relevance: Any) -> Any:
-    """The relevance as a frame; a series is its only row, and its name the index of that row."""
+    """Converts the relevance to a frame; a series becomes its only row, and its name the index of that row."""
     try:
         import pandas as pd
     except ImportError as error:
@@ -79,7 +79,7 @@ def _as_table(relevance: Any) -> Any:
 
 
 def _strongest(table: Any, n_features: int) -> tuple[list[str], np.ndarray, list[str]]:
-    """Labels of the bars from top to bottom, their values in each row `(N, bars)`, and their colours."""
+    """Selects the bars: their labels from top to bottom, their values in each row `(N, bars)`, and their colours."""
     values = table.to_numpy(np.float64)
     mean = values.mean(0)
     order = np.argsort(-np.abs(mean), kind="stable")
@@ -122,29 +122,29 @@ def _draw(ax: "Axes", names: list[str], values: np.ndarray, colours: list[str]) 
 
 
 def _title(table: Any) -> str:
-    """The rows, their clusters, and the sum of their relevance."""
+    """Writes the title: the rows, their clusters, and the sum of their relevance."""
     total = float(table.to_numpy(np.float64).sum(1).mean())
     levels, first = list(table.index.names), table.index[0]
     clusters = table.index.unique("cluster") if "cluster" in levels else []
     of = f"cluster {clusters[0]}" if len(clusters) == 1 else f"{len(clusters)} clusters" if len(clusters) else ""
     if len(table) == 1:
         values = first if isinstance(first, tuple) else (first,)
-        called = [_called(level, value) for level, value in zip(levels, values, strict=True) if level != "cluster"]
+        called = [_row_name(level, value) for level, value in zip(levels, values, strict=True) if level != "cluster"]
         who = ", ".join(part for part in [*called, of] if part)
     else:
         who = f"mean of {len(table)} rows" + (f" of {of}" if of else "")
     return f"{who}\nrelevance sums to {_number(total, abs(total), '')}".lstrip()
 
 
-def _called(name: Any, value: Any) -> str:
-    """The name of a row, or its index level and number."""
+def _row_name(name: Any, value: Any) -> str:
+    """Returns the name of a row, or its index level and number."""
     if isinstance(value, str):
         return _short(value)
     return "" if name is None else f"{name} {value}"
 
 
 def _short(name: str) -> str:
-    """The name, with an ellipsis for its middle if it is too long.
+    """Replaces the middle of a long name by an ellipsis.
 
     Example:
         >>> _short("a feature whose name goes on and on and on and on")
@@ -155,7 +155,7 @@ def _short(name: str) -> str:
 
 
 def _number(value: float, largest: float, sign: Literal["+", ""] = "+") -> str:
-    """A number with as many decimals as the largest one needs for three significant digits.
+    """Formats a number with as many decimals as the largest one needs for three significant digits.
 
     Example:
         >>> _number(-0.0623, 1.5), _number(0.00001, 1.5), _number(3e-9, 3e-9)

@@ -16,11 +16,11 @@ SPELLED = str.maketrans({"ß": "ss", "æ": "ae", "Æ": "Ae", "œ": "oe", "Œ": "
 
 
 def caption_strip(caption: str, width: int) -> np.ndarray:
-    """The lines of a caption, one below the other, `(lines · LINE, width, 3)` uint8.
+    """Draws the lines of a caption, one below the other, `(lines · LINE, width, 3)` uint8.
 
     Args:
         caption: any text; see `ascii_letters`.
-        width: in pixels; a line that is wider loses its middle.
+        width: in pixels; the middle of a wider line is replaced by an ellipsis.
     """
     lines = [shortened(ascii_letters(line), width) for line in caption.splitlines()]
     strip = Image.new("RGB", (width, len(lines) * LINE), (PAPER,) * 3)
@@ -30,7 +30,8 @@ def caption_strip(caption: str, width: int) -> np.ndarray:
 
 
 def ascii_letters(line: str) -> str:
-    """The line in ASCII, which the font has: accents are dropped, other scripts become question marks.
+    """Converts a line to ASCII, for which the font has letters: accents are dropped, other scripts become question
+    marks.
 
     Example:
         >>> ascii_letters("süße Äpfel, 日本")
@@ -42,7 +43,7 @@ def ascii_letters(line: str) -> str:
 
 
 def shortened(line: str, width: int) -> str:
-    """The line, with an ellipsis for its middle if it is wider than `width` pixels."""
+    """Replaces the middle of a line by an ellipsis if it is wider than `width` pixels."""
     if _font().getlength(line) <= width:
         return line
     halves = range(1, len(line) // 2 + 1)

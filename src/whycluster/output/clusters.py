@@ -10,7 +10,7 @@ from whycluster.output.heatmaps import enlarged, side_by_side
 from whycluster.output.tensorboard import GALLERY, THUMBNAIL, write_cluster_sizes, write_embedding, write_gallery
 
 EMBEDDED = 2000  # images in the projector, which becomes slow with more
-COMPONENTS = 200  # dimensions, of which the projector uses no more
+COMPONENTS = 200  # most dimensions that the projector uses
 
 
 def show_clusters(
@@ -21,8 +21,8 @@ def show_clusters(
     Args:
         writer: of the run.
         images: the `N` images that were clustered.
-        clusters: of each, `(N,)`.
-        distances: of each to its centroid, `(N,)`.
+        clusters: the cluster of each image, `(N,)`.
+        distances: of each image to its centroid, `(N,)`.
         n_clusters: `K`.
     """
     write_cluster_sizes(writer, np.bincount(clusters, minlength=n_clusters).tolist())
@@ -42,8 +42,8 @@ def show_embedding(
     Args:
         writer: of the run.
         images: the `N` images that were clustered.
-        clusters: of each, `(N,)`.
-        sample: places of those to show, `(n,)`.
+        clusters: the cluster of each image, `(N,)`.
+        sample: places of the images to show, `(n,)`.
         features: of the sample, `(n, D)`.
     """
     if features.shape[1] > COMPONENTS < len(features):
@@ -56,7 +56,7 @@ def show_embedding(
 
 
 def photo(images: PreparedImages, at: int) -> np.ndarray:
-    """An image as the network saw it, `(H, W, 3)` uint8; a grey pixel if it can no longer be read."""
+    """Returns an image as the network gets it, `(H, W, 3)` uint8; a grey pixel if it can no longer be read."""
     _, image = images[at]
     if isinstance(image, str):
         return np.full((1, 1, 3), 128, np.uint8)

@@ -1,4 +1,4 @@
-"""What a run says to the person in front of it."""
+"""Printing to the terminal: lines, tables, and commands to paste."""
 
 import re
 import shlex
@@ -8,13 +8,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-WIDTH = 160  # characters, the least that a table may take; narrower ones tear numbers apart
+WIDTH = 160  # characters, the least width of a table; in narrower ones numbers are broken over lines
 
 _console = Console(highlight=False, soft_wrap=True)
 
 
 def say(line: str) -> None:
-    """Prints a line; signs by which a file's name could steer the terminal are written out."""
+    """Prints a line; control characters, by which a file name could steer the terminal, are escaped."""
     _console.print(re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda sign: repr(sign[0])[1:-1], line), markup=False)
 
 
@@ -24,13 +24,13 @@ def show(table: Table) -> None:
 
 
 def short(path: Path) -> Path:
-    """The path as seen from the current folder, if it lies below it."""
+    """Returns the path relative to the current folder, if it lies below it."""
     here = Path.cwd()
     return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def typed(command: str) -> str:
-    """How a user who started this program as they did starts a command, `train` or `explain`."""
+    """Returns how the user starts a command, `train` or `explain`, by the way this program was started."""
     script = Path(sys.argv[0])
     if script.stem in ("train", "explain"):
         return f"python {shell_word(str(script.with_name(f'{command}.py')))}"
@@ -38,7 +38,8 @@ def typed(command: str) -> str:
 
 
 def override(name: str, value: object) -> str:
-    """A setting to paste into a shell: odd characters need quotes for Hydra, and those need quotes for the shell.
+    """Formats a setting to paste into a shell: odd characters need quotes for Hydra, and those need quotes for the
+    shell.
 
     Example:
         >>> print(override("checkpoint", "outputs/train/a"), override("checkpoint", "my run"))
@@ -47,13 +48,13 @@ def override(name: str, value: object) -> str:
     text = str(value)
     if re.fullmatch(r"[\w./:-]+", text, re.ASCII):
         return f"{name}={text}"
-    # Within Hydra's quotes a quote wants a backslash, and so does each backslash before one.
+    # Within Hydra's quotes a quote needs a backslash before it, and so does each backslash before a quote.
     quoted = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), text)
     return shell_word(f"{name}='{quoted}'")
 
 
 def shell_word(word: str) -> str:
-    """A word to paste into a shell; one with single quotes in it stays readable where double quotes do.
+    """Quotes a word to paste into a shell; one with single quotes in it gets double quotes where that is possible.
 
     Example:
         >>> print(shell_word("seed=3"), shell_word("data.root=my photos"), shell_word("data.root='my photos'"))

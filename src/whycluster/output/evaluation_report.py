@@ -14,7 +14,7 @@ from whycluster.evaluation.statistics import Interval
 
 
 def evaluation_table(evaluation: Evaluation) -> Table:
-    """One row per method, the highest SRG for the first fill at the top."""
+    """Builds the table: one row per method, the highest SRG for the first fill at the top."""
     fills = evaluation.settings["fills"]
     table = Table(
         title=f"Flipping {evaluation.settings['images']} images, up to {evaluation.settings['fraction']:.0%} of each: "
@@ -54,7 +54,7 @@ def _with_interval(figure: Interval) -> str:
 
 
 def evaluation_sentences(evaluation: Evaluation) -> list[str]:
-    """The sanity checks and receipts of our explanations, in sentences."""
+    """Writes sentences on the sanity checks and receipts of our explanations."""
     sanity: dict[str, Any] = evaluation.sanity
     sizes = [f"{stage['size']['value']:.2f}" for stage in sanity["randomised"]]
     signed = [f"{stage['correlation']['value']:.2f}" for stage in sanity["randomised"]]

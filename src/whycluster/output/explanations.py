@@ -18,17 +18,18 @@ from whycluster.output.heatmaps import heatmap_picture
 from whycluster.output.tables import TableRow
 from whycluster.output.tensorboard import ExplanationGallery, tile
 
-KINDS = {"heatmaps": "png", "relevance": "npy"}  # sub-folders of a run, and the endings of files there
-LONGEST_NAME = 240  # bytes; file systems take 255, and endings are still to come
+FILE_ENDINGS = {"heatmaps": "png", "relevance": "npy"}  # sub-folders of a run, and the endings of files there
+LONGEST_NAME = 240  # bytes; file systems allow 255, and endings are appended
 
 
 class ExplanationWriter(ShardWriter):
-    """Writes a heatmap and an array for each image, and keeps `images`, what tables say of each; see `_noted`.
+    """Writes a heatmap and an array for each image to files, and a row for each image, `images`, to shards; see
+    `_image_rows`.
 
     Args:
         folder: the run folder.
         collection: the images explained.
-        targets: what is explained of each; of several, each gets a folder of its own.
+        targets: the targets explained for each image; of several, each gets a folder of its own.
         shards: to write to.
     """
 
@@ -44,13 +45,13 @@ class ExplanationWriter(ShardWriter):
                 folders |= self._write(target, explanation, photos[place], place, self.collection.paths[number])
         for folder in folders:
             sync(folder)
-        return {"images": _noted(batch.indices, explanations)}
+        return {"images": _image_rows(batch.indices, explanations)}
 
     def _write(self, target: Target, explanation: Explanation, photo: Tensor, place: int, path: str) -> set[Path]:
-        """Writes the files of one image; returns the folders that have new names in them."""
+        """Writes the files of one image; returns the folders to which an entry was added."""
         heatmap = explanation.heatmap[place].float().numpy()
         picture = heatmap_picture(photo.permute(1, 2, 0).numpy(), heatmap, caption(path, target, explanation, place))
-        files = [file_of(self.folder, kind, target, len(self.targets), path) for kind in KINDS]
+        files = [file_of(self.folder, kind, target, len(self.targets), path) for kind in FILE_ENDINGS]
         with written_whole(files[0], sync_folder=False) as beside:
             Image.fromarray(picture).save(beside, format="PNG", compress_level=1)  # half the time of the default
         with written_whole(files[1], sync_folder=False) as beside, open(beside, "wb") as file:
@@ -58,8 +59,10 @@ class ExplanationWriter(ShardWriter):
         return {folder for file in files for folder in file.parents if folder.is_relative_to(self.folder)}
 
 
-def _noted(indices: Tensor, explanations: Sequence[Explanation]) -> list[list[Any]]:
-    """Of each image: its number, where it belongs, and for each target what was explained and its receipt."""
+def _image_rows(indices: Tensor, explanations: Sequence[Explanation]) -> list[list[Any]]:
+    """Collects, for each image, its number, its assignment, and for each target the cluster explained, the receipt, and
+    whether the pixels hold less than half of the discriminant.
+    """
     columns = []
     for explanation in explanations:
         weak = [share_at_pixels(explanation, place) < 0.5 for place in range(len(indices))]
@@ -70,27 +73,27 @@ def _noted(indices: Tensor, explanations: Sequence[Explanation]) -> list[list[An
 
 
 def assignment_rows(shards: Shards, collection: Collection) -> Iterator[TableRow]:
-    """The rows of `assignments.csv`."""
+    """Yields the rows of `assignments.csv`."""
     for index, where, _ in _images(shards):
         yield (collection.paths[index], *where, collection.labels[index])
 
 
 def receipt_rows(shards: Shards, collection: Collection, targets: Sequence[Target]) -> Iterator[TableRow]:
-    """The rows of `receipts.csv`."""
+    """Yields the rows of `receipts.csv`."""
     for index, _, asked in _images(shards):
         for target, (_, receipt, _) in zip(targets, asked, strict=True):
             yield (collection.paths[index], target.name, *receipt)
 
 
 def deepest(shards: Shards, images: PreparedImages, targets: Sequence[Target], folder: Path) -> ExplanationGallery:
-    """A gallery of what was written to a run folder."""
+    """Collects the images of largest discriminant in a gallery, from what was written to a run folder."""
     paths = images.collection.paths
 
     def picture(place: tuple[int, int], title: str) -> Image.Image | None:
         index, number = place
         try:
             photo = images.prepare(images.collection.load(index))
-        except UnreadableImageError:  # by now
+        except UnreadableImageError:  # it has changed since
             return None
         file = file_of(folder, "relevance", targets[number], len(targets), paths[index])
         return tile(photo.permute(1, 2, 0).numpy(), np.load(file, allow_pickle=False), title)
@@ -103,11 +106,11 @@ def deepest(shards: Shards, images: PreparedImages, targets: Sequence[Target], f
 
 
 class Counted(NamedTuple):
-    """How much was explained.
+    """The numbers of explained images and of weak heatmaps.
 
     Attributes:
-        images: that could be read.
-        weak: heatmaps whose pixels hold less than half of the discriminant.
+        images: number of images that could be read.
+        weak: number of heatmaps whose pixels hold less than half of the discriminant.
     """
 
     images: int
@@ -115,7 +118,7 @@ class Counted(NamedTuple):
 
 
 def counted(shards: Shards) -> Counted:
-    """Counts what is done."""
+    """Counts the images that are explained, and the weak heatmaps."""
     images = weak = 0
     for _, _, asked in _images(shards):
         images += 1
@@ -124,43 +127,43 @@ def counted(shards: Shards) -> Counted:
 
 
 def _images(shards: Shards) -> Iterator[list[Any]]:
-    """What `_noted` wrote, image by image."""
+    """Yields what `_image_rows` returned, image by image."""
     for entry in shards:
         yield from entry["images"]
 
 
 def file_of(run: Path, kind: str, target: Target, n_targets: int, path: str) -> Path:
-    """Where a run keeps what it knows of an image; of several targets, each has a folder of its own."""
+    """Returns the path of a file for an image in a run; of several targets, each has a folder of its own."""
     subfolder = f"target_{target.name}" if n_targets > 1 else ""
-    return run / kind / subfolder / f"{file_name(path)}.{KINDS[kind]}"
+    return run / kind / subfolder / f"{file_name(path)}.{FILE_ENDINGS[kind]}"
 
 
 def file_name(path: str) -> str:
-    """The path of an image as the beginning of a file's name.
+    """Returns the beginning of a file's path for the path of an image.
 
-    A name too long to add to is cut and made unique, and so is that of a folder that could be taken for a file here: of
-    an image `a` and another one in a folder `a.png`, both would be written to `a.png`.
+    A name that is too long for an ending is shortened and made unique, and so is that of a folder that ends like a file
+    here: an image `a` would be written to `a.png`, which is also the folder of another image.
     """
     *folders, name = path.split("/")
-    endings = tuple(f".{ending}" for ending in KINDS.values())
-    folders = [_unlike(folder) if folder.lower().endswith(endings) else folder for folder in folders]
-    return "/".join([*folders, _unlike(name) if len(name.encode()) > LONGEST_NAME else name])
+    endings = tuple(f".{ending}" for ending in FILE_ENDINGS.values())
+    folders = [_unique(folder) if folder.lower().endswith(endings) else folder for folder in folders]
+    return "/".join([*folders, _unique(name) if len(name.encode()) > LONGEST_NAME else name])
 
 
-def _unlike(name: str) -> str:
-    """A name that begins like this one and belongs to it alone."""
+def _unique(name: str) -> str:
+    """Shortens a name and appends a digest that makes it unique."""
     digest = hashlib.sha256(name.encode()).hexdigest()[:12]
     return f"{name.encode()[: LONGEST_NAME - 13].decode(errors='ignore')}-{digest}"
 
 
 def share_at_pixels(explanation: Explanation, place: int) -> float:
-    """How much of the discriminant arrived at the pixels of an image; 1 where there was none."""
+    """Computes the fraction of the discriminant that arrived at the pixels of an image; 1 where there was none."""
     discriminant, pixels = (float(explanation.receipt[column][place]) for column in (0, 2))
     return pixels / discriminant if discriminant else 1.0
 
 
 def caption(path: str, target: Target, explanation: Explanation, place: int) -> str:
-    """What a heatmap says above itself: the image, where it belongs, and what is explained."""
+    """Writes the caption of a heatmap: the image, its assignment, and what is explained."""
     cluster, discriminant, probability, runner_up = (column[place].item() for column in explanation.assignment)
     where = f"cluster {cluster}, runner-up {runner_up}, discriminant {discriminant:.4g}, probability {probability:.0%}"
     explained = int(explanation.target[place])

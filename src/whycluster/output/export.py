@@ -14,7 +14,7 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def check_export(export: str) -> None:
-    """Raises a `UserError` for a choice that does not exist."""
+    """Checks that a choice exists; else `UserError`."""
     if export not in CHOICES:
         raise UserError(f"export={export!r} is unknown; choose from {', '.join(CHOICES)}.")
 
@@ -22,7 +22,7 @@ def check_export(export: str) -> None:
 def export_clusters(
     folder: Path, collection: Collection, clusters: Iterable[tuple[int, int]], export: str
 ) -> dict[str, str]:
-    """Lays each image into `folder/<cluster>/<its path>`; what was there is replaced.
+    """Links or copies each image to `folder/<cluster>/<its path>`, in place of what was in the folder.
 
     Args:
         folder: `clusters` of a run folder.
@@ -45,7 +45,7 @@ def export_clusters(
     for index, cluster in clusters:
         try:
             _lay_out(folder / str(cluster) / collection.paths[index], collection, index, export)
-        except (OSError, UnreadableImageError) as error:  # the clustering is worth more than a copy that fails
+        except (OSError, UnreadableImageError) as error:  # a copy that fails does not end the run
             if isinstance(error, OSError) and error.errno in NO_ROOM:
                 raise
             failed[collection.paths[index]] = str(error)
@@ -65,5 +65,5 @@ def _lay_out(place: Path, collection: Collection, index: int, export: str) -> No
         else:
             collection.load(index).save(target)
     except OSError:
-        target.unlink(missing_ok=True)  # what there is of it
+        target.unlink(missing_ok=True)  # it may be incomplete
         raise

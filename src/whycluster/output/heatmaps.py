@@ -8,8 +8,8 @@ from whycluster.output.captions import PAPER, caption_strip
 
 RED_RAMP = ((255, 255, 255), (244, 109, 88), (190, 16, 24), (96, 0, 16))  # equally spaced, from no relevance to most
 BLUE_RAMP = ((255, 255, 255), (104, 156, 226), (24, 72, 176), (8, 20, 88))
-LEVELS = 4095  # on either side of zero, for each of which the tables below hold a colour
-PERCENTILE = 99.5  # of |relevance|, which gets the full colour: a few extreme pixels would make all others pale
+LEVELS = 4095  # levels of relevance on either side of zero, each with a colour in the tables below
+PERCENTILE = 99.5  # of |relevance|, gets the full colour: with the maximum, few extreme pixels make all others pale
 PANEL = 224  # pixels, the least width of a panel
 BLUR = 1 / 150  # of a photo's width: standard deviation of the blur of the overlay, which shows regions, not pixels
 GAP = 6  # pixels around panels
@@ -23,7 +23,7 @@ _PALE = [round(96 + grey * 159 / 255) for grey in range(256)]  # grey of the pho
 
 
 def colour_scale(relevance: np.ndarray) -> float:
-    """The relevance that gets the full colour, of one image `(H, W)`; above 0."""
+    """Computes the relevance that gets the full colour, of one image `(H, W)`; above 0."""
     size = np.abs(relevance).ravel()
     rank = round(PERCENTILE / 100 * (len(size) - 1))
     peak = float(np.partition(size, rank)[rank]) or float(size.max())
@@ -31,7 +31,7 @@ def colour_scale(relevance: np.ndarray) -> float:
 
 
 def colours(relevance: np.ndarray, scale: float) -> np.ndarray:
-    """Relevance `(H, W)` as colours, `(H, W, 3)` uint8, equally strong for `+r` and `-r`.
+    """Converts relevance `(H, W)` to colours, `(H, W, 3)` uint8, of equal strength for `+r` and `-r`.
 
     Example:
         >>> colours(np.array([[0.0, 1.0, -1.0]]), scale=1.0).tolist()
@@ -42,14 +42,14 @@ def colours(relevance: np.ndarray, scale: float) -> np.ndarray:
 
 
 def _level(relevance: np.ndarray, scale: float) -> np.ndarray:
-    """Row of each pixel in the tables of colours, `(H, W)`; that of no relevance where it is NaN."""
+    """Returns the row of each pixel in the tables of colours, `(H, W)`; NaN counts as no relevance."""
     strength = np.nan_to_num(relevance / scale)
     level: np.ndarray = np.rint(strength.clip(-1, 1) * LEVELS).astype(np.intp) + LEVELS
     return level
 
 
 def overlay(photo: np.ndarray, relevance: np.ndarray) -> np.ndarray:
-    """The photo `(H, W, 3)` uint8 in pale grey, blended with the colours of its blurred relevance `(H, W)`."""
+    """Blends the photo `(H, W, 3)` uint8 in pale grey with the colours of its blurred relevance `(H, W)`."""
     regions = gaussian_filter(relevance, BLUR * relevance.shape[1], truncate=3)
     level = _level(regions, colour_scale(regions))
     paper = Image.fromarray(photo).convert("L").point(_PALE).convert("RGB")
@@ -58,13 +58,13 @@ def overlay(photo: np.ndarray, relevance: np.ndarray) -> np.ndarray:
 
 
 def enlarged(pixels: np.ndarray) -> np.ndarray:
-    """Small pictures `(H, W, 3)` enlarged by a whole number, so that each pixel stays a square."""
+    """Enlarges small pictures `(H, W, 3)` by a whole number, so that each pixel stays a square."""
     factor = max(1, -(-PANEL // pixels.shape[1]))
     return pixels.repeat(factor, 0).repeat(factor, 1) if factor > 1 else pixels
 
 
 def side_by_side(panels: list[np.ndarray], caption: str = "") -> np.ndarray:
-    """Panels in a row, the caption above them, `(H, W, 3)` uint8.
+    """Places panels in a row, the caption above them, `(H, W, 3)` uint8.
 
     Args:
         panels: at least one, `(H, W, 3)` uint8, all of one height.
@@ -82,7 +82,7 @@ def side_by_side(panels: list[np.ndarray], caption: str = "") -> np.ndarray:
 
 
 def heatmap_picture(photo: np.ndarray, relevance: np.ndarray, caption: str) -> np.ndarray:
-    """Photo, heatmap and overlay side by side, `(H, W, 3)` uint8.
+    """Places photo, heatmap and overlay side by side, `(H, W, 3)` uint8.
 
     Args:
         photo: `(H, W, 3)` uint8, as the network saw it.

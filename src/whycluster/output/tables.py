@@ -1,4 +1,4 @@
-"""CSV tables: text is quoted, numbers are not, and no cell is executed by a spreadsheet."""
+"""Writing of CSV tables: text is quoted, numbers are not, and no cell is executed by a spreadsheet."""
 
 import csv
 from collections.abc import Iterable, Mapping
@@ -29,9 +29,9 @@ def write_skipped(path: Path, skipped: Mapping[str, str]) -> None:
 
 
 def safe_cells(row: TableRow) -> TableRow:
-    """The row with numbers of seven significant digits, and with text that no spreadsheet takes for a formula.
+    """Rounds numbers to seven significant digits, and prefixes text that a spreadsheet would take for a formula.
 
-    The first cell is a relative path, which stays one.
+    The first cell is a relative path, and stays one: its prefix is `./`.
 
     Example:
         >>> safe_cells(("=cmd.jpg", 3, 0.123456789, "-danger"))

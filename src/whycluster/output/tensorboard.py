@@ -52,7 +52,7 @@ def write_gallery(writer: SummaryWriter, cluster: int, tiles: Sequence[Image.Ima
 
 
 def in_rows(tiles: Sequence[Image.Image], columns: int) -> Image.Image:
-    """Pictures in rows from left to right, each in a cell of the largest one's size."""
+    """Places pictures in rows from left to right, each in a cell of the largest one's size."""
     width, height = (max(sizes) for sizes in zip(*(tile.size for tile in tiles), strict=True))
     columns = min(columns, len(tiles))
     sheet = Image.new("RGB", (columns * width, math.ceil(len(tiles) / columns) * height), "white")
@@ -62,13 +62,13 @@ def in_rows(tiles: Sequence[Image.Image], columns: int) -> Image.Image:
 
 
 def tile(photo: np.ndarray, heatmap: np.ndarray, title: str) -> Image.Image:
-    """A photo `(H, W, 3)` beside its heatmap `(H, W)`."""
+    """Places a photo `(H, W, 3)` beside its heatmap `(H, W)`."""
     panels = [enlarged(photo), enlarged(colours(heatmap, colour_scale(heatmap)))]
     return Image.fromarray(side_by_side(panels, title))
 
 
 class ExplanationGallery:
-    """The images of largest discriminant in each cluster, beside their heatmaps; of all others it keeps nothing.
+    """The images of largest discriminant in each cluster, beside their heatmaps; other images are not kept.
 
     Args:
         picture: place and title of an image `->` its picture; `None` if it can no longer be read.
@@ -87,7 +87,7 @@ class ExplanationGallery:
             heapq.heappushpop(best, (discriminant, path, place))
 
     def kept(self) -> Mapping[int, list[tuple[float, str, Any]]]:
-        """The images kept of each cluster, largest discriminant first."""
+        """Returns the images kept of each cluster, largest discriminant first."""
         clusters = sorted(self._best.items())
         return {cluster: sorted(best, reverse=True) for cluster, best in clusters}
 

@@ -19,7 +19,7 @@ from whycluster.clustering.soft_distances import assign_softly
 from whycluster.data import has_labels
 from whycluster.errors import UserError, whole_number
 from whycluster.heads import Beta, Head, NeuralizedKernelKMeans, NeuralizedKMeans, heuristic_beta
-from whycluster.heads.beta import given_beta
+from whycluster.heads.beta import user_beta
 
 
 class Fitted(NamedTuple):
@@ -216,11 +216,11 @@ def _check(head: Any) -> None:
     """What all clusterings are told."""
     for name, least in (("n_clusters", 2), ("n_init", 1), ("max_iter", 1)):
         whole_number(f"head.{name}", getattr(head, name), least)
-    given_beta(head.beta, "head.beta")
+    user_beta(head.beta, "head.beta")
 
 
 def _with_beta(head: Head, beta: Beta, features: FeatureStore) -> Head:
     """The head with the stiffness that was asked for, or the heuristic one."""
-    given = given_beta(beta)
+    given = user_beta(beta)
     head.beta.fill_(heuristic_beta(head, features.batches(head.width)) if given is None else given)
     return head

@@ -19,7 +19,7 @@ from whycluster.heads import Beta
 from whycluster.lrp import Attention, Residual
 from whycluster.output.console import say, short
 from whycluster.output.explanations import (
-    KINDS,
+    FILE_ENDINGS,
     ExplanationWriter,
     assignment_rows,
     counted,
@@ -125,7 +125,7 @@ def explain(
     with run.working():
         shards = Shards(run.state / "explanations", len(prepared))
         if is_first():
-            run.clear(spared=list(KINDS) if shards.done().any() else [])
+            run.clear(spared=list(FILE_ENDINGS) if shards.done().any() else [])
             unlisted = f" ({len(collection.skipped)} more could not be listed)" if collection.skipped else ""
             say(f"explaining {len(prepared)} images{unlisted} with {short(file.absolute())}")
         writer = ExplanationWriter(run.folder, collection, targets, shards)
