@@ -18,6 +18,7 @@ from whycluster.runs.ranks import is_first
 
 TRAIN_RUNS = Path("outputs/train")
 RESULTS = "results"  # in a request: names in the folder that are of its run
+UNCOMPARED = {RESULTS, "checkpoint"}  # a model counts by what it holds, and not by where it lies
 OF_OTHERS = ", which is not of a run, and stays; choose another hydra.run.dir."
 
 # Settings that cannot change results, with all that is below them. All others, those to come included, have to be the
@@ -122,46 +123,47 @@ class Run:
             ) from None
 
     def _claim(self, begun: dict[str, Any]) -> None:
-        before = asked(self.folder)
-        found = [name for name in self.results if os.path.lexists(self.folder / name)]
+        """Goes on with the run that was begun here, if that is wanted, or begins."""
         if begun and self.resume:
             self._check_same("that did not finish", "go on with what it was begun with", begun)
-        elif begun and not self.overwrite:
-            raise UserError(
-                f"the run folder {str(self.folder)!r} holds a run that did not finish; go on with it by resume=true, "
-                "or begin anew with overwrite=true."
-            )
-        elif foreign := [name for name in found if not begun and name not in before.get(RESULTS, self.results)]:
-            raise UserError(f"the run folder {str(self.folder)!r} already holds {foreign[0]}{OF_OTHERS}")
-        elif found and not before:
-            raise UserError(f"the run folder {str(self.folder)!r} already holds {found[0]}{OF_OTHERS}")
-        elif before and before.get("command") != self.request.get("command"):
-            raise UserError(
-                f"the run folder {str(self.folder)!r} holds a run of another command, {before.get('command')}; choose "
-                "another hydra.run.dir."
-            )
-        elif found and not begun and not self.overwrite:
-            raise UserError(
-                f"the run folder {str(self.folder)!r} already holds {found[0]}; choose another hydra.run.dir, or "
-                "overwrite=true."
-            )
         else:
-            results = sorted({*self.results, *before.get(RESULTS, ())})  # all that may be removed
-            _remove(self.state / REQUEST)  # first: what is left without it counts for nothing
-            for path in self.state.iterdir():
-                if path != self._lock_file:
-                    _remove(path)
-            with written_whole(self.state / REQUEST) as beside:
-                beside.write_text(json.dumps(self.request | {RESULTS: results}, indent=2) + "\n", encoding="utf-8")
-            sync(self.folder)
+            self._check_free(begun)
+            self._begin()
         for folder in (self.state, *(self.folder / name for name in self.results)):
             for left in filter(is_left_over, [*self.folder.glob(".*.part"), *folder.rglob("*.part")]):
                 left.unlink(missing_ok=True)
 
+    def _check_free(self, begun: dict[str, Any]) -> None:
+        """Refuses to replace what is there: results unless asked, and what is no result of this command in any case."""
+        where, before = f"the run folder {str(self.folder)!r}", asked(self.folder)
+        found = [name for name in self.results if os.path.lexists(self.folder / name)]
+        if begun and not self.overwrite:
+            raise UserError(
+                f"{where} holds a run that did not finish; go on with it by resume=true, or begin anew with "
+                "overwrite=true."
+            )
+        of_others = [name for name in found if name not in before.get(RESULTS, self.results if before else ())]
+        if of_others and not begun:
+            raise UserError(f"{where} already holds {of_others[0]}{OF_OTHERS}")
+        if before and before.get("command") != self.request.get("command"):
+            raise UserError(
+                f"{where} holds a run of another command, {before.get('command')}; choose another hydra.run.dir."
+            )
+        if found and not self.overwrite:
+            raise UserError(f"{where} already holds {found[0]}; choose another hydra.run.dir, or overwrite=true.")
+
+    def _begin(self) -> None:
+        request = self.request | {RESULTS: sorted({*self.results, *asked(self.folder).get(RESULTS, ())})}
+        _remove(self.state / REQUEST)  # first: what is left without it counts for nothing
+        for path in self.state.iterdir():
+            if path != self._lock_file:
+                _remove(path)
+        with written_whole(self.state / REQUEST) as beside:
+            beside.write_text(json.dumps(request, indent=2) + "\n", encoding="utf-8")
+        sync(self.folder)
+
     def _check_same(self, which: str, cure: str, begun: dict[str, Any]) -> None:
-        for name in sorted(
-            {*begun, *self.request} - {"checkpoint", RESULTS}
-        ):  # what a model holds counts, not where it lies
+        for name in sorted({*begun, *self.request} - UNCOMPARED):
             was, value = begun.get(name), self.request.get(name)
             if was != value:
                 raise UserError(
