@@ -1,6 +1,8 @@
 import csv
 import json
+import os
 import shutil
+import time
 
 import numpy as np
 import pytest
@@ -159,3 +161,28 @@ def test_images_of_which_none_could_be_read_may_be_put_right(trained, run, tmp_p
     Image.new("RGB", (40, 40)).save(tmp_path / "photos" / "a.png")
     run("explain", tmp_path / "run", *settings)
     assert (tmp_path / "run" / "heatmaps" / "a.png.png").exists()
+
+
+def test_another_folder_at_the_place_of_the_images_is_said(run, photos, tmp_path, capsys):
+    settings = ("data=folder", f"data.root={photos}", "head.n_clusters=2", "head.n_init=1")
+    model = run("train", tmp_path / "model", *settings)
+    run("explain", tmp_path / "same", f"checkpoint={model}", "limit=1")
+    assert "no longer holds" not in capsys.readouterr().out
+    (photos / "dark" / "0.png").write_bytes((photos / "light" / "0.png").read_bytes())
+    (photos / "dark" / "1.png").rename(photos / "dark" / "new.png")
+    run("explain", tmp_path / "other", f"checkpoint={model}", "limit=1")
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"note: {photos} no longer holds the images that the model was trained on" in said
+    assert "(14 files then, 14 now)" in said
+
+
+def test_an_image_that_changed_meanwhile_is_noticed_on_going_on(trained, run, photos, tmp_path):
+    settings = (f"checkpoint={trained}", f"images={photos}", "batch_size=2")
+    with pytest.raises(ValueError, match="stopped before"):
+        run("explain", tmp_path / "run", *settings, "+trainer.limit_predict_batches=1")
+    now = time.time() + 5
+    os.utime(photos / "light" / "3.png", (now, now))
+    with pytest.raises(ValueError, match=r"begun with content\.newest=.*, and now it is light/3\.png of "):
+        run("explain", tmp_path / "run", *settings, "resume=true")
+    run("explain", tmp_path / "run", *settings, "overwrite=true")
+    assert len(list((tmp_path / "run" / "heatmaps").rglob("*.png"))) == 12

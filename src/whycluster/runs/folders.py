@@ -163,7 +163,8 @@ class Run:
         sync(self.folder)
 
     def _check_same(self, which: str, cure: str, begun: dict[str, Any]) -> None:
-        for name in sorted({*begun, *self.request} - UNCOMPARED):
+        # Digests come last: they say that something differs, and not what.
+        for name in sorted({*begun, *self.request} - UNCOMPARED, key=lambda name: (name.endswith("digest"), name)):
             was, value = begun.get(name), self.request.get(name)
             if was != value:
                 raise UserError(
