@@ -125,6 +125,7 @@ def test_as_many_clusters_as_rows(tmp_path):
     assert fitted(stored(tmp_path, x), n_clusters=6).inertia == pytest.approx(0, abs=1e-9)
 
 
+@pytest.mark.slow
 def test_fewer_rows_in_a_process_than_clusters(tmp_path):
     # Of five rows, two of them twice there, two processes see two and three: not enough to fill four clusters alone.
     stored(tmp_path, np.array([[0.0], [0.0], [1.0], [1.0], [9.0]], np.float32))
@@ -187,7 +188,8 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("n_clusters", [10, 150])  # 150: on the way some clusters run empty and are re-seeded
+# With 150, some clusters run empty on the way and are re-seeded.
+@pytest.mark.parametrize("n_clusters", [10, pytest.param(150, marks=pytest.mark.slow)])
 def test_two_processes_find_the_centroids_of_one(tmp_path, n_clusters):
     x = load_digits().data.astype(np.float32)[:901]  # does not divide by two
     stored(tmp_path, x if n_clusters == 10 else np.round(x[:, :3] / 6).repeat(3, 1))

@@ -1,5 +1,6 @@
+from pathlib import Path
+
 import pytest
-import torch
 
 from whycluster.runs.checkpoints import WholeFiles
 
@@ -8,11 +9,11 @@ def test_a_checkpoint_that_is_not_written_whole_leaves_the_one_before(tmp_path, 
     path, files = tmp_path / "lloyd.ckpt", WholeFiles()
     files.save_checkpoint({"epoch": 1}, path)
 
-    def half(content, file):
-        file.write_bytes(b"half")
+    def half(file, content):
+        file.write_text("half")
         raise OSError("no space left")
 
-    monkeypatch.setattr(torch, "save", half)
+    monkeypatch.setattr(Path, "write_bytes", half)
     with pytest.raises(OSError, match="no space left"):
         files.save_checkpoint({"epoch": 2}, path)
     assert files.load_checkpoint(path, weights_only=True) == {"epoch": 1}

@@ -24,7 +24,7 @@ OF_OTHERS = ", which is not of a run, and stays; choose another hydra.run.dir."
 # Settings that cannot change results, with all that is below them. All others, those to come included, have to be the
 # same when a run goes on.
 FREE = {
-    *("folder", "resume", "overwrite", "num_workers", "check", "logger"),
+    *("_target_", "_partial_", "folder", "resume", "overwrite", "num_workers", "check", "logger"),
     *(f"trainer.{name}" for name in ("devices", "strategy", "num_nodes", "profiler", "log_every_n_steps")),
     *(f"trainer.{name}" for name in ("enable_progress_bar", "enable_model_summary", "limit_predict_batches")),
 }
@@ -163,8 +163,9 @@ class Run:
         sync(self.folder)
 
     def _check_same(self, which: str, cure: str, begun: dict[str, Any]) -> None:
-        # Digests come last: they say that something differs, and not what.
-        for name in sorted({*begun, *self.request} - UNCOMPARED, key=lambda name: (name.endswith("digest"), name)):
+        # The command comes first, and digests last: they say that something differs, and not what.
+        names = sorted({*begun, *self.request} - UNCOMPARED, key=lambda name: (name.endswith("digest"), name))
+        for name in sorted(names, key="command".__ne__):
             was, value = begun.get(name), self.request.get(name)
             if was != value:
                 raise UserError(
