@@ -12,8 +12,8 @@ def entry(first, end, skipped=()):
 def test_what_exists_is_done(tmp_path):
     shards = Shards(tmp_path / "folder", 9)
     assert not shards.done().any()
-    shards.write([entry(0, 2), entry(2, 3)])
-    shards.write([entry(6, 8)])
+    for first, end in ((0, 3), (6, 8)):
+        shards.write(entry(first, end))
     assert np.flatnonzero(Shards(tmp_path / "folder", 9).done()).tolist() == [0, 1, 2, 6, 7]
     (tmp_path / "folder" / ".3-6.pt.1.2.part").touch()  # was being written when its process was killed
     assert np.flatnonzero(shards.done()).tolist() == [0, 1, 2, 6, 7]
@@ -22,23 +22,15 @@ def test_what_exists_is_done(tmp_path):
 def test_entries_come_in_the_order_of_images(tmp_path):
     shards = Shards(tmp_path, 300)
     for first in (100, 20, 3, 0):
-        shards.write([entry(first, first + 2, skipped=[first])])
+        shards.write(entry(first, first + 2, skipped=[first]))
     assert [one["first"] for one in shards] == [0, 3, 20, 100]
     assert torch.cat([one["x"] for one in shards]).tolist() == [0, 1, 3, 4, 20, 21, 100, 101]
     assert shards.skipped() == {0: "empty", 3: "empty", 20: "empty", 100: "empty"}
 
 
-def test_what_two_processes_did_counts_once(tmp_path):
-    shards = Shards(tmp_path, 9)
-    shards.write([entry(0, 2), entry(2, 4)])
-    shards.write([entry(2, 4), entry(4, 6)])
-    shards.write([entry(0, 2)])
-    assert [(one["first"], one["end"]) for one in shards] == [(0, 2), (2, 4), (4, 6)]
-
-
 def test_remove_leaves_nothing(tmp_path):
     shards = Shards(tmp_path / "folder", 9)
-    shards.write([entry(0, 2)])
+    shards.write(entry(0, 2))
     shards.remove()
     assert not shards.done().any()
     assert not list(tmp_path.iterdir())

@@ -7,7 +7,7 @@ import pytorch_lightning as pl
 import torch
 from PIL import Image
 
-from whycluster.data import Folder, PreparedImages, Shards, image_pass
+from whycluster.data import Folder, PreparedImages, Shards
 from whycluster.explain import Explainer, parse_target
 from whycluster.explain.predict import ExplanationModule
 from whycluster.output.explanations import (
@@ -157,9 +157,7 @@ def test_a_run_leaves_no_unfinished_files(run, folder_of):
     assert files(writer.folder) == ["heatmaps/a.png.png", "relevance/a.png.npy"]
 
 
-def test_what_is_done_is_not_done_again(run, folder_of, tmp_path, monkeypatch):
-    monkeypatch.setattr(image_pass, "SECONDS", -1)  # a shard a batch, or two
-    monkeypatch.setattr(image_pass, "UNDER_WAY", 0)
+def test_what_is_done_is_not_done_again(run, folder_of, tmp_path):
     root = folder_of(*(f"{number}.png" for number in range(7)))
     (root / "3.png").write_text("no image")
     writer = run(root, batch_size=2)

@@ -20,7 +20,6 @@ from pathlib import Path
 import torch
 
 import whycluster.runs  # noqa: F401  # all that a command needs
-from whycluster.data import image_pass
 
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGINT, signal.SIGTERM)
 
@@ -33,7 +32,6 @@ def run(script: str, settings: list[str], log: Path) -> None:
         os.dup2(descriptor, 1)
         os.dup2(descriptor, 2)
         torch.set_num_threads(1)
-        image_pass.SECONDS = 0.02
         sys.argv = [script, *settings]
         runpy.run_path(script, run_name="__main__")
         status = 0

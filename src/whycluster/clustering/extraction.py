@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from whycluster.data import Batch, PreparedImages, Shards
 from whycluster.data.image_pass import CPU_BATCH, ImagePass, ShardWriter
-from whycluster.data.shards import Entry
+from whycluster.data.shards import Shard
 
 
 class FeatureExtractor(ImagePass):
@@ -36,5 +36,5 @@ class FeatureExtractor(ImagePass):
 class FeatureWriter(ShardWriter):
     """Writes `features` of each batch to shards, `(n, D)` float32 of the images that could be read."""
 
-    def entry(self, prediction: Tensor, batch: Batch) -> Entry:
+    def results(self, prediction: Tensor, batch: Batch) -> Shard:
         return {"features": prediction.float().cpu()}

@@ -1,12 +1,10 @@
 """A pass over images: batches divided among processes, computed, and written to shards."""
 
-import time
 import timeit
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
 import pytorch_lightning as pl
@@ -16,9 +14,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from whycluster.data.images import Batch, PreparedImages, image_loader
-from whycluster.data.shards import Entry, Shards
+from whycluster.data.shards import Shard, Shards
 
-SECONDS = 1.0  # of work in a shard, about; a process that is killed loses this much
 THREADS = 2  # that write: they wait for the disk most of the time
 UNDER_WAY = 3  # most batches that are still being written while the next one is computed
 CPU_BATCH = 4  # images computed at once on a CPU, where networks are fastest if the allocator reuses their memory
@@ -54,7 +51,7 @@ class ImagePass(pl.LightningModule):
 
 
 class ShardWriter(BasePredictionWriter):
-    """A callback that writes predictions to shards in its own threads while the next batches are computed.
+    """Keeps what is predicted of each batch, by threads of its own, while the next batches are computed.
 
     Args:
         shards: to write to.
@@ -64,16 +61,14 @@ class ShardWriter(BasePredictionWriter):
         super().__init__(write_interval="batch")
         self.shards = shards
         self._threads = ThreadPoolExecutor(THREADS)
-        self._under_way: deque[Future[Entry]] = deque()
-        self._ready: list[Entry] = []
-        self._written = time.monotonic()
+        self._under_way: deque[Future[None]] = deque()
 
     @abstractmethod
-    def entry(self, prediction: Any, batch: Batch) -> Entry:
-        """Returns what to write of a batch to a shard, after writing its other files; called in a thread."""
+    def results(self, prediction: Any, batch: Batch) -> Shard:
+        """What to keep of a batch, when all its other files are on the disk; called in a thread."""
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        trainer.strategy.barrier()  # no process adds shards before all have read which exist
+        trainer.strategy.barrier()  # all processes have read what is done before one of them adds to it
 
     def write_on_batch_end(
         self,
@@ -85,38 +80,22 @@ class ShardWriter(BasePredictionWriter):
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
-        if not batch.rows:  # of a process that got no images
-            return
-        self._under_way.append(self._threads.submit(self._written_entry, prediction, batch))
-        while len(self._under_way) > UNDER_WAY or (self._under_way and self._under_way[0].done()):
-            self._finish_oldest()
-        if time.monotonic() - self._written > SECONDS:
-            self._flush()
+        if batch.rows:  # a process may have got no images
+            self._under_way.append(self._threads.submit(self._write, prediction, batch))
+        self._wait(UNDER_WAY)
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        while self._under_way:
-            self._finish_oldest()
-        self._flush()
+        self._wait(0)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        with suppress(OSError):  # if files cannot be written, the exception says so already
-            self.on_predict_end(trainer, pl_module)
+        wait(self._under_way)  # what has been computed is not lost; if it cannot be written, the exception says so
 
-    def _written_entry(self, prediction: Any, batch: Batch) -> Entry:
+    def _write(self, prediction: Any, batch: Batch) -> None:
         rows = batch.rows
-        return {"first": rows[0], "end": rows[-1] + 1, "skipped": batch.skipped, **self.entry(prediction, batch)}
+        place = {"first": rows[0], "end": rows[-1] + 1, "skipped": batch.skipped}
+        self.shards.write(place | self.results(prediction, batch))
 
-    def _finish_oldest(self) -> None:
-        """Waits for the oldest batch; if an interrupt loses it, it is computed again on resuming."""
-        self._ready.append(self._under_way.popleft().result())
-
-    def _flush(self) -> None:
-        """Writes the finished batches as one shard, or as several where batches between them were done before."""
-        ready, self._ready = self._ready, []
-        while ready:
-            n = 1
-            while n < len(ready) and ready[n]["first"] == ready[n - 1]["end"]:
-                n += 1
-            self.shards.write(ready[:n])
-            del ready[:n]
-        self._written = time.monotonic()
+    def _wait(self, left: int) -> None:
+        """Waits until so many batches are under way at most."""
+        while len(self._under_way) > left:
+            self._under_way.popleft().result()

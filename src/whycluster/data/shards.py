@@ -1,6 +1,6 @@
-"""Results of a pass over images, in files that appear only when complete: what exists is done."""
+"""What a pass over images has done, in files that are written whole: what exists is done."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +9,14 @@ import torch
 
 from whycluster.files import write_tensors
 
-Entry = dict[str, Any]
+Shard = dict[str, Any]
 
 
 class Shards:
-    """Results of images, in files that are never changed; each holds those of consecutive images.
+    """Results of batches of images, each in a file that is never changed.
 
-    A result is an entry for each batch: `first` and `end`, the numbers of its images; `skipped`, number `->` reason of
-    those that could not be read; and tensors, numbers, strings or lists of these.
+    A shard holds `first` and `end`, the numbers of its images; `skipped`, number `->` reason of those that could not be
+    read; and tensors or plain values.
 
     Args:
         folder: of the files; made when the first one is written.
@@ -24,7 +24,7 @@ class Shards:
 
     Example:
         >>> shards = Shards(Path(getfixture("tmp_path")), n_images=5)
-        >>> shards.write([{"first": 2, "end": 4, "skipped": {3: "empty"}}])
+        >>> shards.write({"first": 2, "end": 4, "skipped": {3: "empty"}})
         >>> shards.done().tolist(), shards.skipped()
         ([False, False, True, True, False], {3: 'empty'})
     """
@@ -32,37 +32,36 @@ class Shards:
     def __init__(self, folder: Path, n_images: int) -> None:
         self.folder, self.n_images = folder, n_images
 
-    def write(self, entries: Sequence[Entry]) -> None:
-        """Writes the entries of consecutive images as one file."""
-        write_tensors(self.folder / f"{entries[0]['first']}-{entries[-1]['end']}.pt", list(entries))
+    def write(self, shard: Shard) -> None:
+        """Writes the results of a batch."""
+        write_tensors(self._file(shard["first"], shard["end"]), shard)
 
     def done(self) -> np.ndarray:
-        """Tells whether each image is done, `(n_images,)` bool."""
+        """Whether each image is done, `(n_images,)` bool."""
         done = np.zeros(self.n_images, dtype=bool)
         for first, end in self._spans():
             done[first:end] = True
         return done
 
-    def __iter__(self) -> Iterator[Entry]:
-        """Yields all entries in the order of the images; tensors are read when they are used."""
-        behind = 0
+    def __iter__(self) -> Iterator[Shard]:
+        """All shards in the order of the images; tensors are read when they are used."""
         for first, end in self._spans():
-            for entry in torch.load(self.folder / f"{first}-{end}.pt", mmap=True, weights_only=True):
-                if entry["first"] >= behind:  # else a process that was still ending has computed it as well
-                    behind = entry["end"]
-                    yield entry
+            yield torch.load(self._file(first, end), mmap=True, weights_only=True)
 
     def skipped(self) -> dict[int, str]:
-        """Returns number `->` reason, of the images that could not be read."""
-        return {number: reason for entry in self for number, reason in entry["skipped"].items()}
+        """Number `->` reason, of the images that could not be read."""
+        return {number: reason for shard in self for number, reason in shard["skipped"].items()}
 
     def remove(self) -> None:
-        """Deletes all files and the folder."""
+        """Removes what was done."""
         for first, end in self._spans():
-            (self.folder / f"{first}-{end}.pt").unlink()
+            self._file(first, end).unlink()
         self.folder.rmdir()
 
+    def _file(self, first: int, end: int) -> Path:
+        return self.folder / f"{first}-{end}.pt"
+
     def _spans(self) -> list[tuple[int, int]]:
-        """Returns the number of the first image of each file, and the number after its last, ascending."""
+        """Numbers of the first image of each file and of the one behind its last, ascending."""
         spans = [path.stem.split("-") for path in self.folder.glob("[0-9]*.pt")]
         return sorted((int(first), int(end)) for first, end in spans)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from whycluster.data import Batch, Collection, PreparedImages, Shards, UnreadableImageError
 from whycluster.data.image_pass import ShardWriter
-from whycluster.data.shards import Entry
+from whycluster.data.shards import Shard
 from whycluster.explain import Explanation, Target
 from whycluster.files import sync, written_whole
 from whycluster.output.heatmaps import heatmap_picture
@@ -37,17 +37,17 @@ class ExplanationWriter(ShardWriter):
         super().__init__(shards)
         self.folder, self.collection, self.targets = folder, collection, targets
 
-    def entry(self, prediction: list[Explanation], batch: Batch) -> Entry:
+    def results(self, prediction: list[Explanation], batch: Batch) -> Shard:
         explanations = [_on_cpu(explanation) for explanation in prediction]
         photos, folders = batch.images.cpu(), set()
         for place, number in enumerate(batch.indices.tolist()):
             for target, explanation in zip(self.targets, explanations, strict=True):
-                folders |= self._write(target, explanation, photos[place], place, self.collection.paths[number])
+                folders |= self._write_files(target, explanation, photos[place], place, self.collection.paths[number])
         for folder in folders:
             sync(folder)
         return {"images": _image_rows(batch.indices, explanations)}
 
-    def _write(self, target: Target, explanation: Explanation, photo: Tensor, place: int, path: str) -> set[Path]:
+    def _write_files(self, target: Target, explanation: Explanation, photo: Tensor, place: int, path: str) -> set[Path]:
         """Writes the files of one image; returns the folders to which an entry was added."""
         heatmap = explanation.heatmap[place].float().numpy()
         picture = heatmap_picture(photo.permute(1, 2, 0).numpy(), heatmap, caption(path, target, explanation, place))
@@ -128,8 +128,8 @@ def counted(shards: Shards) -> Counted:
 
 def _images(shards: Shards) -> Iterator[list[Any]]:
     """Yields what `_image_rows` returned, image by image."""
-    for entry in shards:
-        yield from entry["images"]
+    for shard in shards:
+        yield from shard["images"]
 
 
 def file_of(run: Path, kind: str, target: Target, n_targets: int, path: str) -> Path:

@@ -62,7 +62,7 @@ def extract(
     rows = np.setdiff1d(np.arange(len(images)), list(unread))
     file = run.state / FEATURES
     if is_first() and not file.exists():
-        parts = (entry["features"] for entry in shards if len(entry["features"]))
+        parts = (shard["features"] for shard in shards if len(shard["features"]))
         FeatureStore.write(file, parts, len(rows), backbone.n_features)
     extraction.strategy.barrier()  # the others wait for the file
     skipped = data.skipped | {data.paths[number]: reason for number, reason in unread.items()}
