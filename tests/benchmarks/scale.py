@@ -1,6 +1,6 @@
-"""What a big collection costs: a million paths, memory that should not grow, and images per second beside the network.
+"""What a big collection costs: a million paths, and memory that should not grow.
 
-    PYTHONPATH=tests python tests/benchmarks/scale.py [listing kmeans extraction explaining throughput]
+    PYTHONPATH=tests python tests/benchmarks/scale.py [listing kmeans extraction explaining]
 
 Each measurement runs in a process of its own, whose peak memory is read at its end (Linux only). Image files are names
 of a few files, not copies of them.
@@ -17,8 +17,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import torch
-from measure import seconds
 from PIL import Image
 
 ROOT = Path(__file__).parents[2]
@@ -65,10 +63,10 @@ def listing(folder: Path) -> None:
             (root / f"{number:03d}" / f"{other:05d}.jpg").touch()
     body = """
 from whycluster.data import Folder, PreparedImages, image_loader
-from whycluster.runs.folders import digest
+from whycluster.data.fingerprints import fingerprint
 begun = time.perf_counter()
 collection = Folder(sys.argv[1])
-digest(collection.paths)
+fingerprint(collection, range(len(collection.paths)), times=True)
 loader = image_loader(PreparedImages(collection, lambda image: image), 32, 0)
 assert len(collection.paths) == 1_000_000, len(loader)
 """
@@ -135,33 +133,7 @@ def _both(folder: Path, script: str, settings: Callable[[str, Path], tuple[str, 
         print(f"| {script}, {n} images | {taken:.1f} s | {peak:.0f} MiB |", flush=True)
 
 
-def throughput(folder: Path) -> None:
-    """Extraction in train.py beside the bare network on the same decoded images, ResNet-18 at 224 pixels."""
-    from whycluster.backbones import build_backbone
-    from whycluster.data import Folder
-
-    root = names(folder, 256, side=256)
-    backbone = build_backbone("resnet18", None)
-    weights = folder / "weights.pt"
-    torch.save(backbone.network.state_dict(), weights)
-    collection = Folder(root)
-    images = torch.stack([backbone.preprocessing(collection.load(index)) for index in range(256)])
-
-    def bare() -> None:
-        with torch.inference_mode():
-            for batch in images.split(32):
-                backbone(batch)
-
-    for round in range(3):
-        settings = ("data=folder", f"data.root={root}", "backbone=resnet18", "backbone.weights=null", "head.n_init=1")
-        command(folder, "train.py", *settings, f"hydra.run.dir=run{round}", "num_workers=1")
-        metrics = json.loads((folder / f"run{round}" / "metrics.json").read_text())
-        network = 256 / seconds(bare, torch.device("cpu"))
-        ours, parts = metrics["images_per_second"], metrics["seconds_extraction"]
-        print(f"| network {network:.1f}/s | train.py {ours:.1f}/s | {ours / network:.2f} | {parts} |", flush=True)
-
-
-CASES = {case.__name__: case for case in (listing, kmeans, extraction, explaining, throughput)}
+CASES = {case.__name__: case for case in (listing, kmeans, extraction, explaining)}
 
 
 def main() -> None:
