@@ -11,15 +11,32 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from whycluster.backbones import Backbone
 from whycluster.clustering.features import FeatureStore
 from whycluster.clustering.kernel_kmeans import KernelKMeans, check_gamma
 from whycluster.clustering.kmeans import KMeans
 from whycluster.clustering.lloyd import assign
 from whycluster.clustering.soft_distances import assign_softly
-from whycluster.data import has_labels
+from whycluster.data import PreparedImages, has_labels
 from whycluster.errors import UserError, whole_number
 from whycluster.heads import Beta, Head, NeuralizedKernelKMeans, NeuralizedKMeans, heuristic_beta
 from whycluster.heads.beta import user_beta
+
+
+class ToCluster(NamedTuple):
+    """What a clustering may work with.
+
+    Attributes:
+        features: what to cluster.
+        labels: what is known of each row; only some clusterings ask for it.
+        images: of each row; only clusterings that train the backbone load them.
+        backbone: images to features; a clustering that trains it changes its weights in place.
+    """
+
+    features: FeatureStore
+    labels: Sequence[str]
+    images: PreparedImages
+    backbone: Backbone
 
 
 class Fitted(NamedTuple):
@@ -30,12 +47,16 @@ class Fitted(NamedTuple):
         assign: the clustering itself: features `(N, D)` `->` cluster and squared distance to it, `(N,)` each.
         figures: for `metrics.json`.
         groups: names of the clusters, where they are known groups.
+        features: those that it clusters, if it trained the backbone that makes them; else `None`.
+        baseline: the clusters by k-means on the features it began with, `(N,)`, for a clustering that is learned.
     """
 
     head: Head
     assign: Callable[[Tensor], tuple[Tensor, Tensor]]
-    figures: dict[str, float]
+    figures: dict[str, Any]
     groups: list[str] | None = None
+    features: FeatureStore | None = None
+    baseline: np.ndarray | None = None
 
 
 class Clustering(Protocol):
@@ -46,22 +67,15 @@ class Clustering(Protocol):
         """`K`, or the least that it can be."""
 
     @property
-    def n_init(self) -> int:
-        """Restarts."""
+    def max_epochs(self) -> int:
+        """Epochs of the trainer at most."""
 
-    @property
-    def max_iter(self) -> int:
-        """Iterations at most."""
-
-    def fit(
-        self, features: FeatureStore, labels: Sequence[str], trainer: pl.Trainer, seed: int, checkpoint: Path
-    ) -> Fitted:
+    def fit(self, given: ToCluster, trainer: pl.Trainer, seed: int, checkpoint: Path) -> Fitted:
         """Fits and neuralizes.
 
         Args:
-            features: what to cluster.
-            labels: what is known of each row; only some settings ask for it.
-            trainer: that loops over the features, where that takes iterations.
+            given: what to cluster.
+            trainer: that loops over it, where that takes iterations; its precision is float32.
             seed: same seed, same result.
             checkpoint: where the trainer keeps its state; if that is there, iterations go on from it.
 
@@ -99,15 +113,17 @@ class KMeansClusterer:
         if not (isinstance(self.tol, int | float) and self.tol >= 0):
             raise UserError(f"head.tol={self.tol} should be a number >= 0.")
 
-    def fit(
-        self, features: FeatureStore, labels: Sequence[str], trainer: pl.Trainer, seed: int, checkpoint: Path
-    ) -> Fitted:
-        lloyd = KMeans(features, self.n_clusters, self.n_init, self.max_iter, self.tol, seed)
+    @property
+    def max_epochs(self) -> int:
+        return self.max_iter + 1  # the last one measures the result
+
+    def fit(self, given: ToCluster, trainer: pl.Trainer, seed: int, checkpoint: Path) -> Fitted:
+        lloyd = KMeans(given.features, self.n_clusters, self.n_init, self.max_iter, self.tol, seed)
         trainer.fit(lloyd, ckpt_path=checkpoint if checkpoint.exists() else None)
         if not math.isfinite(lloyd.inertia):
             raise UserError("the trainer stopped before k-means had ended; leave out what limits its steps or time.")
         centroids = lloyd.centroids.cpu()
-        head = _with_beta(NeuralizedKMeans(centroids), self.beta, features)
+        head = _with_beta(NeuralizedKMeans(centroids), self.beta, given.features)
         figures = {"inertia": lloyd.inertia, "n_iter": lloyd.n_iter}
         return Fitted(head, _nearest(centroids), figures)
 
@@ -137,6 +153,7 @@ class KernelKMeansClusterer:
     n_init: int = 10
     max_iter: int = 300
     beta: Beta = "auto"
+    max_epochs: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         _check(self)
@@ -144,12 +161,10 @@ class KernelKMeansClusterer:
         if self.max_supports is not None:
             whole_number("head.max_supports", self.max_supports, self.n_clusters)
 
-    def fit(
-        self, features: FeatureStore, labels: Sequence[str], trainer: pl.Trainer, seed: int, checkpoint: Path
-    ) -> Fitted:
+    def fit(self, given: ToCluster, trainer: pl.Trainer, seed: int, checkpoint: Path) -> Fitted:
         settings = asdict(self)
         del settings["beta"]
-        model = KernelKMeans(**settings, random_state=seed).fit(features.open())
+        model = KernelKMeans(**settings, random_state=seed).fit(given.features.open())
         if trainer.logger is not None:
             trainer.logger.log_metrics({"kernel_kmeans/inertia": model.inertia_}, step=model.n_iter_)
         supports, clusters = torch.from_numpy(model.supports_).double(), torch.from_numpy(model.support_labels_)
@@ -159,7 +174,7 @@ class KernelKMeansClusterer:
 
         figures = {"inertia": model.inertia_, "n_iter": model.n_iter_, "gamma": model.gamma_}
         figures |= {"n_supports": len(supports), "agreement_of_supports": model.agreement_}
-        head = _with_beta(NeuralizedKernelKMeans(supports, clusters, model.gamma_), self.beta, features)
+        head = _with_beta(NeuralizedKernelKMeans(supports, clusters, model.gamma_), self.beta, given.features)
         return Fitted(head, nearest, figures)
 
     def settings(self) -> dict[str, Any]:
@@ -179,15 +194,13 @@ class GroupMeansClusterer:
 
     beta: Beta = "auto"
     n_clusters: ClassVar[int] = 2
-    n_init: ClassVar[int] = 1
-    max_iter: ClassVar[int] = 1
+    max_epochs: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         _check(self)
 
-    def fit(
-        self, features: FeatureStore, labels: Sequence[str], trainer: pl.Trainer, seed: int, checkpoint: Path
-    ) -> Fitted:
+    def fit(self, given: ToCluster, trainer: pl.Trainer, seed: int, checkpoint: Path) -> Fitted:
+        features, labels = given.features, given.labels
         if not has_labels(list(labels)):
             raise UserError(
                 "head=group_means takes the labels of images for groups, and not all images have one of two; lay "
@@ -215,7 +228,8 @@ def _nearest(centroids: Tensor) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
 def _check(head: Any) -> None:
     """What all clusterings are told."""
     for name, least in (("n_clusters", 2), ("n_init", 1), ("max_iter", 1)):
-        whole_number(f"head.{name}", getattr(head, name), least)
+        if hasattr(head, name):
+            whole_number(f"head.{name}", getattr(head, name), least)
     user_beta(head.beta, "head.beta")
 
 

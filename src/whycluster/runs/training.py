@@ -30,7 +30,7 @@ from whycluster.output.console import override, say, short, typed
 from whycluster.output.export import check_export, export_clusters
 from whycluster.output.tables import ASSIGNMENTS, TableRow, write_skipped, write_table
 from whycluster.runs.checkpoints import checkpointing
-from whycluster.runs.clusterers import Clustering, Fitted
+from whycluster.runs.clusterers import Clustering, Fitted, ToCluster
 from whycluster.runs.extracting import FEATURES, Extraction, extract
 from whycluster.runs.folders import Run
 from whycluster.runs.ranks import is_first, part
@@ -118,18 +118,22 @@ def train(
             run.clear(spared=["tensorboard"] if checkpoint.exists() else [])
         started = time.monotonic()
         board = logger()
-        # One epoch more than iterations, to measure the result; in full precision, whatever the network ran in.
         kept = checkpointing(checkpoint)
-        fitting = trainer(logger=board, max_epochs=head.max_iter + 1, precision="32-true", **kept)
-        fitted = head.fit(extracted.features, [data.labels[row] for row in extracted.rows], fitting, seed, checkpoint)
+        # In full precision, whatever the network ran in.
+        fitting = trainer(logger=board, max_epochs=head.max_epochs, precision="32-true", **kept)
+        readable = PreparedImages(data, backbone.preprocessing, extracted.rows.tolist())
+        labels = [data.labels[row] for row in extracted.rows]
+        fitted = head.fit(ToCluster(extracted.features, labels, readable, backbone), fitting, seed, checkpoint)
         clustered = time.monotonic() - started
         part(fitting)
         if not fitting.is_global_zero:
             return {}
+        if fitted.features is not None:
+            extracted = extracted._replace(features=fitted.features)
         images = fingerprint(data, range(len(data.paths)))
         model = ClusterModel(backbone.cpu(), fitted.head, data.source, seed, groups=fitted.groups, images=images)
         assigned, wrong = _assign(model, fitted, extracted.features)
-        metrics = _metrics(data, extracted, head, fitted, assigned.cluster, seed)
+        metrics = _metrics(data, extracted, fitted, assigned.cluster, seed)
         metrics |= {
             "disagreements": wrong,
             "n_skipped": len(extracted.skipped),
@@ -138,7 +142,6 @@ def train(
         }
         lost = _write(run.folder, data, extracted, assigned, export)
         settings = {"backbone": backbone.origin, "head": head.settings(), "data": data.source, "seed": seed}
-        readable = PreparedImages(data, backbone.preprocessing, extracted.rows.tolist())
         _show(board, readable, extracted.features, assigned, metrics, settings)
         os.replace(extracted.features.path, run.folder / FEATURES)
         write_json(run.folder / "metrics.json", metrics)
@@ -175,7 +178,7 @@ def _assign(model: ClusterModel, fitted: Fitted, features: FeatureStore) -> tupl
 
 
 def _metrics(
-    data: Collection, extracted: Extraction, head: Clustering, fitted: Fitted, clusters: np.ndarray, seed: int
+    data: Collection, extracted: Extraction, fitted: Fitted, clusters: np.ndarray, seed: int
 ) -> dict[str, Any]:
     """How good the clustering is."""
     features, rows = extracted.features, extracted.rows
@@ -189,11 +192,14 @@ def _metrics(
         "silhouette": silhouette(features.rows(sample), clusters[sample]),
     }
     labels = [data.labels[row] for row in rows]
+    if fitted.baseline is not None:
+        metrics["kmeans"] = label_agreement(fitted.baseline, labels) if has_labels(labels) else {}
+        metrics["kmeans"]["ari_with_it"] = label_agreement(clusters, fitted.baseline.astype(str).tolist())["ari"]
     if has_labels(labels):
         metrics |= label_agreement(clusters, labels)
         raw = data.raw_features()
         if raw is not None:
-            plain = ScikitKMeans(fitted.head.n_clusters, n_init=head.n_init, random_state=seed).fit_predict(raw[rows])
+            plain = ScikitKMeans(fitted.head.n_clusters, n_init=10, random_state=seed).fit_predict(raw[rows])
             metrics["raw_pixels"] = label_agreement(plain, labels)
     return metrics
 
@@ -243,7 +249,9 @@ def _report(folder: Path, metrics: dict[str, Any], lost: dict[str, str], explain
     if len(lost) > NAMED:
         say(f"not laid out: {len(lost) - NAMED} more")
     agreement = f", NMI {metrics['nmi']:.2f} with the labels" if "nmi" in metrics else ""
-    baseline = f" (raw pixels: {metrics['raw_pixels']['nmi']:.2f})" if "raw_pixels" in metrics else ""
+    peers = {"raw pixels": metrics.get("raw_pixels", {}), "k-means on the same features": metrics.get("kmeans", {})}
+    known = [f"{name}: {peer['nmi']:.2f}" for name, peer in peers.items() if "nmi" in peer]
+    baseline = f" ({', '.join(known)})" if known else ""
     skipped = f"; {metrics['n_skipped']} skipped, see skipped.csv" if metrics["n_skipped"] else ""
     say(f"{metrics['n_images']} images in {metrics['n_clusters']} clusters{agreement}{baseline}{skipped}")
     say(f"model and tables: {short(folder)}")
