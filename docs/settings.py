@@ -14,7 +14,7 @@ PAGE = Path(__file__).with_name("commands.md")
 BEGIN, END = "<!-- settings: written by docs/settings.py -->\n", "<!-- settings: end -->\n"
 # A key with its value and its comment; entries of lists and comments of their own lines are none.
 LINE = re.compile(r"(?P<indent> *)(?P<key>\w+):(?: +(?P<value>[^#\s].*?))?(?: +# *(?P<comment>.*))?")
-OURS = {"_target_", "_partial_", "defaults", "folder", "hydra"}  # what makes the command, and nobody sets
+OURS = {"_target_", "_partial_", "defaults", "hydra"}  # what makes the command, and nobody sets
 
 
 class Setting(NamedTuple):

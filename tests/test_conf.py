@@ -19,7 +19,7 @@ NAMES = {"torchvision": ["resnet18"], "timm": ["test_vit"]}  # of networks, wher
 
 def composed(command, *overrides):
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose(command, [*overrides, "folder=run", "logger.save_dir=run"])
+        return compose(command, list(overrides))
 
 
 KWARGS_OF = {make_trainer: pl.Trainer, TensorBoardLogger: SummaryWriter}  # where a target hands its **kwargs on to
@@ -99,7 +99,7 @@ def test_the_rest(group, name):
 @pytest.mark.parametrize("name", GROUPS["logger"])
 def test_loggers(name, tmp_path):
     make = hydra.utils.instantiate(composed("train", f"logger={name}").logger)
-    assert Path(make(save_dir=str(tmp_path)).log_dir) == tmp_path / "tensorboard"
+    assert Path(make(save_dir=tmp_path, name="tensorboard", version="").log_dir) == tmp_path / "tensorboard"
 
 
 def test_no_group_is_forgotten():

@@ -161,7 +161,7 @@ def test_commands_can_be_met(page: str, line: str, place: Path, monkeypatch: pyt
     search = [f"hydra.searchpath=['file://{Path(arguments.config_dir).absolute()}']"] if arguments.config_dir else []
     for job in jobs(arguments.overrides, arguments.several):
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            config = compose(command.name, [*job, *search, "folder=run", "logger.save_dir=run"])
+            config = compose(command.name, [*job, *search])
         check_values(command.name, config, monkeypatch)
 
 
@@ -236,7 +236,7 @@ def test_tables_of_settings_hold_what_hydra_composes() -> None:
     shared = ("batch_size", "limit")  # settings of both commands
     for command in ("train", "explain"):
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            config = compose(command, ["folder=run", "logger.save_dir=run"])
+            config = compose(command)
         for name, value in flat(OmegaConf.to_container(config)):
             if name in shared or name.split(".")[-1] in ("_target_", "_partial_", "folder", "save_dir"):
                 continue

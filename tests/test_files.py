@@ -2,6 +2,7 @@ import json
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
@@ -40,6 +41,20 @@ def test_a_failure_leaves_what_was_there(tmp_path, error, begun):
         raise error
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_killed_process_has_left_is_replaced(tmp_path, monkeypatch):
+    path = tmp_path / "table.csv"
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", lambda *_, **__: None)
+        with pytest.raises(SystemExit), written_whole(path) as beside:  # noqa: PT012  # the block is what fails
+            beside.write_text("more than half")
+            raise SystemExit
+    assert [file.suffix for file in tmp_path.iterdir()] == [".part"]
+    with written_whole(path) as beside:
+        beside.write_text("whole")
+    assert list(tmp_path.iterdir()) == [path]
+    assert path.read_text() == "whole"
 
 
 @pytest.mark.parametrize("name", ["é" * 127, "n" * 255, "a b\n'\".csv", "日本語.npy"])

@@ -1,11 +1,9 @@
 """Files that are written whole or not at all, whenever the process ends."""
 
+import hashlib
 import io
 import json
-import math
 import os
-import re
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -17,6 +15,8 @@ import torch
 @contextmanager
 def written_whole(path: Path, sync_folder: bool = True) -> Iterator[Path]:
     """A name beside `path` to write to; the file gets its name when all of it is on the disk, and goes if that fails.
+
+    What a killed process leaves beside it, the next one that writes the file replaces.
 
     Args:
         path: the file; its folder is made.
@@ -30,7 +30,7 @@ def written_whole(path: Path, sync_folder: bool = True) -> Iterator[Path]:
         ['a.txt']
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name[:40]}.{os.getpid()}.{threading.get_native_id()}.part")
+    beside = path.with_name(f".{hashlib.blake2b(os.fsencode(path.name), digest_size=12).hexdigest()}.part")
     try:
         yield beside
         sync(beside)  # before it gets its name, or a power cut could leave the name without the content
@@ -39,11 +39,6 @@ def written_whole(path: Path, sync_folder: bool = True) -> Iterator[Path]:
             sync(path.parent)
     finally:
         beside.unlink(missing_ok=True)
-
-
-def is_left_over(path: Path) -> bool:
-    """Whether a file was being written by `written_whole` when its process was killed."""
-    return re.fullmatch(r"\..*\.\d+\.\d+\.part", path.name, re.DOTALL) is not None
 
 
 def sync(path: Path) -> None:
@@ -58,9 +53,9 @@ def sync(path: Path) -> None:
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
     """Writes values as indented JSON; numbers that are not finite become `null`, as JSON has no NaN."""
+    finite = json.loads(json.dumps(values), parse_constant=lambda _: None)
     with written_whole(path) as beside:
-        text = json.dumps(_without_nan(values), indent=2, ensure_ascii=False, allow_nan=False)
-        beside.write_text(text + "\n", encoding="utf-8")
+        beside.write_text(json.dumps(finite, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def write_tensors(path: Path, content: Any) -> None:
@@ -72,11 +67,3 @@ def write_tensors(path: Path, content: Any) -> None:
     torch.save(content, buffer)
     with written_whole(path) as beside:
         beside.write_bytes(buffer.getbuffer())
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_nan(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -27,7 +27,7 @@ from whycluster.output.explanations import ExplanationWriter
 from whycluster.runs import make_trainer
 from whycluster.runs.extracting import extract
 from whycluster.runs.folders import Run
-from whycluster.runs.passes import run_pass
+from whycluster.runs.trainers import run_pass
 
 BATCHES = (2, 4, 8, 16, 32)
 BARE_SECONDS = 2.0  # for each of these
@@ -76,7 +76,7 @@ def main(repeats: int = 4, rounds: int = 3) -> None:
                 backbone(batch)
 
         def ours_extracting(folder: Path) -> float:
-            run = Run(folder, (), {}, False, False)
+            run = Run(folder, (), {"command": "train"}, False, False)
             return 1 / extract(collection, backbone, trainer, run, 32, None).figures["images_per_second"]
 
         def ours_explaining(folder: Path) -> float:

@@ -14,7 +14,7 @@ from whycluster.clustering import features, kmeans
 from whycluster.clustering.features import FeatureStore
 from whycluster.clustering.kmeans import KMeans
 from whycluster.clustering.lloyd import starts
-from whycluster.runs.checkpoints import checkpointing
+from whycluster.runs.trainers import checkpointing
 
 
 def stored(path, x):

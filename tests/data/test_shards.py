@@ -28,14 +28,6 @@ def test_entries_come_in_the_order_of_images(tmp_path):
     assert shards.skipped() == {0: "empty", 3: "empty", 20: "empty", 100: "empty"}
 
 
-def test_remove_leaves_nothing(tmp_path):
-    shards = Shards(tmp_path / "folder", 9)
-    shards.write(entry(0, 2))
-    shards.remove()
-    assert not shards.done().any()
-    assert not list(tmp_path.iterdir())
-
-
 def test_nothing_in_a_file_is_executed(tmp_path):
     class Harm:
         def __reduce__(self):

@@ -1,4 +1,5 @@
 import runpy
+import signal
 import sys
 from pathlib import Path
 
@@ -14,11 +15,11 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="session")
 def composed():
-    """The config of a command, with a run folder that Hydra did not make."""
+    """The config of a command."""
 
-    def compose_for(command, run, *overrides):
+    def compose_for(command, *overrides):
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            return compose(command, [f"folder='{run}'", f"logger.save_dir='{run}'", *overrides])
+            return compose(command, list(overrides))
 
     return compose_for
 
@@ -30,8 +31,8 @@ def run(composed):
     def run_in(command, folder, *overrides):
         folder.mkdir(parents=True, exist_ok=True)
         quiet = "+trainer.enable_progress_bar=false"
-        config = composed(command, folder, "trainer.accelerator=cpu", quiet, *overrides)
-        hydra.utils.instantiate(config)(request=OmegaConf.to_container(config, resolve=True))
+        config = composed(command, "trainer.accelerator=cpu", quiet, *overrides)
+        hydra.utils.instantiate(config)(folder=folder, request=OmegaConf.to_container(config, resolve=True))
         return folder
 
     return run_in
@@ -67,6 +68,7 @@ def photos(tmp_path):
 def command(monkeypatch, tmp_path, capsys):
     """Runs a script as a user would, in an empty folder; returns its exit status and what it said on stderr."""
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     monkeypatch.chdir(tmp_path)
 
     def run_script(script, *arguments):
@@ -78,4 +80,6 @@ def command(monkeypatch, tmp_path, capsys):
             status = stop.code
         return status, capsys.readouterr().err
 
-    return run_script
+    yield run_script
+    for number, handler in handlers.items():
+        signal.signal(number, handler)

@@ -1,4 +1,7 @@
+import os
+import signal
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +11,6 @@ from omegaconf import OmegaConf
 
 from whycluster.data.listing import REQUEST, UNFINISHED
 from whycluster.runs import command as frame
-from whycluster.runs.command import Terminated
 
 
 @pytest.mark.parametrize(
@@ -29,7 +31,7 @@ from whycluster.runs.command import Terminated
         (["seed=99999999999"], "seed=99999999999 should be below 4294967296"),
         (["head=null"], "Config group override must be a string or a list"),
         (["overwrite=no", "data.limit=20"], "overwrite='no' should be true or false"),
-        (["+trainer.max_epochs=1"], "trainer.max_epochs is decided by the run itself; set head.max_iter instead"),
+        (["+trainer.max_epochs=1"], "trainer.max_epochs is decided by the run itself; leave it out"),
         (["head.n_clusters=[1"], "the override 'head.n_clusters=[1' cannot be read"),
     ],
 )
@@ -156,26 +158,28 @@ def test_a_fault_of_the_machine_is_one_line(command, monkeypatch, fault, message
     assert len(said.splitlines()) == 1
 
 
-@pytest.mark.parametrize(("interrupt", "status"), [(KeyboardInterrupt, 130), (Terminated, 143)])
-def test_an_interrupt_is_one_line_whatever_a_library_makes_of_it(command, monkeypatch, interrupt, status):
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("made", [SystemExit(1), AttributeError("tidy_up"), RuntimeError("DataLoader worker exited")])
+def test_an_interrupt_is_one_line_whatever_a_library_makes_of_it(command, monkeypatch, sent, made):
     def interrupted(*_):
         try:
-            raise interrupt
+            os.kill(os.getpid(), sent)
+            time.sleep(60)
         finally:
-            None.tidy_up()
+            raise made
 
     monkeypatch.setattr("whycluster.runs.training.extract", interrupted)
     ended, said = command("train.py", "data.limit=9", "head.n_clusters=2")
-    assert ended == status
-    assert said.splitlines()[-1] == "interrupted; nothing was done."
+    assert ended == 128 + sent
+    assert said.splitlines() == ["interrupted; there is nothing to go on with."]
 
 
 @pytest.mark.parametrize(
     ("typed", "printed"),
     [
         (["seed=3", "-m"], "python train.py seed=3 hydra.run.dir=a resume=true -m"),
-        (["-m", "seed=3", "resume=true"], "python train.py -m seed=3 hydra.run.dir=a resume=true"),
-        (["--config-dir", "own", "seed=3"], "python train.py --config-dir own seed=3 hydra.run.dir=a resume=true"),
+        (["-m", "seed=3", "resume=true"], "python train.py seed=3 hydra.run.dir=a resume=true -m"),
+        (["--config-dir", "own", "seed=3"], "python train.py seed=3 hydra.run.dir=a resume=true --config-dir own"),
         ([], "python train.py hydra.run.dir=a resume=true"),
     ],
 )

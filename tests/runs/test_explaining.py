@@ -66,7 +66,7 @@ def test_nothing_readable_is_an_error(trained, run, photos, tmp_path):
 def test_results_are_not_replaced_unless_asked(trained, run, tmp_path):
     options = (f"checkpoint={trained}", "limit=3")
     folder = run("explain", tmp_path / "why", *options)
-    with pytest.raises(ValueError, match=r"already holds assignments.csv.*overwrite=true"):
+    with pytest.raises(ValueError, match=r"already holds a finished run.*overwrite=true"):
         run("explain", folder, *options)
     run("explain", folder, options[0], "limit=2", "overwrite=true")
     assert len(list((folder / "heatmaps").iterdir())) == 2
@@ -124,7 +124,7 @@ def test_a_trainer_that_stops_early_explains_nothing(trained, run, tmp_path):
     settings = settings[:-1]
     run("explain", tmp_path / "run", *settings, "resume=true")
     assert len(list((tmp_path / "run" / "heatmaps").iterdir())) == 9
-    with pytest.raises(ValueError, match=r"finished was begun with target=assigned, and now it is 2"):
+    with pytest.raises(ValueError, match=r"was begun with target=assigned, and now it is 2"):
         run("explain", tmp_path / "run", *settings, "resume=true", "target=2")
     with pytest.raises(ValueError, match="begun with command=train, and now it is explain"):
         run("explain", trained, *settings, "resume=true")
@@ -159,7 +159,7 @@ def test_images_of_which_none_could_be_read_may_be_put_right(trained, run, tmp_p
     with pytest.raises(ValueError, match="none of the 1 files"):
         run("explain", tmp_path / "run", *settings)
     Image.new("RGB", (40, 40)).save(tmp_path / "photos" / "a.png")
-    run("explain", tmp_path / "run", *settings)
+    run("explain", tmp_path / "run", *settings, "overwrite=true")
     assert (tmp_path / "run" / "heatmaps" / "a.png.png").exists()
 
 

@@ -1,11 +1,12 @@
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
 
 from whycluster import UserError
 from whycluster.runs import make_trainer
-from whycluster.runs.trainers import check_trainer
+from whycluster.runs.trainers import WholeFiles, check_loading
 
 
 def test_auto_never_takes_a_device_without_double_precision():
@@ -25,10 +26,29 @@ def test_what_lightning_refuses_is_a_sentence(wrong):
         make_trainer("cpu", logger=False, **wrong)
 
 
-@pytest.mark.parametrize(
-    ("name", "cure"), [("max_epochs", "set head.max_iter"), ("callbacks", "leave it out"), ("logger", "set logger")]
-)
-def test_settings_that_a_run_decides_itself_are_refused(name, cure):
-    check_trainer(partial(make_trainer, devices=2))
-    with pytest.raises(UserError, match=f"trainer.{name} is decided by the run itself; {cure}"):
-        check_trainer(partial(make_trainer, **{name: 1}))
+@pytest.mark.parametrize("name", ["max_epochs", "callbacks", "logger"])
+def test_settings_that_a_run_decides_itself_are_refused(name):
+    check_loading(partial(make_trainer, devices=2), 8, None)
+    with pytest.raises(UserError, match=f"trainer.{name} is decided by the run itself; leave it out"):
+        check_loading(partial(make_trainer, **{name: 1}), 8, None)
+
+
+@pytest.mark.parametrize(("batch_size", "num_workers"), [(0, None), ("8", None), (8, -1), (8, True)])
+def test_numbers_of_images_and_processes_are_whole(batch_size, num_workers):
+    with pytest.raises(UserError, match="should be a whole number >= "):
+        check_loading(make_trainer, batch_size, num_workers)
+
+
+def test_a_checkpoint_that_is_not_written_whole_leaves_the_one_before(tmp_path, monkeypatch):
+    path, files = tmp_path / "lloyd.ckpt", WholeFiles()
+    files.save_checkpoint({"epoch": 1}, path)
+
+    def half(file, content):
+        file.write_text("half")
+        raise OSError("no space left")
+
+    monkeypatch.setattr(Path, "write_bytes", half)
+    with pytest.raises(OSError, match="no space left"):
+        files.save_checkpoint({"epoch": 2}, path)
+    assert files.load_checkpoint(path) == {"epoch": 1}
+    assert [file.name for file in tmp_path.iterdir()] == ["lloyd.ckpt"]

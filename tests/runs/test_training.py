@@ -22,6 +22,7 @@ def table(path):
 
 def test_a_run_folder_holds_what_it_should(trained):
     assert {path.name for path in trained.iterdir()} == {
+        ".lock",
         ".request.json",
         "assignments.csv",
         "features.npy",
@@ -93,7 +94,6 @@ def test_no_readable_image_is_an_error(run, tmp_path):
     with pytest.raises(ValueError, match=r"none of the 3 files can be read as an image; '0.jpg': not an image"):
         run("train", tmp_path / "run", "data=folder", f"data.root={tmp_path / 'bad'}", "head.n_clusters=2")
     assert not (tmp_path / "run" / "model.ckpt").exists()
-    assert not (tmp_path / "run" / "unfinished").exists()  # as nothing is done
 
 
 def test_more_clusters_than_readable_images_is_an_error(run, photos, tmp_path):
@@ -103,7 +103,7 @@ def test_more_clusters_than_readable_images_is_an_error(run, photos, tmp_path):
 
 def test_results_are_not_replaced_unless_asked(run, small, tmp_path):
     folder = run("train", tmp_path / "run", *small)
-    with pytest.raises(ValueError, match=r"already holds model.ckpt.*overwrite=true"):
+    with pytest.raises(ValueError, match=r"already holds a finished run.*overwrite=true"):
         run("train", folder, *small)
     run("train", folder, "data.limit=90", *small[1:], "overwrite=true")
     assert len(table(folder / "assignments.csv")) == 90

@@ -3,13 +3,11 @@
 import timeit
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import BasePredictionWriter
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -43,6 +41,7 @@ class ImagePass(pl.LightningModule):
         workers = self.num_workers
         if workers is None and self.trainer.strategy.root_device.type == "cpu":
             workers = 0 if min(timeit.repeat(lambda: self.images[0], number=1, repeat=3)) < QUICK else None
+        self.trainer.strategy.barrier()  # all processes have read what is done before one of them adds to it
         return image_loader(self.images, self.batch_size, workers, rank, world_size, done)
 
     def parts(self, images: Tensor) -> tuple[Tensor, ...]:
@@ -50,7 +49,7 @@ class ImagePass(pl.LightningModule):
         return torch.split(images, CPU_BATCH if images.device.type == "cpu" else max(1, len(images)))
 
 
-class ShardWriter(BasePredictionWriter):
+class ShardWriter(pl.Callback):
     """Keeps what is predicted of each batch, by threads of its own, while the next batches are computed.
 
     Args:
@@ -58,7 +57,6 @@ class ShardWriter(BasePredictionWriter):
     """
 
     def __init__(self, shards: Shards) -> None:
-        super().__init__(write_interval="batch")
         self.shards = shards
         self._threads = ThreadPoolExecutor(THREADS)
         self._under_way: deque[Future[None]] = deque()
@@ -67,35 +65,21 @@ class ShardWriter(BasePredictionWriter):
     def results(self, prediction: Any, batch: Batch) -> Shard:
         """What to keep of a batch, when all its other files are on the disk; called in a thread."""
 
-    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        trainer.strategy.barrier()  # all processes have read what is done before one of them adds to it
-
-    def write_on_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        prediction: Any,
-        batch_indices: Sequence[int] | None,
-        batch: Batch,
-        batch_idx: int,
-        dataloader_idx: int,
+    def on_predict_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, *_: int, **__: int
     ) -> None:
         if batch.rows:  # a process may have got no images
-            self._under_way.append(self._threads.submit(self._write, prediction, batch))
-        self._wait(UNDER_WAY)
+            self._under_way.append(self._threads.submit(self._write, outputs, batch))
+        while len(self._under_way) > UNDER_WAY:
+            self._under_way.popleft().result()
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._wait(0)
+        for writing in self._under_way:
+            writing.result()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         wait(self._under_way)  # what has been computed is not lost; if it cannot be written, the exception says so
 
     def _write(self, prediction: Any, batch: Batch) -> None:
-        rows = batch.rows
-        place = {"first": rows[0], "end": rows[-1] + 1, "skipped": batch.skipped}
+        place = {"first": batch.rows[0], "end": batch.rows[-1] + 1, "skipped": batch.skipped}
         self.shards.write(place | self.results(prediction, batch))
-
-    def _wait(self, left: int) -> None:
-        """Waits until so many batches are under way at most."""
-        while len(self._under_way) > left:
-            self._under_way.popleft().result()

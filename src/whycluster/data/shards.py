@@ -52,12 +52,6 @@ class Shards:
         """Number `->` reason, of the images that could not be read."""
         return {number: reason for shard in self for number, reason in shard["skipped"].items()}
 
-    def remove(self) -> None:
-        """Removes what was done."""
-        for first, end in self._spans():
-            self._file(first, end).unlink()
-        self.folder.rmdir()
-
     def _file(self, first: int, end: int) -> Path:
         return self.folder / f"{first}-{end}.pt"
 

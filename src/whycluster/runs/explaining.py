@@ -29,9 +29,8 @@ from whycluster.output.explanations import (
 from whycluster.output.tables import ASSIGNMENTS, RECEIPTS, write_skipped, write_table
 from whycluster.runs.evaluate_sample import EVALUATION, evaluate_sample
 from whycluster.runs.folders import Run, asked, find_checkpoint
-from whycluster.runs.passes import run_pass
 from whycluster.runs.ranks import is_first, part
-from whycluster.runs.trainers import check_trainer
+from whycluster.runs.trainers import check_loading, run_pass
 
 METRICS = "metrics.json"
 TABLES = ("assignments.csv", "receipts.csv", "skipped.csv")
@@ -43,7 +42,7 @@ def explain(
     images: str | None,
     trainer: Callable[..., pl.Trainer],
     logger: Callable[..., TensorBoardLogger],
-    folder: str,
+    folder: Path,
     request: Mapping[str, Any],
     target: str | int = "assigned",
     composite: str = "epsilon_gamma_box",
@@ -66,7 +65,7 @@ def explain(
         checkpoint: a model file, a run folder, or `latest`.
         images: a folder or a file; `None`: what the model was trained on.
         trainer: makes a Lightning trainer from `logger` and `callbacks`.
-        logger: makes the TensorBoard logger.
+        logger: makes the TensorBoard logger of a folder.
         folder: the run folder.
         request: all settings as plain values, by name; a run that was stopped goes on with the same ones only.
         target: `assigned`, `runner_up`, `all`, a cluster number, or a pair `c:k`.
@@ -90,14 +89,11 @@ def explain(
     Raises:
         UserError: for settings that do not work, for a folder that is not free, and if no image can be read.
     """
-    check_trainer(trainer)
+    check_loading(trainer, batch_size, num_workers)
     for name, value in {"check": check, "evaluate": evaluate}.items():
         true_or_false(name, value)
-    whole_number("batch_size", batch_size, 1)
-    if num_workers is not None:
-        whole_number("num_workers", num_workers, 0)
     if resume and checkpoint == "latest":  # by now, that may be another run
-        checkpoint = asked(Path(folder)).get("checkpoint", checkpoint)
+        checkpoint = asked(folder).get("checkpoint", checkpoint)
     file = find_checkpoint(checkpoint)
     model = ClusterModel.load(file)
     targets = parse_target(target, model.n_clusters)
@@ -118,7 +114,7 @@ def explain(
         "checkpoint": str(file.absolute()),
         "evaluation": request.get("evaluation") if evaluate else None,
     }
-    run = Run(Path(folder), RESULTS, {"command": "explain", **request, **content}, resume, overwrite)
+    run = Run(folder, RESULTS, {"command": "explain", **request, **content}, resume, overwrite)
     if run.is_finished():
         say(f"the run in {short(run.folder)} is finished already")
         return 0
@@ -136,7 +132,7 @@ def explain(
             return 0
         metrics = _write_tables(run.folder, prepared, targets, shards) | figures
         write_json(run.folder / METRICS, metrics)
-        board = logger()
+        board = logger(save_dir=run.folder, name="tensorboard", version="")
         deepest(shards, prepared, targets, run.folder).write(board.experiment)
         board.experiment.flush()
         if evaluate:

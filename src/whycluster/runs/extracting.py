@@ -11,8 +11,8 @@ from whycluster.clustering.extraction import FeatureExtractor, FeatureWriter
 from whycluster.clustering.features import FeatureStore
 from whycluster.data import Collection, PreparedImages, Shards
 from whycluster.runs.folders import Run
-from whycluster.runs.passes import run_pass
 from whycluster.runs.ranks import is_first
+from whycluster.runs.trainers import run_pass
 
 FEATURES = "features.npy"
 

@@ -20,7 +20,7 @@ from whycluster.clustering.features import FeatureStore
 from whycluster.clustering.metrics import SILHOUETTE_ROWS, label_agreement, silhouette
 from whycluster.data import Collection, PreparedImages, describe_labels, has_labels
 from whycluster.data.fingerprints import digest, fingerprint
-from whycluster.errors import UserError, whole_number
+from whycluster.errors import UserError
 from whycluster.explain import ClusterModel
 from whycluster.explain.model import FILE_NAME
 from whycluster.files import write_json
@@ -29,12 +29,11 @@ from whycluster.output.clusters import EMBEDDED, show_clusters, show_embedding
 from whycluster.output.console import override, say, short, typed
 from whycluster.output.export import check_export, export_clusters
 from whycluster.output.tables import ASSIGNMENTS, TableRow, write_skipped, write_table
-from whycluster.runs.checkpoints import checkpointing
 from whycluster.runs.clusterers import Clustering, Fitted, ToCluster
 from whycluster.runs.extracting import FEATURES, Extraction, extract
 from whycluster.runs.folders import Run
 from whycluster.runs.ranks import is_first, part
-from whycluster.runs.trainers import check_trainer
+from whycluster.runs.trainers import check_loading, checkpointing
 
 NAMED = 10  # images that a report gives by name
 RESULTS = (FILE_NAME, "assignments.csv", "metrics.json", "skipped.csv", FEATURES, "clusters", "tensorboard")
@@ -56,7 +55,7 @@ def train(
     head: Clustering,
     trainer: Callable[..., pl.Trainer],
     logger: Callable[..., TensorBoardLogger],
-    folder: str,
+    folder: Path,
     request: Mapping[str, Any],
     seed: int = 0,
     batch_size: int = 32,
@@ -72,7 +71,7 @@ def train(
         backbone: images to features.
         head: the clustering.
         trainer: makes a Lightning trainer from `logger` and `callbacks`.
-        logger: makes the TensorBoard logger.
+        logger: makes the TensorBoard logger of a folder.
         folder: the run folder.
         request: all settings as plain values, by name; a run that was stopped goes on with the same ones only.
         seed: same seed, same machine: same result.
@@ -89,10 +88,7 @@ def train(
         UserError: for settings that do not work, for a folder that is not free, and if no image can be read.
     """
     check_export(export)
-    check_trainer(trainer)
-    whole_number("batch_size", batch_size, 1)
-    if num_workers is not None:
-        whole_number("num_workers", num_workers, 0)
+    check_loading(trainer, batch_size, num_workers)
     _check_size(head.n_clusters, len(data.paths), "files")
     obstacle = _cannot_be_explained(backbone)
     if obstacle:
@@ -102,7 +98,7 @@ def train(
         "weights": digest(backbone.state_dict().values()),
     }
     results = RESULTS if export != "none" else tuple(name for name in RESULTS if name != "clusters")
-    run = Run(Path(folder), results, {"command": "train", **content, **request}, resume, overwrite)
+    run = Run(folder, results, {"command": "train", **request, **content}, resume, overwrite)
     if run.is_finished():
         say(f"the run in {short(run.folder)} is finished already")
         metrics: dict[str, Any] = json.loads((run.folder / "metrics.json").read_text(encoding="utf-8"))
@@ -117,7 +113,7 @@ def train(
         if is_first():
             run.clear(spared=["tensorboard"] if checkpoint.exists() else [])
         started = time.monotonic()
-        board = logger()
+        board = logger(save_dir=run.folder, name="tensorboard", version="")
         kept = checkpointing(checkpoint)
         # In full precision, whatever the network ran in.
         fitting = trainer(logger=board, max_epochs=head.max_epochs, precision="32-true", **kept)
