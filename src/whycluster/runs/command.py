@@ -24,7 +24,6 @@ from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvir
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from whycluster.data.listing import is_unfinished_run
 from whycluster.errors import UserError, whole_number
 from whycluster.output.console import override, shell_word, short, typed
 from whycluster.runs.ranks import end_with_parent, is_first
@@ -129,8 +128,6 @@ def _way_on() -> str:
     key, folder = "hydra.run.dir", settings.runtime.output_dir
     if settings.mode == RunMode.MULTIRUN:
         key, folder = "hydra.sweep.dir", settings.sweep.dir
-    elif not is_unfinished_run(Path(folder)):
-        return "there is nothing to go on with."
     changed = (f"{key}=", "resume=", "overwrite=", "--config-name=")
     words = [shell_word(word) for word in sys.argv[1:] if not word.startswith(changed)]
     words += [override(key, short(Path(folder))), "resume=true"]
