@@ -18,7 +18,7 @@ def test_whole_numbers_of_all_kinds_are_taken(value):
 
 @pytest.mark.parametrize("value", ["no", "", 0, 1, None])
 def test_words_are_not_taken_for_true(value):
-    with pytest.raises(UserError, match=r"overwrite=.* should be true or false"):
-        true_or_false("overwrite", value)
-    assert true_or_false("overwrite", True)
-    assert not true_or_false("overwrite", False)
+    with pytest.raises(UserError, match=r"resume=.* should be true or false"):
+        true_or_false("resume", value)
+    assert true_or_false("resume", True)
+    assert not true_or_false("resume", False)

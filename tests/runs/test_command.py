@@ -29,7 +29,7 @@ from whycluster.runs import command as frame
         (["seed=-1"], "seed=-1 should be a whole number >= 0"),
         (["seed=99999999999"], "seed=99999999999 should be below 4294967296"),
         (["head=null"], "Config group override must be a string or a list"),
-        (["overwrite=no", "data.limit=20"], "overwrite='no' should be true or false"),
+        (["resume=no", "data.limit=20"], "resume='no' should be true or false"),
         (["+trainer.max_epochs=1"], "trainer.max_epochs is decided by the run itself; leave it out"),
         (["head.n_clusters=[1"], "the override 'head.n_clusters=[1' cannot be read"),
     ],

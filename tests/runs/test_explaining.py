@@ -63,13 +63,11 @@ def test_nothing_readable_is_an_error(trained, run, photos, tmp_path):
         run("explain", tmp_path / "why", f"checkpoint={trained}", f"images={photos / 'dark' / 'empty.png'}")
 
 
-def test_results_are_not_replaced_unless_asked(trained, run, tmp_path):
+def test_results_are_not_replaced(trained, run, tmp_path):
     options = (f"checkpoint={trained}", "limit=3")
     folder = run("explain", tmp_path / "why", *options)
-    with pytest.raises(ValueError, match=r"already holds a finished run.*overwrite=true"):
+    with pytest.raises(ValueError, match=r"already holds assignments\.csv"):
         run("explain", folder, *options)
-    run("explain", folder, options[0], "limit=2", "overwrite=true")
-    assert len(list((folder / "heatmaps").iterdir())) == 2
 
 
 def test_the_newest_finished_run_is_explained(trained, run, tmp_path, monkeypatch):
@@ -152,17 +150,6 @@ def test_going_on_from_latest_goes_on_with_what_was_latest_then(trained, run, tm
         run("explain", tmp_path / "run", *settings, "resume=true", "evaluate=true")
 
 
-def test_images_of_which_none_could_be_read_may_be_put_right(trained, run, tmp_path):
-    (tmp_path / "photos").mkdir()
-    (tmp_path / "photos" / "a.png").touch()
-    settings = (f"checkpoint={trained}", f"images={tmp_path / 'photos'}")
-    with pytest.raises(ValueError, match="none of the 1 files"):
-        run("explain", tmp_path / "run", *settings)
-    Image.new("RGB", (40, 40)).save(tmp_path / "photos" / "a.png")
-    run("explain", tmp_path / "run", *settings, "overwrite=true")
-    assert (tmp_path / "run" / "heatmaps" / "a.png.png").exists()
-
-
 def test_another_folder_at_the_place_of_the_images_is_said(run, photos, tmp_path, capsys):
     settings = ("data=folder", f"data.root={photos}", "head.n_clusters=2", "head.n_init=1")
     model = run("train", tmp_path / "model", *settings)
@@ -184,5 +171,3 @@ def test_an_image_that_changed_meanwhile_is_noticed_on_going_on(trained, run, ph
     os.utime(photos / "light" / "3.png", (now, now))
     with pytest.raises(ValueError, match=r"begun with content\.newest=.*, and now it is light/3\.png of "):
         run("explain", tmp_path / "run", *settings, "resume=true")
-    run("explain", tmp_path / "run", *settings, "overwrite=true")
-    assert len(list((tmp_path / "run" / "heatmaps").rglob("*.png"))) == 12

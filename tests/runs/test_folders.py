@@ -22,8 +22,8 @@ def folder(tmp_path):
     return tmp_path / "run"
 
 
-def begin(folder, request=REQUEST, resume=False, overwrite=False):
-    return Run(folder, RESULTS, request, resume, overwrite)
+def begin(folder, request=REQUEST, resume=False):
+    return Run(folder, RESULTS, request, resume)
 
 
 def names(folder):
@@ -52,7 +52,7 @@ def test_a_run_that_is_done_leaves_its_results_only(folder):
     run = begin(folder)
     with run.working():
         assert names(folder) == [UNFINISHED]
-        assert json.loads((run.state / "request.json").read_text()) == FLAT | {"results": sorted(RESULTS)}
+        assert json.loads((run.state / "request.json").read_text()) == FLAT
         (folder / "model.ckpt").touch()
         assert not finished(folder)
     assert finished(folder)
@@ -60,15 +60,6 @@ def test_a_run_that_is_done_leaves_its_results_only(folder):
     assert not begin(folder).is_finished()  # who does not go on wants a run of their own
     with pytest.raises(ValueError, match=r"was begun with seed=0, and now it is 1"):
         finished(folder, REQUEST | {"seed": 1})
-
-
-def test_a_finished_run_that_somebody_begins_anew_is_left_alone(folder):
-    with begin(folder).working():
-        (folder / "model.ckpt").touch()
-    with begin(folder, overwrite=True).working():
-        assert not finished(folder)
-        with pytest.raises(ValueError, match="another process works on"):
-            claim(folder, resume=True)
 
 
 def claim(folder, request=REQUEST, **settings):
@@ -80,8 +71,8 @@ def claim(folder, request=REQUEST, **settings):
 def test_a_folder_of_somebody_elses_with_that_name_is_left_alone(folder):
     (folder / UNFINISHED).mkdir(parents=True)
     (folder / UNFINISHED / "thesis.txt").touch()
-    for settings in ({}, {"overwrite": True}, {"resume": True}):
-        with pytest.raises(ValueError, match=r"holds unfinished, which is not of a run"):
+    for settings in ({}, {"resume": True}):
+        with pytest.raises(ValueError, match="already holds unfinished"):
             claim(folder, **settings)
     assert names(folder) == [UNFINISHED]
     assert names(folder / UNFINISHED) == ["thesis.txt"]
@@ -107,14 +98,11 @@ def test_what_is_done_stays_when_a_run_fails(folder, error):
         assert (run.state / "0-8.pt").exists()
 
 
-def test_an_unfinished_run_is_not_begun_anew_unless_asked(folder):
+def test_an_unfinished_run_is_not_begun_anew(folder):
     state = stopped(folder).state
-    with pytest.raises(ValueError, match=r"did not finish; go on by resume=true, or .* overwrite=true"):
+    with pytest.raises(ValueError, match=r"did not finish; go on with it by resume=true, or choose another"):
         claim(folder)
-    assert (state / "0-8.pt").exists()
-    with begin(folder, REQUEST | {"seed": 1}, overwrite=True).working():
-        assert names(state) == ["request.json"]
-        assert json.loads((state / "request.json").read_text()) == FLAT | {"seed": 1, "results": sorted(RESULTS)}
+    assert names(state) == ["0-8.pt", "request.json"]
 
 
 @pytest.mark.parametrize("change", [{"seed": 1}, {"data": {"kind": "folder"}}, {"beta": 1}, {"more": 1}])
@@ -122,7 +110,7 @@ def test_a_run_goes_on_only_as_it_was_begun(folder, change):
     stopped(folder)
     [name] = change
     name = name.replace("data", r"data\.kind")
-    with pytest.raises(ValueError, match=rf"begun with {name}=.*now it is .*; go on with what it was begun with"):
+    with pytest.raises(ValueError, match=rf"begun with {name}=.*now it is .*hydra\.run\.dir"):
         claim(folder, REQUEST | change, resume=True)
     claim(folder, resume=True)  # and was let go of
 
@@ -139,44 +127,30 @@ def test_going_on_where_nothing_was_begun_begins(folder):
     assert finished(folder)
 
 
-@pytest.mark.parametrize("settings", [{}, {"overwrite": True}, {"resume": True}])
+@pytest.mark.parametrize("settings", [{}, {"resume": True}])
 def test_what_is_not_of_a_run_is_never_replaced(folder, settings):
     (folder / "tensorboard").mkdir(parents=True)
     (folder / "tensorboard" / "photo.png").touch()
-    with pytest.raises(ValueError, match=r"already holds tensorboard, which is not of a run, and stays"):
+    with pytest.raises(ValueError, match="already holds tensorboard"):
         claim(folder, **settings)
     assert names(folder) == ["tensorboard"]
     assert names(folder / "tensorboard") == ["photo.png"]
 
 
-def test_results_are_not_replaced_unless_asked(folder):
+def test_results_are_never_replaced(folder):
     with begin(folder).working():
         (folder / "model.ckpt").touch()
-    with pytest.raises(ValueError, match=r"already holds a finished run; choose another hydra\.run\.dir, or overwrite"):
+    with pytest.raises(ValueError, match=r"already holds model\.ckpt; choose another by hydra\.run\.dir"):
         claim(folder)
     assert names(folder) == [FINISHED, "model.ckpt"]
-    run = begin(folder, overwrite=True)
-    with run.working():
-        assert (folder / "model.ckpt").exists()  # until new ones are sure to come
-        run.clear()
-        assert not (folder / "model.ckpt").exists()
 
 
-def test_going_on_and_beginning_anew_contradict(folder):
-    with pytest.raises(ValueError, match="choose one"):
-        begin(folder, resume=True, overwrite=True)
-
-
-def test_a_run_that_replaces_an_unfinished_one_and_fails_at_once_does_not_pass_for_finished(folder):
-    stopped(folder)
-    (folder / "model.ckpt").touch()
-    run = begin(folder, overwrite=True)
-    with pytest.raises(ValueError, match="no"), run.working():
-        raise ValueError("no")
-    assert run.state.exists()
-    assert not finished(folder)
-    with pytest.raises(ValueError, match="did not finish"):
-        claim(folder)
+def test_a_run_that_fails_with_results_but_no_state_goes_on(folder):
+    with pytest.raises(Killed), begin(folder).working():  # noqa: PT012
+        (folder / "tensorboard").mkdir()
+        raise Killed
+    with begin(folder, resume=True).working():
+        assert names(folder) == ["tensorboard", UNFINISHED]
 
 
 @pytest.mark.parametrize("step", range(8))
@@ -217,20 +191,9 @@ def test_settings_that_cannot_change_results_may_differ(folder):
         claim(folder, request | {"trainer": {"devices": 1, "precision": 16}}, resume=True)
 
 
-def test_links_in_a_run_folder_are_removed_and_not_followed(folder, tmp_path):
-    (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "elsewhere" / "precious").touch()
-    run = begin(folder)
-    with run.working():
-        (folder / "tensorboard").symlink_to(tmp_path / "elsewhere")
-        run.clear()
-    assert not (folder / "tensorboard").is_symlink()
-    assert (tmp_path / "elsewhere" / "precious").exists()
-
-
 HOLD = """
 import sys, time; from pathlib import Path; from whycluster.runs.folders import Run
-run = Run(Path(sys.argv[1]), ("model.ckpt",), {"command": "train", "seed": 0}, True, False)
+run = Run(Path(sys.argv[1]), ("model.ckpt",), {"command": "train", "seed": 0}, True)
 with run.working():
     (run.state / "0-8.pt").touch()
     print("held", flush=True)
@@ -242,8 +205,8 @@ def test_a_second_process_is_refused_and_a_killed_one_keeps_nobody_out(folder):
     with subprocess.Popen([sys.executable, "-c", HOLD, folder], stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout.readline() == "held\n"
-            for settings in ({"resume": True}, {"resume": False}, {"overwrite": True}):
-                with pytest.raises(ValueError, match="another process works on the run folder"):
+            for settings in ({"resume": True}, {"resume": False}):
+                with pytest.raises(ValueError, match="is worked on by another process"):
                     claim(folder, **settings)
         finally:
             process.kill()
@@ -271,34 +234,3 @@ def test_the_newest_finished_run_is_latest(tmp_path, monkeypatch):
         find_checkpoint("outputs/train/b")
     with pytest.raises(ValueError, match="did not finish"):
         find_checkpoint("outputs/train/b/model.ckpt")
-
-
-def test_a_folder_that_the_run_did_not_make_stays(folder):
-    with begin(folder).working():
-        (folder / "model.ckpt").touch()
-    (folder / "clusters").mkdir()
-    (folder / "clusters" / "thesis.txt").touch()
-    run = Run(folder, (*RESULTS, "clusters"), REQUEST, False, True)
-    with pytest.raises(ValueError, match=r"already holds clusters, which is not of a run"), run.working():
-        pass
-    run = begin(folder, overwrite=True)
-    with run.working():
-        run.clear()
-    assert [path.name for path in folder.rglob("*.txt")] == ["thesis.txt"]
-
-
-def test_what_a_run_before_has_made_goes_with_it(folder):
-    with Run(folder, (*RESULTS, "clusters"), REQUEST, False, False).working():
-        (folder / "clusters").mkdir()
-    run = begin(folder, overwrite=True)
-    with run.working():
-        run.clear()
-    assert not (folder / "clusters").exists()
-
-
-def test_another_command_does_not_overwrite(folder):
-    with begin(folder).working():
-        (folder / "model.ckpt").touch()
-    with pytest.raises(ValueError, match="holds a run of another command, train"):
-        begin(folder, REQUEST | {"command": "explain"}, overwrite=True).working().__enter__()
-    assert (folder / "model.ckpt").exists()

@@ -128,7 +128,7 @@ def _way_on() -> str:
     key, folder = "hydra.run.dir", settings.runtime.output_dir
     if settings.mode == RunMode.MULTIRUN:
         key, folder = "hydra.sweep.dir", settings.sweep.dir
-    changed = (f"{key}=", "resume=", "overwrite=", "--config-name=")
+    changed = (f"{key}=", "resume=", "--config-name=")
     words = [shell_word(word) for word in sys.argv[1:] if not word.startswith(changed)]
     words += [override(key, short(Path(folder))), "resume=true"]
     words.sort(key=lambda word: word[0] == "-" or "=" not in word)  # Hydra wants settings side by side

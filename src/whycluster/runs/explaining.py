@@ -19,7 +19,6 @@ from whycluster.heads import Beta
 from whycluster.lrp import Attention, Residual
 from whycluster.output.console import say, short
 from whycluster.output.explanations import (
-    FILE_ENDINGS,
     ExplanationWriter,
     assignment_rows,
     counted,
@@ -56,7 +55,6 @@ def explain(
     limit: int | None = None,
     batch_size: int = 16,
     num_workers: int | None = None,
-    overwrite: bool = False,
     resume: bool = False,
 ) -> int:
     """Explains images and writes the run folder.
@@ -80,7 +78,6 @@ def explain(
         limit: explain the first so many images only.
         batch_size: images loaded at once.
         num_workers: processes that decode; `None`: as many as fit.
-        overwrite: whether results in the folder may be replaced.
         resume: whether to go on with a run that was stopped; one that is finished stays as it is.
 
     Returns:
@@ -114,14 +111,13 @@ def explain(
         "checkpoint": str(file.absolute()),
         "evaluation": request.get("evaluation") if evaluate else None,
     }
-    run = Run(folder, RESULTS, {"command": "explain", **request, **content}, resume, overwrite)
+    run = Run(folder, RESULTS, {"command": "explain", **request, **content}, resume)
     if run.is_finished():
         say(f"the run in {short(run.folder)} is finished already")
         return 0
     with run.working():
         shards = Shards(run.state / "explanations", len(prepared))
         if is_first():
-            run.clear(spared=list(FILE_ENDINGS) if shards.done().any() else [])
             unlisted = f" ({len(collection.skipped)} more could not be listed)" if collection.skipped else ""
             say(f"explaining {len(prepared)} images{unlisted} with {short(file.absolute())}")
         writer = ExplanationWriter(run.folder, collection, targets, shards)

@@ -17,20 +17,18 @@ from whycluster.files import sync
 from whycluster.runs.ranks import is_first
 
 TRAIN_RUNS = Path("outputs/train")
-RESULTS = "results"  # in a request: names in the folder that are of its run
-UNCOMPARED = {RESULTS, "checkpoint"}  # a model counts by what it holds, and not by where it lies
 
 # Settings that cannot change results, with all that is below them. All others, those to come included, have to be the
 # same when a run goes on.
 FREE = {
-    *("_target_", "_partial_", "resume", "overwrite", "num_workers", "check", "logger"),
+    *("_target_", "_partial_", "resume", "num_workers", "check", "logger"),
     *(f"trainer.{name}" for name in ("devices", "strategy", "num_nodes", "profiler", "log_every_n_steps")),
     *(f"trainer.{name}" for name in ("enable_progress_bar", "enable_model_summary", "limit_predict_batches")),
 }
 
 
 class Run:
-    """A run folder that a command works on.
+    """A run folder that a command works on; nothing in it is ever removed but what the run itself keeps to go on.
 
     It is free, unfinished, or finished. As long as a run is unfinished, a sub-folder `unfinished` holds its request,
     from the first moment to the last, and what a second start goes on from. The request then moves into the folder.
@@ -41,24 +39,15 @@ class Run:
         request: the command and all settings as plain values, by name, and what else decides the results; those in
             `FREE` do not count.
         resume: whether to go on with a run that was stopped.
-        overwrite: whether results, or what a run that was stopped has left, may be replaced.
 
     Attributes:
         state: the sub-folder.
-
-    Raises:
-        UserError: if it is to go on and to be replaced.
     """
 
-    def __init__(
-        self, folder: Path, results: Sequence[str], request: Mapping[str, Any], resume: bool, overwrite: bool
-    ) -> None:
+    def __init__(self, folder: Path, results: Sequence[str], request: Mapping[str, Any], resume: bool) -> None:
         self.folder, self.state, self.results = folder, folder / UNFINISHED, results
         self.request: dict[str, Any] = json.loads(json.dumps(_flat(request)))
-        self.resume, self.overwrite = true_or_false("resume", resume), true_or_false("overwrite", overwrite)
-        if resume and overwrite:
-            raise UserError("resume=true goes on with a run and overwrite=true begins it anew; choose one of them.")
-        self._cleared = False
+        self.resume = true_or_false("resume", resume)
 
     def is_finished(self) -> bool:
         """Whether there is nothing left to go on with: all of this is done.
@@ -78,7 +67,7 @@ class Run:
         Of several processes, the first does.
 
         Raises:
-            UserError: if another process works on it, or there is something that may not be replaced.
+            UserError: if another process works on it, or it holds something else.
         """
         if not is_first():
             yield
@@ -87,64 +76,29 @@ class Run:
         try:
             lock = FileLock(self.folder / ".lock").acquire(timeout=0)
         except Timeout:
-            where = f"the run folder {str(self.folder)!r}"
-            raise UserError(f"another process works on {where}; wait for it, or choose another.") from None
+            raise self._refusal("is worked on by another process") from None
         with lock:
-            begun = is_unfinished_run(self.folder)
-            if begun and self.resume:
+            if not is_unfinished_run(self.folder):
+                self._begin()
+            elif self.resume:
                 self._check_same()
             else:
-                self._check_free(begun)
-                self._begin()
+                raise self._refusal("holds a run that did not finish", "go on with it by resume=true, or ")
             try:
                 yield
             except BaseException:
-                if not (begun or self._cleared) and os.listdir(self.state) == [REQUEST]:
-                    shutil.rmtree(self.state)  # nothing was done, and old results still count
+                if os.listdir(self.state) == [REQUEST] and not self._held():
+                    shutil.rmtree(self.state)  # nothing was done
                 raise
             self._finish()
 
-    def clear(self, spared: Sequence[str] = ()) -> None:
-        """Removes old results but some, those of the run before included, once new ones are sure to come."""
-        self._cleared = True
-        for name in {*asked(self.folder)[RESULTS], FINISHED} - set(spared):
-            _remove(self.folder / name)
-
-    def _check_same(self) -> None:
-        begun = asked(self.folder)
-        for name in [*self.request, *begun]:
-            was, value = begun.get(name), self.request.get(name)
-            if was != value and name not in UNCOMPARED:
-                raise UserError(
-                    f"the run in {str(self.folder)!r} was begun with {name}={was}, and now it is {value}; go on with "
-                    "what it was begun with, or choose another hydra.run.dir."
-                )
-
-    def _check_free(self, begun: bool) -> None:
-        """Refuses to replace a run unless asked, and what is not of a run of this command in any case."""
-        before = asked(self.folder)
-        of_others = [name for name in self.results if os.path.lexists(self.folder / name)]
-        of_others = [name for name in of_others if name not in before.get(RESULTS, ())]
-        if not begun and self.state.is_dir() and any(self.state.iterdir()):
-            of_others.append(UNFINISHED)
-        if of_others:
-            problem = f"already holds {of_others[0]}, which is not of a run, and stays; choose another hydra.run.dir."
-        elif before and before["command"] != self.request["command"]:
-            problem = f"holds a run of another command, {before['command']}; choose another hydra.run.dir."
-        elif begun and not self.overwrite:
-            problem = "holds a run that did not finish; go on by resume=true, or begin anew with overwrite=true."
-        elif before and not self.overwrite:
-            problem = "already holds a finished run; choose another hydra.run.dir, or overwrite=true."
-        else:
-            return
-        raise UserError(f"the run folder {str(self.folder)!r} {problem}")
-
     def _begin(self) -> None:
-        results = sorted({*self.results, *asked(self.folder).get(RESULTS, ())})
+        held = self._held() + [UNFINISHED for _ in self.state.glob("*")]
+        if held:
+            raise self._refusal(f"already holds {held[0]}")
         self.state.mkdir(exist_ok=True)
-        self._empty_state()
-        beside = self.folder / ".new.request.json"  # not in the sub-folder, which has nothing in it before its request
-        beside.write_text(json.dumps(self.request | {RESULTS: results}, indent=2) + "\n", encoding="utf-8")
+        beside = self.folder / ".new.request.json"  # the sub-folder is empty as long as its request is not there
+        beside.write_text(json.dumps(self.request, indent=2) + "\n", encoding="utf-8")
         sync(beside)
         os.replace(beside, self.state / REQUEST)
         sync(self.folder)
@@ -152,15 +106,27 @@ class Run:
     def _finish(self) -> None:
         if hasattr(os, "sync"):
             os.sync()  # all results are on the disk, whoever wrote them
-        self._empty_state()
+        for path in self.state.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != REQUEST:
+                path.unlink()
         os.replace(self.state / REQUEST, self.folder / FINISHED)
         self.state.rmdir()
         sync(self.folder)
 
-    def _empty_state(self) -> None:
-        for path in self.state.iterdir():
-            if path.name != REQUEST:
-                _remove(path)
+    def _held(self) -> list[str]:
+        return [name for name in (*self.results, FINISHED) if os.path.lexists(self.folder / name)]
+
+    def _check_same(self) -> None:
+        begun = asked(self.folder)
+        for name in [*self.request, *begun]:
+            was, value = begun.get(name), self.request.get(name)
+            if was != value and name != "checkpoint":  # a model counts by what it holds, and not by where it lies
+                raise self._refusal(f"holds a run that was begun with {name}={was}, and now it is {value}")
+
+    def _refusal(self, reason: str, cure: str = "") -> UserError:
+        return UserError(f"the run folder {str(self.folder)!r} {reason}; {cure}choose another by hydra.run.dir=...")
 
 
 def asked(folder: Path) -> dict[str, Any]:
@@ -207,10 +173,3 @@ def _flat(request: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         if prefix + name not in FREE:
             flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
     return flat
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

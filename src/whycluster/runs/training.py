@@ -61,7 +61,6 @@ def train(
     batch_size: int = 32,
     num_workers: int | None = None,
     export: str = "none",
-    overwrite: bool = False,
     resume: bool = False,
 ) -> dict[str, Any]:
     """Clusters a collection and writes the run folder.
@@ -78,7 +77,6 @@ def train(
         batch_size: images loaded at once.
         num_workers: processes that decode; `None`: as many as fit.
         export: `links` or `copies` lays the images of each cluster into `clusters/<k>/`; `none` does not.
-        overwrite: whether results in the folder may be replaced.
         resume: whether to go on with a run that was stopped; one that is finished stays as it is.
 
     Returns:
@@ -97,8 +95,7 @@ def train(
         "images": fingerprint(data, range(len(data.paths)), times=True),
         "weights": digest(backbone.state_dict().values()),
     }
-    results = RESULTS if export != "none" else tuple(name for name in RESULTS if name != "clusters")
-    run = Run(folder, results, {"command": "train", **request, **content}, resume, overwrite)
+    run = Run(folder, RESULTS, {"command": "train", **request, **content}, resume)
     if run.is_finished():
         say(f"the run in {short(run.folder)} is finished already")
         metrics: dict[str, Any] = json.loads((run.folder / "metrics.json").read_text(encoding="utf-8"))
@@ -109,9 +106,6 @@ def train(
         extracted = extract(data, backbone, trainer, run, batch_size, num_workers)
         _check_size(head.n_clusters, len(extracted.rows), "readable images")
         checkpoint = run.state / "lloyd.ckpt"
-        # Not before: whatever is wrong with the request has shown by now. Curves of iterations that are done stay.
-        if is_first():
-            run.clear(spared=["tensorboard"] if checkpoint.exists() else [])
         started = time.monotonic()
         board = logger(save_dir=run.folder, name="tensorboard", version="")
         kept = checkpointing(checkpoint)
