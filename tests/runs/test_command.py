@@ -31,7 +31,7 @@ from whycluster.runs import command as frame
         (["head=null"], "Config group override must be a string or a list"),
         (["resume=no", "data.limit=20"], "resume='no' should be true or false"),
         (["+trainer.max_epochs=1"], "trainer.max_epochs is decided by the run itself; leave it out"),
-        (["head.n_clusters=[1"], "the override 'head.n_clusters=[1' cannot be read"),
+        (["head.n_clusters=[1"], "no viable alternative at input '[1'"),
     ],
 )
 def test_train_tells_what_is_wrong_in_one_line(command, tmp_path, arguments, message):

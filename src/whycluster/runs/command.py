@@ -5,7 +5,6 @@ import logging
 import os
 import signal
 import sys
-import threading
 import traceback
 import warnings
 from collections.abc import Callable
@@ -17,7 +16,7 @@ import hydra
 import pytorch_lightning as pl
 import torch
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, InstantiationException, OverrideParseException
+from hydra.errors import HydraException, InstantiationException
 from hydra.types import RunMode
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
@@ -54,11 +53,10 @@ def run(command: str) -> None:
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     logging.getLogger("lightning_fabric.strategies.launchers").setLevel(logging.INFO)  # it tells of killed processes
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and leaves the telling to us
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _interrupt)
-        # The first process hears what is typed, too, and ends the others.
-        signal.signal(signal.SIGINT, _interrupt if is_first() else signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGINT, _interrupt)
     if not is_first():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process hears it, too, and ends the others
         end_with_parent()
     if sys.version_info >= (3, 14):  # which checks help texts at once, and one of Hydra 1.3 is none until it is printed
         argparse.ArgumentParser._check_help = lambda *_: None
@@ -142,8 +140,6 @@ def _sentence(error: BaseException, refusals: tuple[type[Exception], ...]) -> st
         return _sentence(cause, refusals)  # Hydra wraps what a part raises; if it cannot call it, Hydra says why
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key} is missing; give it as {error.full_key}=..."
-    if isinstance(error, OverrideParseException):
-        return f"the override {error.override!r} cannot be read; write name=value, with quotes around odd characters."
     if isinstance(error, torch.OutOfMemoryError):
         return "the device has not enough memory; lower batch_size."
     if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):  # which has no type of its own
