@@ -76,7 +76,7 @@ def main(repeats: int = 4, rounds: int = 3) -> None:
                 backbone(batch)
 
         def ours_extracting(folder: Path) -> float:
-            run = Run(folder, (), {"command": "train"}, False, False)
+            run = Run(folder, (), {}, False)
             return 1 / extract(collection, backbone, trainer, run, 32, None).figures["images_per_second"]
 
         def ours_explaining(folder: Path) -> float:
