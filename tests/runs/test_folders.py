@@ -223,6 +223,7 @@ def test_the_newest_finished_run_is_latest(tmp_path, monkeypatch):
         path.parent.mkdir(parents=True)
         path.touch()
         (path.parent / FINISHED).write_text("{}")
+    (path.parent / FINISHED).unlink()
     (path.parent / UNFINISHED).mkdir()
     (path.parent / UNFINISHED / REQUEST_FILE).touch()
     photo = tmp_path / "outputs" / "train" / "a" / "clusters" / "0" / "model.ckpt"

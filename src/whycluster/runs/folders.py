@@ -55,7 +55,7 @@ class Run:
         Raises:
             UserError: if it was something else that is done.
         """
-        finished = self.resume and (self.folder / FINISHED).exists() and not is_unfinished_run(self.folder)
+        finished = self.resume and (self.folder / FINISHED).exists()
         if finished:
             self._check_same()
         return finished
@@ -148,8 +148,8 @@ def find_checkpoint(checkpoint: str) -> Path:
         UserError: if there is none, or the run did not finish.
     """
     if checkpoint == "latest":
-        runs = (file.parent for file in TRAIN_RUNS.rglob(FINISHED) if not is_unfinished_run(file.parent))
-        models = [run / FILE_NAME for run in runs if (run / FILE_NAME).exists()]
+        models = [file.with_name(FILE_NAME) for file in TRAIN_RUNS.rglob(FINISHED)]
+        models = [model for model in models if model.exists()]  # explain runs may lie there, too
         if not models:
             raise UserError(
                 f"there is no finished train run in {TRAIN_RUNS}; run the train command first, "
