@@ -154,6 +154,7 @@ def test_grey_with_the_curve_of_srgb_is_left_alone():
         (cmyk_profile(lambda c, m, y, k: 1 - k), "RGB"),
         (ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes(), "RGB"),
     ],
+    ids=lambda value: f"{len(value)} bytes" if isinstance(value, bytes) else value,  # one profile holds the time
 )  # fmt: skip
 def test_a_profile_that_cannot_be_used_leaves_the_numbers(profile, mode):
     image = Image.frombytes(mode, (4, 4), bytes(range(16 * len(mode))))

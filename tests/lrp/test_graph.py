@@ -139,6 +139,15 @@ def test_the_line_of_an_error_is_the_users(tmp_path: Any) -> None:
         LRP(Undecided(), EpsilonPlus())(torch.ones(2, 3), torch.ones_like)
 
 
+def test_a_limit_on_the_batch_as_kernels_of_a_gpu_have_is_no_obstacle() -> None:
+    class Limited(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.relu() if x.shape[0] <= 65535 else x.sigmoid()
+
+    x = torch.rand(3, 3, 4, 4)
+    assert LRP(Limited(), EpsilonPlus())(x, lambda output: output)[1].equal(x)
+
+
 def test_a_network_is_exported_as_it_evaluates() -> None:
     images = torch.rand(2, 3)
     network = Mode().train()

@@ -91,8 +91,9 @@ def export_graph(network: nn.Module, images: Tensor) -> Graph:
     example = torch.zeros(2, *images.shape[1:], dtype=images.dtype, device=images.device)
     try:
         with _evaluating(network), torch.no_grad(), torch.autocast(images.device.type, enabled=False):
-            # A fixed batch of one or two would be a constant of the graph.
-            program = export(network, (example,), dynamic_shapes=({0: Dim("batch")},))
+            # A fixed batch would be a constant of the graph. The graph runs for batches of any size; the maximum keeps
+            # export from a refusal of kernels on a GPU that have one, such as cuDNN's batch norm with 65,535.
+            program = export(network, (example,), dynamic_shapes=({0: Dim("batch", max=64)},))
             program = program.run_decompositions(decompositions())
     except Exception as error:  # the network's own program runs here, on tensors without values: anything may fail
         raise UserError(_reason(network, error)) from error
