@@ -7,9 +7,8 @@ from PIL import Image
 from torchvision.transforms.functional import pil_to_tensor
 
 from whycluster.data import Folder, PreparedImages, UnreadableImageError, image_loader, sample_ranges
-from whycluster.data.sample_ranges import Samples, range_of, to_8_bits
+from whycluster.data.sample_ranges import range_of, to_8_bits
 
-BITS_16, INT_16, INT_32 = Samples(16), Samples(16, signed=True), Samples(32, signed=True)
 SHARED = sample_ranges._warned
 GRADIENT = np.linspace(0, 1, 1001, dtype=np.float32)
 
@@ -35,30 +34,30 @@ def ends(*values, of="u2"):
     ],
 )  # fmt: skip
 def test_sixteen_bits(high, white, known):
-    assert range_of(ends(0, 1, high), BITS_16) == (0, white, known)
+    assert range_of(ends(0, 1, high)) == (0, white, known)
 
 
 def test_eight_bits_scaled_to_sixteen_stay_as_dark_as_they_are():
-    assert range_of(ends(0, 50, of="u1") * np.uint16(257), BITS_16) == (0, 65535, True)
-    assert range_of(np.zeros((2, 2), np.uint16), BITS_16) == (0, 65535, True)
+    assert range_of(ends(0, 50, of="u1") * np.uint16(257)) == (0, 65535, True)
+    assert range_of(np.zeros((2, 2), np.uint16)) == (0, 65535, True)
 
 
 @pytest.mark.parametrize(
-    ("values", "samples", "wanted"),
+    ("values", "wanted"),
     [
-        (ends(0, 100, of="i1"), Samples(8, signed=True), (0, 127, True)),
-        (ends(0, 20000, of="i2"), INT_16, (0, 32767, True)),
-        (ends(0, 4095, of="i2"), INT_16, (0, 4095, False)),
-        (ends(0, 255, of="i4"), INT_32, (0, 255, False)),
-        (ends(0, 65535, of="i4"), INT_32, (0, 65535, False)),
-        (ends(0, 70000, of="i4"), INT_32, (0, 70000, False)),
-        (ends(0, 2**31 - 1, of="i4"), INT_32, (0, 2**31 - 1, True)),
-        (ends(0, 2**32 - 1, of="u4"), Samples(32), (0, 2**32 - 1, True)),
-        (ends(-1024, 3071, of="i2"), INT_16, (-1024, 3071, False)),
+        (ends(0, 100, of="i1"), (0, 127, True)),
+        (ends(0, 20000, of="i2"), (0, 32767, True)),
+        (ends(0, 4095, of="i2"), (0, 4095, False)),
+        (ends(0, 255, of="i4"), (0, 255, False)),
+        (ends(0, 65535, of="i4"), (0, 65535, False)),
+        (ends(0, 70000, of="i4"), (0, 70000, False)),
+        (ends(0, 2**31 - 1, of="i4"), (0, 2**31 - 1, True)),
+        (ends(0, 2**32 - 1, of="u4"), (0, 2**32 - 1, True)),
+        (ends(-1024, 3071, of="i2"), (-1024, 3071, False)),
     ],
 )
-def test_other_integers(values, samples, wanted):
-    found = range_of(values, samples)
+def test_other_integers(values, wanted):
+    found = range_of(values)
     assert found == (pytest.approx(wanted[0], rel=0.01), pytest.approx(wanted[1], rel=0.01), wanted[2])
 
 
@@ -85,55 +84,54 @@ def test_other_integers(values, samples, wanted):
     ],
 )
 def test_floats(values, wanted):
-    found = range_of(values, INT_32)
+    found = range_of(values)
     assert found == (pytest.approx(wanted[0], abs=0.003 * wanted[1]), pytest.approx(wanted[1], rel=0.003), wanted[2])
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_floats_that_are_no_numbers_are_refused(value):
     with pytest.raises(UnreadableImageError, match="the range that is white is not known"):
-        range_of(np.append(GRADIENT, value), INT_32)
+        range_of(np.append(GRADIENT, value))
 
 
 def test_one_negative_value_everywhere_is_refused():
     with pytest.raises(UnreadableImageError, match="all pixels are -3"):
-        range_of(np.full((4, 4), -3.0), INT_32)
+        range_of(np.full((4, 4), -3.0))
 
 
 def test_what_is_declared_counts_if_it_holds_the_numbers():
     values = ends(10, 3000)
-    assert range_of(values, Samples(16, declared=(0, 65535))) == (0, 65535, True)
-    assert range_of(values, Samples(16, declared=(10, 3000))) == (10, 3000, True)
+    assert range_of(values, (0, 65535)) == (0, 65535, True)
+    assert range_of(values, (10, 3000)) == (10, 3000, True)
     for wrong in ((0, 2999), (11, 3000), (3000, 10), (0, float("nan"))):
-        assert range_of(values, Samples(16, declared=wrong)) == (0, 4095, False)
+        assert range_of(values, wrong) == (0, 4095, False)
 
 
 @pytest.mark.parametrize("white", [1023, 4095, 16383, 65535, 70000, 2**31 - 1])
 def test_numbers_are_rounded_to_the_nearest(white):
     values = np.unique(np.linspace(0, white, 70000).astype(np.int32))
-    samples, wanted = Samples(32, signed=True, declared=(0, white)), np.rint(values.astype(float) * 255 / white)
-    np.testing.assert_array_equal(to_8_bits(values, samples, "a"), wanted)
-    np.testing.assert_array_equal(to_8_bits(values, samples._replace(white_is_zero=True), "a"), 255 - wanted)
+    wanted = np.rint(values.astype(float) * 255 / white)
+    np.testing.assert_array_equal(to_8_bits(values, (0, white), "a"), wanted)
 
 
 @pytest.mark.filterwarnings("ignore:a has numbers")
 def test_a_bright_pixel_and_a_dark_one_are_clipped():
     values = np.concatenate([GRADIENT, [1.01, -0.01]]).astype(np.float32)
-    np.testing.assert_array_equal(to_8_bits(values, INT_32, "a")[-2:], [255, 0])
-    np.testing.assert_array_equal(to_8_bits(values, INT_32, "a")[:-2], np.rint(255 * GRADIENT))
+    np.testing.assert_array_equal(to_8_bits(values, None, "a")[-2:], [255, 0])
+    np.testing.assert_array_equal(to_8_bits(values, None, "a")[:-2], np.rint(255 * GRADIENT))
 
 
 def test_guesses_are_warned_of_once(warned):
     with pytest.warns(UserWarning, match=r"night\.png has numbers from 0 to 3000 .* ranging from 0 to 4095\.") as found:
-        to_8_bits(ends(0, 3000), BITS_16, "night.png")
+        to_8_bits(ends(0, 3000), None, "night.png")
     assert len(found) == 1
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        to_8_bits(ends(0, 1000), BITS_16, "other.png")
+        to_8_bits(ends(0, 1000), None, "other.png")
     warned[0] = 0
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        to_8_bits(ends(0, 65000), BITS_16, "known.png")
+        to_8_bits(ends(0, 65000), None, "known.png")
 
 
 @pytest.mark.skipif(multiprocessing.get_start_method() != "fork", reason="workers share nothing with this process")

@@ -13,12 +13,12 @@ import numbers
 import os
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageFile, PngImagePlugin, TiffImagePlugin
 
-from whycluster.data.sample_ranges import DARK, Samples, UnreadableImageError, to_8_bits
+from whycluster.data.sample_ranges import DARK, Bounds, UnreadableImageError, to_8_bits
 
 # Tags of TIFF (TIFF 6.0, sections 8 and 19)
 BITS, PHOTOMETRIC, PLANAR, SAMPLE_FORMAT = 258, 262, 284, 339
@@ -28,18 +28,6 @@ FULL = (0.0, 65535.0)
 # Last letter of Pillow's raw modes (little-endian, big-endian, native) `->` the letter that selects the other bytes.
 SWAPPED = {"L": "B", "B": "L", "N": "B" if sys.byteorder == "little" else "L"}
 KEY_SCALES = {"L;2": 85, "L;4": 17}  # raw mode `->` the factor of pixels, which Pillow does not apply to the key
-
-
-class _Stored(NamedTuple):
-    """The layout of an image's numbers in its file, which Pillow forgets when it reads them.
-
-    Attributes:
-        raw_mode: the layout of a pixel in Pillow's words, such as `RGB;16B`; empty if it is not known.
-        significant: bits of a sample that matter, by sBIT of PNG.
-    """
-
-    raw_mode: str = ""
-    significant: int | None = None
 
 
 def to_8_bit_mode(image: Image.Image) -> Image.Image:
@@ -52,31 +40,32 @@ def to_8_bit_mode(image: Image.Image) -> Image.Image:
     Raises:
         UnreadableImageError: if it is not known which numbers are black and white.
     """
-    stored = _stored(image)
-    deep = ";16" in stored.raw_mode
+    raw_mode = _layout(image)
+    deep = ";16" in raw_mode
     # The image itself stays unread: its low bytes may be needed next, and all of it by the next call.
-    read = _opened_again(image, stored.raw_mode) if deep else image
+    read = _opened_again(image, raw_mode) if deep else image
     read.load()
     key = read.info.get("transparency")
     if deep and read.mode in ("RGB", "RGBX", "RGBA"):
-        return _colour(image, read, stored)
+        return _colour(image, read, raw_mode)
     if read.mode == "F" or read.mode.startswith("I") or (read.mode == "L" and _tag(read, SAMPLE_FORMAT) == SIGNED):
         values = _grey_values(read)
-        grey = to_8_bits(values, _grey_samples(read, values, stored), _name(read))
+        grey = to_8_bits(values, _declared(image, values), _name(read))
+        grey = 255 - grey if _tag(read, PHOTOMETRIC) == WHITE_IS_ZERO else grey
         return _rebuilt(read, grey, 255 * (values != key) if isinstance(key, int) else None)
-    if stored.raw_mode in KEY_SCALES and isinstance(key, int):
-        read.info["transparency"] = key * KEY_SCALES[stored.raw_mode]
+    if raw_mode in KEY_SCALES and isinstance(key, int):
+        read.info["transparency"] = key * KEY_SCALES[raw_mode]
     return read
 
 
-def _stored(image: Image.Image) -> _Stored:
+def _layout(image: Image.Image) -> str:
+    """Returns the raw mode of a file that is not read yet, such as `RGB;16B`; empty where it is not known."""
     if not isinstance(image, ImageFile.ImageFile) or not image.tile:
-        return _Stored()
+        return ""
     raw_mode = _raw_mode(image.tile[0])
     if isinstance(image, TiffImagePlugin.TiffImageFile) and len(raw_mode) == 1 and _tag(image, BITS) == 16:
         raw_mode += ";16L" if image.tag_v2.prefix == b"II" else ";16B"
-    png = isinstance(image, PngImagePlugin.PngImageFile) and ";16" in raw_mode
-    return _Stored(raw_mode, _png_significant_bits(image.fp) if png else None)
+    return raw_mode
 
 
 def _raw_mode(tile: Any) -> str:
@@ -119,7 +108,7 @@ def _tag(image: Image.Image, tag: int, default: Any = None) -> Any:
     return max(value, default=default) if isinstance(value, tuple) else value
 
 
-def _tagged_range(image: Image.Image) -> tuple[float, float] | None:
+def _tagged_range(image: Image.Image) -> Bounds | None:
     """Returns the range that tags of TIFF declare."""
     for low, high in RANGES:
         black, white = _tag(image, low, 0), _tag(image, high)
@@ -128,30 +117,29 @@ def _tagged_range(image: Image.Image) -> tuple[float, float] | None:
     return None
 
 
+def _declared(image: Any, values: np.ndarray) -> Bounds | None:
+    """Returns the range that a file declares of its numbers; the file of a PNG is still open."""
+    tagged = _tagged_range(image)
+    if tagged is not None:
+        return tagged
+    if _tag(image, BITS) == 12:
+        return 0, 4095
+    # JPEG 2000 of fewer than 16 bits Pillow has shifted up.
+    if (image.format == "PPM" and image.mode == "I") or (image.format == "JPEG2000" and not np.any(values % 4)):
+        return FULL
+    bits = _png_significant_bits(image.fp) if isinstance(image, PngImagePlugin.PngImageFile) else None
+    return None if bits is None else _significant_range(values, bits)
+
+
 def _grey_values(image: Image.Image) -> np.ndarray:
     """Returns grey pixels in the type that the file stores them in."""
-    values = np.asarray(image)
-    if image.mode == "I" and _tag(image, BITS) == 32 and _tag(image, SAMPLE_FORMAT, UNSIGNED) == UNSIGNED:
-        return values.view(np.uint32)
-    return values.view(np.int8) if image.mode == "L" else values
+    values, bits = np.asarray(image), _tag(image, BITS)
+    if image.mode == "F" or bits in (None, 12):
+        return values
+    return values.astype(f"{'i' if _tag(image, SAMPLE_FORMAT, UNSIGNED) == SIGNED else 'u'}{bits // 8}")
 
 
-def _grey_samples(image: Image.Image, values: np.ndarray, stored: _Stored) -> Samples:
-    """Collects what a file declares of its grey values."""
-    bits = _tag(image, BITS) or 8 * values.dtype.itemsize
-    declared = _tagged_range(image)
-    if declared is None and bits == 12:
-        declared = (0, 4095)
-    elif image.format == "PPM" and image.mode == "I":
-        declared = FULL
-    elif image.format == "JPEG2000" and not np.any(values % 4):
-        declared = FULL  # fewer than 16 bits, which Pillow shifted up
-    elif stored.significant is not None:
-        declared = _significant_range(values, stored.significant)
-    return Samples(bits, values.dtype.kind != "u", _tag(image, PHOTOMETRIC) == WHITE_IS_ZERO, declared)
-
-
-def _significant_range(values: np.ndarray, bits: int) -> tuple[float, float]:
+def _significant_range(values: np.ndarray, bits: int) -> Bounds:
     """Returns the range of a 16-bit PNG with sBIT: all 16 bits, as PNG requires, unless the numbers clearly were not
     scaled.
     """
@@ -159,30 +147,27 @@ def _significant_range(values: np.ndarray, bits: int) -> tuple[float, float]:
     return (0, 2**bits - 1) if unscaled else FULL
 
 
-def _colour(unread: Any, image: Image.Image, stored: _Stored) -> Image.Image:
+def _colour(unread: Any, image: Image.Image, raw_mode: str) -> Image.Image:
     """Reduces colour, or grey with alpha, of 16 bits: to the high bytes, as Pillow reads them, unless all colours are
     dark.
     """
-    high, key, declared = np.asarray(image), image.info.get("transparency"), _tagged_range(image)
-    grey = stored.raw_mode.startswith("LA")
-    enough = high[..., :3].max() >= 256 * DARK and declared in (None, FULL)
+    high, key, grey = np.asarray(image), image.info.get("transparency"), raw_mode.startswith("LA")
+    enough = high[..., :3].max() >= 256 * DARK and _tagged_range(image) in (None, FULL)
     if enough and key is None:
         return image.convert("LA") if grey else image
     planar = unread.tile[0].codec_name == "libtiff" and _tag(image, PLANAR) == SEPARATE
-    if stored.raw_mode.startswith("RGBa") or planar:  # Pillow cannot read their low bytes
+    if raw_mode.startswith("RGBa") or planar:  # Pillow cannot read their low bytes
         raise UnreadableImageError(
             "its colours are dark, of 16 bits, and multiplied by alpha or compressed channel by channel; save it with "
             "8 bits a channel"
         )
-    values, n = _sixteen_bits(unread, high, stored.raw_mode), 1 if grey else 3
+    values, n = _sixteen_bits(unread, high, raw_mode), 1 if grey else 3
     colours, alpha = values[..., :n], values[..., n] if image.mode == "RGBA" else None
-    if declared is None and stored.significant is not None:
-        declared = _significant_range(colours, stored.significant)
-    scaled = high[..., :n] if enough else to_8_bits(colours, Samples(16, declared=declared), _name(image))
+    scaled = high[..., :n] if enough else to_8_bits(colours, _declared(unread, colours), _name(image))
     if key is not None:
         alpha = 255 * np.any(colours != np.asarray(key), axis=-1)
     elif alpha is not None:
-        alpha = alpha >> 8 if alpha.max() >= 65536 * DARK else to_8_bits(alpha, Samples(16), _name(image))
+        alpha = alpha >> 8 if alpha.max() >= 65536 * DARK else to_8_bits(alpha, None, _name(image))
     return _rebuilt(image, scaled, alpha)
 
 

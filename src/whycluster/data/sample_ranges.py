@@ -27,7 +27,6 @@ guesses; the first guess causes a warning.
 
 import mmap
 import warnings
-from typing import NamedTuple
 
 import numpy as np
 
@@ -39,6 +38,7 @@ DARK = 1 / 4  # of white; if no pixel is brighter, another number is more likely
 DARK_FLOAT = 1 / 16  # of white, for floats, most of which range from 0 to 1
 OVERSHOOT = 0.1  # of white, by which resampling may exceed it at edges
 ROWS_AT_ONCE = 64  # rows scaled at once, so that their floats stay in the cache
+Bounds = tuple[float, float]  # the numbers that are black and white
 # One byte in memory shared with forked DataLoader workers, so that all processes together warn once.
 _warned = mmap.mmap(-1, 1)
 
@@ -47,36 +47,12 @@ class UnreadableImageError(UserError):
     """Raised for an image that cannot be used; the message is the reason, without the path."""
 
 
-class Samples(NamedTuple):
-    """The properties of an image's numbers that its file declares.
-
-    Attributes:
-        bits: of a sample.
-        signed: whether the type has negative numbers.
-        white_is_zero: whether the smallest number is white.
-        declared: the numbers that are black and white (white and black, if `white_is_zero`).
-    """
-
-    bits: int
-    signed: bool = False
-    white_is_zero: bool = False
-    declared: tuple[float, float] | None = None
-
-
-class Range(NamedTuple):
-    """The numbers that are black and white, and whether they are known or guessed."""
-
-    black: float
-    white: float
-    known: bool
-
-
-def to_8_bits(values: np.ndarray, samples: Samples, name: str) -> np.ndarray:
+def to_8_bits(values: np.ndarray, declared: Bounds | None, name: str) -> np.ndarray:
     """Scales numbers of any range to 0…255; warns of the first range in this program that had to be guessed.
 
     Args:
-        values: integers or floats of any shape.
-        samples: what the file says of them.
+        values: integers or floats of any shape, in the type that the file stores them in.
+        declared: the range that the file declares, if it does.
         name: of the image, for the warning.
 
     Returns:
@@ -85,7 +61,7 @@ def to_8_bits(values: np.ndarray, samples: Samples, name: str) -> np.ndarray:
     Raises:
         UnreadableImageError: if no range makes sense.
     """
-    black, white, known = range_of(values, samples)
+    black, white, known = range_of(values, declared)
     if not known and not _warned[0]:
         _warned[0] = 1
         warnings.warn(
@@ -100,57 +76,55 @@ def to_8_bits(values: np.ndarray, samples: Samples, name: str) -> np.ndarray:
         part = np.subtract(values[start : start + ROWS_AT_ONCE], black, dtype=precise)
         part *= precise(255 / (white - black))
         grey[start : start + ROWS_AT_ONCE] = np.clip(np.rint(part, out=part), 0, 255, out=part)
-    return 255 - grey if samples.white_is_zero else grey
+    return grey
 
 
-def range_of(values: np.ndarray, samples: Samples) -> Range:
-    """Finds the range of numbers by the table of this module.
+def range_of(values: np.ndarray, declared: Bounds | None = None) -> tuple[float, float, bool]:
+    """Finds the range of numbers by the table of this module: black, white, and whether they are known or guessed.
 
     Raises:
         UnreadableImageError: if no range makes sense.
 
     Example:
-        >>> range_of(np.array([0, 3000], np.uint16), Samples(16))
-        Range(black=0, white=4095, known=False)
+        >>> range_of(np.array([0, 3000], np.uint16))
+        (0, 4095, False)
     """
     low, high = values.min(), values.max()
     if not (np.isfinite(low) and np.isfinite(high)):
         raise UnreadableImageError(f"float pixels from {low:g} to {high:g}: the range that is white is not known")
-    if samples.declared is not None:
-        black, white = samples.declared
-        if black <= low and high <= white and black < white:
-            return Range(black, white, known=True)
+    if declared is not None and declared[0] <= low and high <= declared[1] and declared[0] < declared[1]:
+        return *declared, True
     if low >= 0 and values.dtype.kind in "iu":
-        return _of_integers(values, samples)
+        return _of_integers(values, int(high))
     if low >= 0 and high <= 1 and (high > DARK_FLOAT or high == 0):
-        return Range(0, 1, known=True)
+        return 0, 1, True
     if low >= 0 and 1 < high <= WHITES[-1] and np.array_equal(values, np.rint(values)):
-        return Range(0, _least_white(high), known=False)
+        return 0, _least_white(high), False
     if values.dtype.kind == "f":
         least, most = np.quantile(values, (0.01, 0.99))
         for white in FLOAT_WHITES:
             if least >= -OVERSHOOT * white and DARK * white < most <= (1 + OVERSHOOT) * white:
-                return Range(0, white, known=False)
+                return 0, white, False
     return _own(values)
 
 
-def _of_integers(values: np.ndarray, samples: Samples) -> Range:
-    largest, high = 2 ** (samples.bits - samples.signed) - 1, int(values.max())  # of the type, and of the image
-    if high <= WHITES[-1]:
-        white = _least_white(high)
-        scaled_from_8_bits = largest == WHITES[-1] and not np.any(values % 257)
-        return Range(0, largest, known=True) if white >= largest or scaled_from_8_bits else Range(0, white, known=False)
-    return Range(0, largest, known=True) if high >= DARK * largest else _own(values)
+def _of_integers(values: np.ndarray, high: int) -> tuple[float, float, bool]:
+    largest = int(np.iinfo(values.dtype).max)
+    if high > WHITES[-1]:
+        return (0, largest, True) if high >= DARK * largest else _own(values)
+    white = _least_white(high)
+    scaled_from_8_bits = largest == WHITES[-1] and not np.any(values % 257)
+    return (0, largest, True) if white >= largest or scaled_from_8_bits else (0, white, False)
 
 
 def _least_white(high: float) -> int:
     return next(white for white in WHITES if high <= white)
 
 
-def _own(values: np.ndarray) -> Range:
+def _own(values: np.ndarray) -> tuple[float, float, bool]:
     """Computes the range of the numbers themselves, without the few at either end that may be defective pixels."""
     for black, white in (np.quantile(values, (0.001, 0.999)), (values.min(), values.max())):
         black = 0.0 if values.min() >= 0 else float(black)
         if white > black:
-            return Range(black, float(white), known=False)
+            return black, float(white), False
     raise UnreadableImageError(f"all pixels are {values.min():g}: the range that is white is not known")
