@@ -1,8 +1,9 @@
 """Collections of images: the digits that ship with scikit-learn, and folders of the user's."""
 
 import os
+from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -13,8 +14,8 @@ from whycluster.data.listing import Listing, list_files
 from whycluster.errors import UserError, whole_number
 
 
-class Collection(Protocol):
-    """A protocol: numbered images with their names and labels.
+class Collection(ABC):
+    """Numbered images with their names and labels; the base class of all collections.
 
     Attributes:
         paths: the name of each image in tables and file names, with `/`.
@@ -30,28 +31,28 @@ class Collection(Protocol):
     skipped: dict[str, str]
     source: dict[str, Any]
 
+    @abstractmethod
     def load(self, index: int) -> Image.Image:
         """Reads an image and returns it in RGB.
 
         Raises:
             UnreadableImageError: with the reason.
         """
-        ...
 
     def file(self, index: int) -> Path | None:
         """Returns the file of an image; `None` if it has none."""
-        ...
+        return None
 
     def raw_features(self) -> np.ndarray | None:
         """Returns the pixels as features `(N, D)`; `None` where their clustering is no useful baseline."""
-        ...
+        return None
 
     def mask(self, index: int) -> Image.Image | None:
         """Returns the pixels that determine the label of an image, white on black; `None` if not known."""
-        ...
+        return None
 
 
-class Digits:
+class Digits(Collection):
     """1797 handwritten digits, 8×8 pixels, white on black, with their values as labels.
 
     Args:
@@ -77,17 +78,11 @@ class Digits:
         grey = (self._pixels[index] * (255 / 16)).round().astype(np.uint8)
         return Image.fromarray(grey).convert("RGB")
 
-    def file(self, index: int) -> Path | None:
-        return None
-
     def raw_features(self) -> np.ndarray | None:
         return self._pixels.reshape(len(self._pixels), -1)
 
-    def mask(self, index: int) -> Image.Image | None:
-        return None
 
-
-class Folder:
+class Folder(Collection):
     """A collection of all image files in a folder and its sub-folders, whose names are the labels.
 
     Args:
@@ -130,12 +125,6 @@ class Folder:
 
     def file(self, index: int) -> Path | None:
         return (self.root / self.paths[index]).absolute()
-
-    def raw_features(self) -> np.ndarray | None:
-        return None
-
-    def mask(self, index: int) -> Image.Image | None:
-        return None
 
 
 def _folder_name(path: str, level: int) -> str:

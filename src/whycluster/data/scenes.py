@@ -5,13 +5,13 @@ and used for every group. So nothing else can distinguish the means of the group
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from PIL import Image
 from sklearn.datasets import load_digits, load_sample_images
 
+from whycluster.data.collections import Collection
 from whycluster.errors import UserError, whole_number
 
 SIDE = 224  # pixels
@@ -50,7 +50,7 @@ class Draw(NamedTuple):
     place: tuple[int, int]
 
 
-class Scenes:
+class Scenes(Collection):
     """A collection of scikit-learn's digits on the photographs that it ships with.
 
     Args:
@@ -99,12 +99,6 @@ class Scenes:
     def mask(self, index: int) -> Image.Image | None:
         """Returns the pixels that were pasted for the group of a scene, white on black; `None` where nothing was."""
         return self._painted(index)[1]
-
-    def file(self, index: int) -> Path | None:
-        return None
-
-    def raw_features(self) -> np.ndarray | None:
-        return None
 
     def _painted(self, index: int) -> tuple[Image.Image, Image.Image | None]:
         """Paints a scene and its mask."""
