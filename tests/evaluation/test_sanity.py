@@ -39,12 +39,12 @@ def test_explanations_fall_apart_with_the_weights_and_the_explainer_stays(glyphs
     clusters = explainer.model(images).argmax(1)
     before = explainer.explain(images).heatmap
     stages = list(randomization(explainer, images, clusters, 3, generator()))
-    assert [stage.layers for stage in stages] == sorted({stage.layers for stage in stages})
-    assert stages[0].layers == 0
-    assert stages[-1].layers > 3
-    for stage in stages:
-        assert stage.size.nanmean() < 0.4
-        assert (stage.size >= stage.correlation.abs() - 1e-12).all()
+    assert [stage[0] for stage in stages] == sorted({stage[0] for stage in stages})
+    assert stages[0][0] == 0
+    assert stages[-1][0] > 3
+    for _, found in stages:
+        assert found["size"].nanmean() < 0.4
+        assert (found["size"] >= found["correlation"].abs() - 1e-12).all()
     assert torch.equal(explainer.explain(images).heatmap, before)
 
 
@@ -60,7 +60,7 @@ def heatmaps(explainer, images, clusters):
 def test_shuffled_features_are_those_of_shuffled_centroids(glyphs):
     explainer, images = glyphs
     clusters = torch.arange(8) % 4
-    first = next(randomization(explainer, images, clusters, 3, generator()))
+    _, first = next(randomization(explainer, images, clusters, 3, generator()))
     head, draws, found = explainer.model.head, generator(), []
     for _ in range(3):
         order = torch.randperm(head.n_features, generator=draws)
@@ -68,8 +68,8 @@ def test_shuffled_features_are_those_of_shuffled_centroids(glyphs):
             explainer.model.backbone, NeuralizedKMeans(head.centroids[:, order.argsort()], beta=float(head.beta))
         )
         found.append(correlations(heatmaps(explainer, images, clusters), heatmaps(Explainer(other), images, clusters)))
-    torch.testing.assert_close(first.correlation, torch.stack(found).mean(0), atol=1e-4, rtol=0)
-    torch.testing.assert_close(first.size, torch.stack(found).abs().mean(0), atol=1e-4, rtol=0)
+    torch.testing.assert_close(first["correlation"], torch.stack(found).mean(0), atol=1e-4, rtol=0)
+    torch.testing.assert_close(first["size"], torch.stack(found).abs().mean(0), atol=1e-4, rtol=0)
 
 
 def test_layers_are_shuffled_from_the_top(glyphs, monkeypatch):
@@ -79,19 +79,19 @@ def test_layers_are_shuffled_from_the_top(glyphs, monkeypatch):
     stages = list(randomization(explainer, images[:2], torch.zeros(2, dtype=torch.long), 3, generator()))
     modules = list(explainer.model.backbone.network.modules())
     with_weights = [module for module in modules if list(module.parameters(recurse=False))]
-    assert stages[-1].layers == len(with_weights)
+    assert stages[-1][0] == len(with_weights)
     assert len(seen) == 3 * len(with_weights)
     for mine, theirs in zip(seen, reversed(with_weights), strict=False):  # the first stage's, of the first shuffle
         assert torch.equal(mine.weight, theirs.weight)
-        if mine is seen[stages[1].layers - 1]:
+        if mine is seen[stages[1][0] - 1]:
             break
 
 
 def test_an_explanation_that_ignores_the_weights_would_be_found_out(glyphs, monkeypatch):
     explainer, images = glyphs
     monkeypatch.setattr("whycluster.evaluation.sanity._heatmaps", lambda explainer, lrp, images, *_: images.sum(1))
-    for stage in randomization(explainer, images, torch.zeros(8, dtype=torch.long), 3, generator()):
-        torch.testing.assert_close(stage.size, torch.ones(8, dtype=torch.float64))
+    for _, stage in randomization(explainer, images, torch.zeros(8, dtype=torch.long), 3, generator()):
+        torch.testing.assert_close(stage["size"], torch.ones(8, dtype=torch.float64))
 
 
 def test_heatmaps_of_different_images_say_how_much_is_chance(glyphs, monkeypatch):
@@ -127,10 +127,10 @@ def test_sensitivity_is_the_worst_of_four_draws_of_two_per_cent(glyphs):
         after = heatmaps(explainer, (images + noise).clamp(0, 1), clusters)
         changes.append((after - before).square().sum((1, 2)).sqrt() / before.square().sum((1, 2)).sqrt())
         ranks.append(correlations(before, after))
-    torch.testing.assert_close(found.change, torch.stack(changes).max(0).values, rtol=1e-3, atol=1e-5)
-    torch.testing.assert_close(found.correlation, torch.stack(ranks).min(0).values, rtol=0, atol=1e-3)
-    assert found.change.median() < 1
-    assert found.correlation.median() > 0.5
+    torch.testing.assert_close(found["change"], torch.stack(changes).max(0).values, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(found["correlation"], torch.stack(ranks).min(0).values, rtol=0, atol=1e-3)
+    assert found["change"].median() < 1
+    assert found["correlation"].median() > 0.5
 
 
 def test_two_clusters_are_explained_by_opposite_heatmaps(glyphs):
@@ -138,8 +138,8 @@ def test_two_clusters_are_explained_by_opposite_heatmaps(glyphs):
     head = explainer.model.head
     two = Explainer(ClusterModel(explainer.model.backbone, NeuralizedKMeans(head.centroids[:2])))
     found = discriminativity(two, images)
-    torch.testing.assert_close(found.runner_up, -torch.ones(8, dtype=torch.float64), rtol=0, atol=1e-3)
-    assert found.pairs.isnan().all()  # there is one competitor only
+    torch.testing.assert_close(found["runner_up"], -torch.ones(8, dtype=torch.float64), rtol=0, atol=1e-3)
+    assert found["pairs"].isnan().all()  # there is one competitor only
 
 
 def test_discriminativity_compares_clusters_and_pairs_of_competitors(glyphs):
@@ -157,10 +157,10 @@ def test_discriminativity_compares_clusters_and_pairs_of_competitors(glyphs):
         }.items()
     }
     expected = correlations(of["own"], of["runner-up"])
-    torch.testing.assert_close(found.runner_up, expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(found["runner_up"], expected, atol=1e-4, rtol=0)
     pairs = (("second", "third"), ("second", "fourth"), ("third", "fourth"))
     expected = torch.stack([correlations(of[one], of[other]) for one, other in pairs]).mean(0)
-    torch.testing.assert_close(found.pairs, expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(found["pairs"], expected, atol=1e-4, rtol=0)
 
 
 def test_receipts_are_shares_of_the_sum_and_the_worst_imbalance():

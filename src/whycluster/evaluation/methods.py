@@ -62,16 +62,14 @@ def gradient_squared(model: ClusterModel) -> Method:
     """Squared gradient of the discriminant, summed over colours."""
     from captum.attr import Saliency
 
-    saliency = Saliency(_discriminant(model))
-    return _attributed(model, lambda x, clusters: _attribute(saliency, x, clusters, abs=False).square(), 2)
+    return _by_captum(model, Saliency, 2, lambda x: {"abs": False}, power=2)
 
 
 def gradient_times_input(model: ClusterModel) -> Method:
     """Gradient times the normalised pixel."""
     from captum.attr import InputXGradient
 
-    product = InputXGradient(_discriminant(model))
-    return _attributed(model, lambda x, clusters: _attribute(product, x, clusters), 2)
+    return _by_captum(model, InputXGradient, 2)
 
 
 def smoothgrad(model: ClusterModel) -> Method:
@@ -83,7 +81,6 @@ def smoothgrad(model: ClusterModel) -> Method:
     from captum.attr import NoiseTunnel, Saliency
 
     low, high = model.backbone.bounds()
-    tunnel = NoiseTunnel(Saliency(_discriminant(model)))
     settings = {
         "nt_type": "smoothgrad_sq",
         "nt_samples": SMOOTHGRAD_SAMPLES,
@@ -91,7 +88,7 @@ def smoothgrad(model: ClusterModel) -> Method:
         "stdevs": SMOOTHGRAD_NOISE * float((high - low).mean()),
         "abs": False,
     }
-    return _attributed(model, lambda x, clusters: _attribute(tunnel, x, clusters, **settings), 2 * SMOOTHGRAD_SAMPLES)
+    return _by_captum(model, lambda f: NoiseTunnel(Saliency(f)), 2 * SMOOTHGRAD_SAMPLES, lambda x: settings)
 
 
 def integrated_gradients(model: ClusterModel) -> Method:
@@ -101,27 +98,22 @@ def integrated_gradients(model: ClusterModel) -> Method:
     """
     from captum.attr import IntegratedGradients
 
-    path = IntegratedGradients(_discriminant(model))
+    def settings(x: Tensor) -> dict[str, Any]:
+        return {"n_steps": INTEGRATION_STEPS, "internal_batch_size": len(x)}
 
-    def explain(x: Tensor, clusters: Tensor) -> Tensor:
-        return _attribute(path, x, clusters, n_steps=INTEGRATION_STEPS, internal_batch_size=len(x))
-
-    return _attributed(model, explain, 2 * INTEGRATION_STEPS)
+    return _by_captum(model, IntegratedGradients, 2 * INTEGRATION_STEPS, settings)
 
 
 def occlusion(model: ClusterModel) -> Method:
     """Fall of the discriminant when a square is hidden under the mean colour (Zeiler and Fergus, arXiv 1311.2901)."""
     from captum.attr import Occlusion
 
-    hiding = Occlusion(_discriminant(model))
-
-    def explain(x: Tensor, clusters: Tensor) -> Tensor:
-        side = (x.shape[1], *(math.ceil(n / OCCLUSION_GRID) for n in x.shape[2:]))
-        with torch.no_grad():
-            return _attribute(hiding, x, clusters, sliding_window_shapes=side, strides=side)
+    def settings(x: Tensor) -> dict[str, Any]:
+        square = (x.shape[1], *(math.ceil(n / OCCLUSION_GRID) for n in x.shape[2:]))
+        return {"sliding_window_shapes": square, "strides": square}
 
     side = model.backbone.preprocessing.crop
-    return _attributed(model, explain, math.ceil(side / math.ceil(side / OCCLUSION_GRID)) ** 2 + 1)
+    return _by_captum(model, Occlusion, math.ceil(side / math.ceil(side / OCCLUSION_GRID)) ** 2 + 1, settings)
 
 
 BASELINES: dict[str, Callable[[ClusterModel], Method]] = {
@@ -152,30 +144,36 @@ def baseline(name: str, model: ClusterModel) -> Method:
         ) from error
 
 
-def _discriminant(model: ClusterModel) -> Callable[[Tensor, Tensor], Tensor]:
-    """The differentiable function of normalised images `(N, 3, H, W)` and clusters `(N,)` that gives `f_c`, `(N,)`."""
+def _by_captum(
+    model: ClusterModel,
+    make: Callable[[Any], Any],
+    passes: int,
+    settings: Callable[[Tensor], dict[str, Any]] = lambda x: {},
+    power: int = 1,
+) -> Method:
+    """A method of captum on normalised pixels, its noise seeded by the generator and the global random state left as it
+    was.
+
+    Args:
+        model: whose discriminants are explained.
+        make: makes captum's method from the differentiable function that it explains.
+        passes: as in `Method`.
+        settings: of the method, for normalised images `(N, 3, H, W)`.
+        power: to which attributions are raised before they are summed over colours.
+    """
 
     def discriminant(x: Tensor, clusters: Tensor) -> Tensor:
         discriminants: Tensor = model.head(model.backbone.network(x))
         return discriminants.gather(1, clusters[:, None])[:, 0]
 
-    return discriminant
-
-
-def _attribute(by: Any, x: Tensor, clusters: Tensor, **settings: Any) -> Tensor:
-    attributions: Tensor = by.attribute(x, additional_forward_args=(clusters,), **settings)
-    return attributions
-
-
-def _attributed(model: ClusterModel, attribute: Callable[[Tensor, Tensor], Tensor], passes: int) -> Method:
-    """A method of captum, its noise seeded by the generator and the global random state left as it was."""
+    method = make(discriminant)
 
     def explain(images: Tensor, clusters: Tensor, generator: torch.Generator) -> Tensor:
         devices = [images.device] if images.device.type == "cuda" else []
         with torch.random.fork_rng(devices), torch.inference_mode(False), torch.enable_grad():
             torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
             x = model.backbone.normalise(images.clone()).requires_grad_()
-            attributions = attribute(x, clusters.clone())
-        return attributions.detach().sum(1).float()
+            found: Tensor = method.attribute(x, additional_forward_args=(clusters.clone(),), **settings(x))
+        return found.detach().pow(power).sum(1).float()
 
     return Method(explain, passes)

@@ -7,7 +7,7 @@ heatmaps of different images as the chance level; other clusters are explained; 
 
 import copy
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,24 +24,9 @@ OTHER_IMAGES = 5  # that each image is compared with
 COMPETITORS = 3  # the nearest ones, each of which is explained against
 
 
-class Randomization(NamedTuple):
-    """Similarity of heatmaps before and after weights were shuffled.
-
-    Attributes:
-        layers: number of shuffled layers with weights, from the top; 0: only the features that the clustering reads.
-        correlation: rank correlation of each heatmap with the original one, averaged over shuffles, `(N,)`; NaN where
-            the heatmap is constant.
-        size: the same for the absolute value of the correlation, `(N,)`: a pattern may stay and change its sign.
-    """
-
-    layers: int
-    correlation: Tensor
-    size: Tensor
-
-
 def randomization(
     explainer: Explainer, images: Tensor, clusters: Tensor, stages: int, generator: torch.Generator
-) -> Iterator[Randomization]:
+) -> Iterator[tuple[int, dict[str, Tensor]]]:
     """Explains with more and more weights shuffled, from the top: first those of the clustering, then of the network.
 
     Shuffling keeps the distribution of each tensor's values, so that activations keep their scale.
@@ -52,6 +37,11 @@ def randomization(
         clusters: to explain, `(N,)`.
         stages: number of steps in which the layers of the network are shuffled.
         generator: of the shuffles.
+
+    Yields:
+        The number of shuffled layers with weights, from the top; 0: only the features that the clustering reads. And
+        two figures of each heatmap, `(N,)`, averaged over shuffles: its rank `correlation` with the original one, NaN
+        where the heatmap is constant, and its `size`, the absolute value, as a pattern may stay and change its sign.
     """
     before = _heatmaps(explainer, explainer.lrp, images, clusters)
     # For each shuffle: the order of features, the network, and its layers with weights, from the top.
@@ -74,7 +64,8 @@ def randomization(
             after = _heatmaps(explainer, explainer.lrp.of(network), images, clusters, order)
             correlations.append(rank_correlation(before, after))
         done = count
-        yield Randomization(done, torch.stack(correlations).mean(0), torch.stack(correlations).abs().mean(0))
+        every = torch.stack(correlations)
+        yield done, {"correlation": every.mean(0), "size": every.abs().mean(0)}
 
 
 def shuffle(layer: nn.Module, generator: torch.Generator) -> None:
@@ -103,7 +94,7 @@ def _heatmaps(explainer: Explainer, lrp: LRP, images: Tensor, clusters: Tensor, 
 def unrelated(explainer: Explainer, images: Tensor, clusters: Tensor) -> Tensor:
     """Mean absolute rank correlation of each heatmap with those of other images, `(N,)`; NaN for a single image.
 
-    This is the chance level of `Randomization.size`: it is not 0, as a heatmap has few regions. Arguments as above.
+    This is the chance level of `size` above: it is not 0, as a heatmap has few regions. Arguments as above.
     """
     heatmaps = _heatmaps(explainer, explainer.lrp, images, clusters)
     if len(heatmaps) < 2:
@@ -112,20 +103,15 @@ def unrelated(explainer: Explainer, images: Tensor, clusters: Tensor) -> Tensor:
     return torch.stack([rank_correlation(heatmaps, heatmaps.roll(shift, 0)).abs() for shift in shifts]).mean(0)
 
 
-class Sensitivity(NamedTuple):
-    """Largest effect of a little noise on a heatmap; `(N,)` each.
+def sensitivity(
+    explainer: Explainer, images: Tensor, clusters: Tensor, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """Explains with uniform noise of at most `SENSITIVITY_NOISE` on each value; arguments as above.
 
-    Attributes:
-        change: Euclidean norm of the change, as a fraction of the norm of the heatmap.
-        correlation: rank correlation with the heatmap without noise.
+    Returns:
+        Of the noise with the largest effect, `(N,)` each: the `change`, the Euclidean norm of the change as a fraction
+        of the norm of the heatmap; and the rank `correlation` with the heatmap without noise.
     """
-
-    change: Tensor
-    correlation: Tensor
-
-
-def sensitivity(explainer: Explainer, images: Tensor, clusters: Tensor, generator: torch.Generator) -> Sensitivity:
-    """Explains with uniform noise of at most `SENSITIVITY_NOISE` on each value; arguments as above."""
     before = _heatmaps(explainer, explainer.lrp, images, clusters)
     length = before.flatten(1).norm(dim=1)
     changes, correlations = [], []
@@ -134,24 +120,17 @@ def sensitivity(explainer: Explainer, images: Tensor, clusters: Tensor, generato
         after = _heatmaps(explainer, explainer.lrp, (images + noise).clamp(0, 1), clusters)
         changes.append((after - before).flatten(1).norm(dim=1) / length)
         correlations.append(rank_correlation(before, after))
-    return Sensitivity(torch.stack(changes).amax(0), torch.stack(correlations).amin(0))
+    return {"change": torch.stack(changes).amax(0), "correlation": torch.stack(correlations).amin(0)}
 
 
-class Discriminativity(NamedTuple):
-    """Rank correlation of heatmaps of one image for different targets, `(N,)` each.
+def discriminativity(explainer: Explainer, images: Tensor) -> dict[str, Tensor]:
+    """Explains several targets of each image; images `(N, 3, H, W)`, from 0 to 1.
 
-    Attributes:
-        runner_up: between the assigned cluster and the runner-up.
-        pairs: between the assigned cluster against one competitor and against another, averaged over pairs of the
-            nearest competitors; NaN where there is only one.
+    Returns:
+        Rank correlations of heatmaps of one image, `(N,)` each: `runner_up`, between the assigned cluster and the
+        runner-up; `pairs`, between the assigned cluster against one competitor and against another, averaged over pairs
+        of the nearest competitors, NaN where there is only one.
     """
-
-    runner_up: Tensor
-    pairs: Tensor
-
-
-def discriminativity(explainer: Explainer, images: Tensor) -> Discriminativity:
-    """Explains several targets of each image; images `(N, 3, H, W)`, from 0 to 1."""
     model = explainer.model
     with torch.no_grad():
         nearest = model(images).argsort(stable=True, dim=1, descending=True)  # (N, K)
@@ -161,7 +140,7 @@ def discriminativity(explainer: Explainer, images: Tensor) -> Discriminativity:
     own, second, *against = [explanation.heatmap for explanation in explainer.explain_targets(images, targets)]
     correlations = [rank_correlation(one, other) for at, one in enumerate(against) for other in against[:at]]
     mean = torch.stack(correlations).mean(0) if correlations else torch.full((len(images),), torch.nan)
-    return Discriminativity(rank_correlation(own, second), mean)
+    return {"runner_up": rank_correlation(own, second), "pairs": mean}
 
 
 def receipts(explainer: Explainer, batches: Sequence[Tensor]) -> dict[str, float]:
@@ -193,14 +172,12 @@ def sanity_checks(explainer: Explainer, images: Tensor, clusters: Tensor, seed: 
     return {
         "images": len(images),
         "randomised": [
-            {"layers": stages[0].layers, **_means([stage[1:] for stage in stages], ("correlation", "size"))}
+            {"layers": stages[0][0], **_means([figures for _, figures in stages])}
             for stages in zip(*shuffled, strict=True)
         ],
         "unrelated": interval(torch.cat([unrelated(explainer, *batch) for batch in batches]))._asdict(),
-        "discriminativity": _means([discriminativity(explainer, some) for some in parts], Discriminativity._fields),
-        "sensitivity": _means(
-            [sensitivity(explainer, *batch, _generator(seed)) for batch in batches], Sensitivity._fields
-        ),
+        "discriminativity": _means([discriminativity(explainer, some) for some in parts]),
+        "sensitivity": _means([sensitivity(explainer, *batch, _generator(seed)) for batch in batches]),
         "receipts": receipts(explainer, parts),
     }
 
@@ -209,7 +186,6 @@ def _generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def _means(parts: Sequence[tuple[Tensor, ...]], names: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Means with their intervals of the columns of several batches, by name."""
-    columns = [torch.cat(column) for column in zip(*parts, strict=True)]
-    return {name: interval(column)._asdict() for name, column in zip(names, columns, strict=True)}
+def _means(parts: Sequence[dict[str, Tensor]]) -> dict[str, dict[str, float]]:
+    """Means with their intervals of the figures of several batches, by name."""
+    return {name: interval(torch.cat([part[name] for part in parts]))._asdict() for name in parts[0]}
