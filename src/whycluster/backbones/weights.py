@@ -26,17 +26,11 @@ Tensors = Mapping[str, Tensor]
 
 
 class Weights(NamedTuple):
-    """The content of a weights file.
-
-    Attributes:
-        path: the file.
-        tensors: the `state_dict`.
-        wrapped: the key in the file that held it, if any.
-    """
+    """The content of a weights file."""
 
     path: Path
-    tensors: dict[str, Tensor]
-    wrapped: str
+    tensors: dict[str, Tensor]  # the `state_dict`
+    wrapped: str  # the key in the file that held it, if any
 
     @classmethod
     def read(cls, path: Path) -> "Weights":

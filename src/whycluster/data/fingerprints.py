@@ -44,8 +44,7 @@ def digest(parts: Iterable[Tensor | Path]) -> str:
     for part in parts:
         if isinstance(part, Path):
             with open(part, "rb") as file:
-                while chunk := file.read(2**20):
-                    hashed.update(chunk)
+                hashlib.file_digest(file, lambda: hashed)  # type: ignore[arg-type, return-value]
         else:
             hashed.update(part.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return hashed.hexdigest()

@@ -14,15 +14,10 @@ FINISHED, UNFINISHED, REQUEST = ".request.json", "unfinished", "request.json"
 
 
 class Listing(NamedTuple):
-    """Files of a folder.
+    """Files of a folder."""
 
-    Attributes:
-        paths: of all files, relative to the folder, with `/`, sorted.
-        skipped: relative path `->` why it could not be listed.
-    """
-
-    paths: list[str]
-    skipped: dict[str, str]
+    paths: list[str]  # of all files, relative to the folder, with `/`, sorted
+    skipped: dict[str, str]  # relative path `->` why it could not be listed
 
 
 class _Found(NamedTuple):

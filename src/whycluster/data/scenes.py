@@ -25,29 +25,17 @@ SEEN = 0.25  # opacity from which a pixel belongs to the mask
 
 
 class Draw(NamedTuple):
-    """The random choices that make a scene, except for its group.
+    """The random choices that make a scene, except for its group."""
 
-    Attributes:
-        photo: number of the photograph.
-        box: the part of it, `(left, upper, right, lower)`.
-        side: of the digit, in pixels.
-        corner: its upper left corner.
-        turn: degrees.
-        colour: of the digit.
-        sample: which of the handwritten samples of its value, from 0 to 1.
-        value: the digit where all groups show the same one.
-        place: corner in which the mark lies: right or left, below or above.
-    """
-
-    photo: int
-    box: tuple[int, int, int, int]
-    side: int
-    corner: tuple[int, int]
-    turn: float
-    colour: tuple[int, int, int]
-    sample: float
-    value: int
-    place: tuple[int, int]
+    photo: int  # number of the photograph
+    box: tuple[int, int, int, int]  # the part of it, (left, upper, right, lower)
+    side: int  # of the digit, in pixels
+    corner: tuple[int, int]  # its upper left corner
+    turn: float  # degrees
+    colour: tuple[int, int, int]  # of the digit
+    sample: float  # which of the handwritten samples of its value, from 0 to 1
+    value: int  # the digit where all groups show the same one
+    place: tuple[int, int]  # corner in which the mark lies: right or left, below or above
 
 
 class Scenes(Collection):

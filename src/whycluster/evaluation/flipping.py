@@ -19,17 +19,11 @@ GRID = 14  # regions along the shorter side of an image
 
 
 class Flipping(NamedTuple):
-    """Settings of patch flipping for images of one size.
+    """Settings of patch flipping for images of one size."""
 
-    Attributes:
-        patch: side, in pixels.
-        counts: patches removed at each point of a curve; see `flip_counts`.
-        fills: name `->` what replaces the patches.
-    """
-
-    patch: int
-    counts: list[int]
-    fills: Mapping[str, Fill]
+    patch: int  # side, in pixels
+    counts: list[int]  # patches removed at each point of a curve; see `flip_counts`
+    fills: Mapping[str, Fill]  # name `->` what replaces the patches
 
 
 def region_side(images: Tensor) -> int:

@@ -18,15 +18,11 @@ BLOB_SIGMA = 0.25  # as a fraction of the image's side
 
 
 class Method(NamedTuple):
-    """An explanation method.
+    """An explanation method."""
 
-    Attributes:
-        explain: images `(N, 3, H, W)` from 0 to 1, clusters `(N,)`, and a random generator `->` heatmaps `(N, H, W)`.
-        passes: its cost per image, in passes through the network, forward or back.
-    """
-
+    # Images (N, 3, H, W) from 0 to 1, clusters (N,), and a random generator -> heatmaps (N, H, W).
     explain: Callable[[Tensor, Tensor, torch.Generator], Tensor]
-    passes: int
+    passes: int  # its cost per image, in passes through the network, forward or back
 
 
 def explainer_method(explainer: Explainer) -> Method:

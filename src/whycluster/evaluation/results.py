@@ -15,65 +15,38 @@ SCORES = ("discriminant", "probability", "assigned")
 
 
 class FlippingCurves(NamedTuple):
-    """Scores of each image at each point of its curves, `(N, T, 3)`; the last dimension is `SCORES`.
+    """Scores of each image at each point of its curves, `(N, T, 3)`; the last dimension is `SCORES`."""
 
-    Attributes:
-        most: the most relevant patches are removed first.
-        least: the least relevant patches are removed first.
-    """
-
-    most: Tensor
-    least: Tensor
+    most: Tensor  # the most relevant patches are removed first
+    least: Tensor  # the least relevant patches are removed first
 
 
 class MaskAgreement(NamedTuple):
-    """Agreement of heatmaps with the masks of the `M` images that have one; see `masks`.
+    """Agreement of heatmaps with the masks of the `M` images that have one; see `masks`."""
 
-    Attributes:
-        mass: share of the positive relevance inside, `(M,)`.
-        rank: rank accuracy, `(M,)`.
-        hit: 1 where the densest region lies inside, else 0, `(M,)`.
-    """
-
-    mass: Tensor
-    rank: Tensor
-    hit: Tensor
+    mass: Tensor  # share of the positive relevance inside, (M,)
+    rank: Tensor  # rank accuracy, (M,)
+    hit: Tensor  # 1 where the densest region lies inside, else 0, (M,)
 
 
 class MethodResults(NamedTuple):
-    """Results of one method on all images.
+    """Results of one method on all images."""
 
-    Attributes:
-        passes: through the network, per image.
-        seconds: per image.
-        curves: name of a fill `->` its curves.
-        mask_agreement: `None` without masks.
-    """
-
-    passes: int
-    seconds: float
-    curves: Mapping[str, FlippingCurves]
-    mask_agreement: MaskAgreement | None
+    passes: int  # through the network, per image
+    seconds: float  # per image
+    curves: Mapping[str, FlippingCurves]  # name of a fill `->` its curves
+    mask_agreement: MaskAgreement | None  # `None` without masks
 
 
 class Evaluation(NamedTuple):
-    """Results of all methods on the same images.
+    """Results of all methods on the same images."""
 
-    Attributes:
-        methods: name `->` its results; the first is ours.
-        counts: patches removed at each point of the curves.
-        n_patches: of an image.
-        mask_area: share of the image that masks cover, `(M,)`; `None` without masks.
-        sanity: sanity checks, discriminativity and receipts of ours, as JSON values.
-        settings: JSON values.
-    """
-
-    methods: Mapping[str, MethodResults]
-    counts: list[int]
-    n_patches: int
-    mask_area: Tensor | None
-    sanity: dict[str, Any]
-    settings: dict[str, Any]
+    methods: Mapping[str, MethodResults]  # name `->` its results; the first is ours
+    counts: list[int]  # patches removed at each point of the curves
+    n_patches: int  # of an image
+    mask_area: Tensor | None  # share of the image that masks cover, (M,); `None` without masks
+    sanity: dict[str, Any]  # sanity checks, discriminativity and receipts of ours, as JSON values
+    settings: dict[str, Any]  # JSON values
 
     def srg(self, method: str, fill: str, score: str = "discriminant") -> Interval:
         """Mean area between the curves of least and of most relevant first; discriminants in units of their start."""

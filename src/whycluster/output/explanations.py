@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
+from pytorch_lightning.utilities import move_data_to_device
 from torch import Tensor
 
 from whycluster.data import Batch, Collection, PreparedImages, Shards, UnreadableImageError
@@ -38,7 +39,7 @@ class ExplanationWriter(ShardWriter):
         self.folder, self.collection, self.targets = folder, collection, targets
 
     def results(self, prediction: list[Explanation], batch: Batch) -> Shard:
-        explanations = [_on_cpu(explanation) for explanation in prediction]
+        explanations: list[Explanation] = move_data_to_device(prediction, "cpu")
         photos, folders = batch.images.cpu(), set()
         for place, number in enumerate(batch.indices.tolist()):
             for target, explanation in zip(self.targets, explanations, strict=True):
@@ -106,15 +107,10 @@ def deepest(shards: Shards, images: PreparedImages, targets: Sequence[Target], f
 
 
 class Counted(NamedTuple):
-    """The numbers of explained images and of weak heatmaps.
+    """The numbers of explained images and of weak heatmaps."""
 
-    Attributes:
-        images: number of images that could be read.
-        weak: number of heatmaps whose pixels hold less than half of the discriminant.
-    """
-
-    images: int
-    weak: int
+    images: int  # that could be read
+    weak: int  # heatmaps whose pixels hold less than half of the discriminant
 
 
 def counted(shards: Shards) -> Counted:
@@ -173,13 +169,3 @@ def caption(path: str, target: Target, explanation: Explanation, place: int) -> 
         value = float(explanation.discriminant[place])
         question = f"why {explained}{against}: discriminant {value:.4g}\nred speaks for {explained}, blue against it"
     return f"{path}\n{where}\n{question}; the pixels hold {share_at_pixels(explanation, place):.0%} of the discriminant"
-
-
-def _on_cpu(explanation: Explanation) -> Explanation:
-    target, heatmap, receipt, assignment = explanation
-    return Explanation(
-        target.cpu(),
-        heatmap.cpu(),
-        type(receipt)(*(column.cpu() for column in receipt)),
-        type(assignment)(*(column.cpu() for column in assignment)),
-    )

@@ -81,10 +81,9 @@ class ExplanationGallery:
     def offer(self, cluster: int, discriminant: float, path: str, place: Any) -> None:
         """Considers an image for the gallery."""
         best = self._best.setdefault(cluster, [])
-        if len(best) < GALLERY:
-            heapq.heappush(best, (discriminant, path, place))
-        else:
-            heapq.heappushpop(best, (discriminant, path, place))
+        heapq.heappush(best, (discriminant, path, place))
+        if len(best) > GALLERY:
+            heapq.heappop(best)
 
     def kept(self) -> Mapping[int, list[tuple[float, str, Any]]]:
         """Returns the images kept of each cluster, largest discriminant first."""
