@@ -274,7 +274,7 @@ def test_a_rule_of_ones_own() -> None:
         r = attribution.output[n].flatten()
         expected, kept, _, _ = share((w * x[n].flatten()).abs(), b.abs(), r, 0.0)
         torch.testing.assert_close(attribution.relevance[n].flatten(), expected)
-        torch.testing.assert_close(attribution.receipt.layers["conv2d"].bias[n], kept)
+        torch.testing.assert_close(attribution.receipt.layers["convolution"].bias[n], kept)
 
 
 def test_outputs_of_one_sign_keep_what_no_input_takes() -> None:

@@ -11,6 +11,10 @@ from torch.export import default_decompositions
 from torch.nn import functional as F
 
 aten = torch.ops.aten
+# Rewritten by torch itself: sums of products as products of matrices, and all convolutions as the general one.
+CONVOLUTIONS = {aten.conv1d, aten.conv2d, aten.conv3d, aten._convolution_mode}
+TRANSPOSED = {aten.conv_transpose1d, aten.conv_transpose2d, aten.conv_transpose3d}
+BY_TORCH = {aten.einsum, aten.tensordot, *CONVOLUTIONS, *TRANSPOSED}
 
 
 def attention(
@@ -95,29 +99,9 @@ def glu(x: Tensor, dim: int = -1) -> Tensor:
     return values * gate.sigmoid()
 
 
-def convolution_same(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: str = "valid",
-    dilation: Any = 1,
-    groups: int = 1,
-) -> Tensor:
-    """Convolves with `valid` or `same` padding; where `same` is not symmetric, the extra zeros are added beforehand."""
-    dims = weight.ndim - 2
-    dilations = [dilation] * dims if isinstance(dilation, int) else list(dilation) * (dims // len(dilation))
-    extra = [d * (k - 1) if padding == "same" else 0 for d, k in zip(dilations, weight.shape[2:], strict=True)]
-    if any(one % 2 for one in extra):
-        x = F.pad(x, [side for one in reversed(extra) for side in (0, one % 2)])
-    convolve: Callable[..., Tensor] = (F.conv1d, F.conv2d, F.conv3d)[dims - 1]
-    return convolve(x, weight, bias, stride, [one // 2 for one in extra], dilation, groups)
-
-
 @cache
 def decompositions() -> dict[Any, Callable[..., Any]]:
     """Returns, for each operation that is rewritten, the function that computes it from simpler ones."""
-    known = default_decompositions()
     return {
         aten.scaled_dot_product_attention.default: attention,
         aten.group_norm.default: group_norm,
@@ -127,8 +111,5 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
         aten.addcmul.default: addcmul,
         aten.baddbmm.default: baddbmm,
         aten.copy.default: copied,
-        aten.conv1d.padding: convolution_same,
-        aten.conv2d.padding: convolution_same,
-        aten.conv3d.padding: convolution_same,
-        **{op: known[op] for op in (aten.einsum.default, aten.tensordot.default) if op in known},
+        **{op: rewrite for op, rewrite in default_decompositions().items() if op.overloadpacket in BY_TORCH},
     }

@@ -40,13 +40,11 @@ def _check_constant(call: Call, *weights: Any) -> None:
         raise steps.UnknownOperationError("LRP knows layers whose weights do not depend on the image")
 
 
-def _convolution(call: Call, transposed: bool = False) -> Step:
-    x, weight, bias = call.args[0], call.argument(1, "weight"), call.argument(2, "bias")
+def _convolution(call: Call) -> Step:
+    x, weight, bias, *settings = call.args
     _check_constant(call, weight, bias)
-    defaults: dict[str, Any] = {"stride": [1], "padding": [0], "output_padding": [0], "groups": 1, "dilation": [1]}
-    names = "stride padding output_padding groups dilation" if transposed else "stride padding dilation groups"
-    settings = {name: call.argument(at, name, defaults[name]) for at, name in enumerate(names.split(), start=3)}
-    return _layer(maps.Convolution, x, weight, bias, transposed=transposed, **settings)
+    names = "stride padding dilation transposed output_padding groups"
+    return _layer(maps.Convolution, x, weight, bias, **dict(zip(names.split(), settings, strict=True)))
 
 
 def _linear(call: Call) -> Step:
@@ -212,8 +210,7 @@ def _softmax(call: Call) -> Step:
 
 
 ROWS: tuple[tuple[Build, str], ...] = (
-    (_convolution, "conv1d conv2d conv3d"),
-    (partial(_convolution, transposed=True), "conv_transpose1d conv_transpose2d conv_transpose3d"),
+    (_convolution, "convolution"),
     (_linear, "linear"),
     (_addmm, "addmm"),
     (_matrix_product, "matmul mm bmm mv"),
