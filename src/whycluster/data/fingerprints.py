@@ -44,7 +44,7 @@ def digest(parts: Iterable[Tensor | Path]) -> str:
     for part in parts:
         if isinstance(part, Path):
             with open(part, "rb") as file:
-                hashlib.file_digest(file, lambda: hashed)  # type: ignore[arg-type, return-value]
+                hashlib.file_digest(file, lambda: hashed)
         else:
             hashed.update(part.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return hashed.hexdigest()

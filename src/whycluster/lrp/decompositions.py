@@ -102,6 +102,7 @@ def glu(x: Tensor, dim: int = -1) -> Tensor:
 @cache
 def decompositions() -> dict[Any, Callable[..., Any]]:
     """Returns, for each operation that is rewritten, the function that computes it from simpler ones."""
+    known: dict[Any, Callable[..., Any]] = dict(default_decompositions())
     return {
         aten.scaled_dot_product_attention.default: attention,
         aten.group_norm.default: group_norm,
@@ -111,5 +112,5 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
         aten.addcmul.default: addcmul,
         aten.baddbmm.default: baddbmm,
         aten.copy.default: copied,
-        **{op: rewrite for op, rewrite in default_decompositions().items() if op.overloadpacket in BY_TORCH},
+        **{op: rewrite for op, rewrite in known.items() if op.overloadpacket in BY_TORCH},
     }
