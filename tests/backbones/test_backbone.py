@@ -138,7 +138,7 @@ def test_default_layer_of_torchvision(name, layer, channels):
         network = get_model(name, weights=None, init_weights=False) if name == "googlenet" else get_model(name)
     backbone = Backbone(network, Preprocessing(224, 224, (0.5,) * 3, (0.5,) * 3))
     assert backbone.origin["layer"] == layer
-    assert backbone.network.layout == "channels first"
+    assert backbone.network.poolings[0].layout == "channels first"
     assert backbone.n_features == channels
 
 
@@ -160,7 +160,7 @@ def test_transformers_of_torchvision(name, layer, layout, pool, size):
         network = get_model(name)
     backbone = Backbone(network, Preprocessing(224, 224, (0.5,) * 3, (0.5,) * 3))
     assert (backbone.origin["layer"], backbone.origin["pool"], backbone.n_features) == (layer, pool, size)
-    assert backbone.network.layout == layout
+    assert backbone.network.poolings[0].layout == layout
 
 
 def read_by(network, module, images):
@@ -218,7 +218,7 @@ def test_channels_last_of_a_swin_transformer():
     network = SwinTransformer([4, 4], 8, [1, 1], [2, 2], [4, 4], num_classes=3).eval()
     images = torch.rand(2, 3, 32, 32)
     backbone = Backbone(network, AS_THEY_ARE)
-    assert backbone.network.layout == "channels last"
+    assert backbone.network.poolings[0].layout == "channels last"
     torch.testing.assert_close(backbone(images), read_by(network, "head", images))
 
 

@@ -107,7 +107,7 @@ def test_prefix_tokens(tmp_path, name, prefix):
 @pytest.mark.parametrize("name", ["test_vit2", "vit_base_patch16_siglip_224"])
 def test_a_pool_that_is_asked_for_takes_the_place_of_the_own_one(name):
     backbone = random_backbone(name, pool="flatten", image_size=None if name == "test_vit2" else 32)
-    assert backbone.network.layout == "tokens"
+    assert backbone.network.poolings[0].layout == "tokens"
     assert backbone.n_features > 200
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from whycluster.clustering import features
-from whycluster.clustering.features import FeatureStore
+from whycluster.clustering.features import FeatureStore, blocks
 
 
 @pytest.fixture
@@ -44,3 +44,13 @@ def test_a_file_that_the_disk_has_no_room_for_is_an_error(tmp_path):
     done = subprocess.run([sys.executable, "-c", script, tmp_path / "f.npy"], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "File too large\n"), done.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_blocks_do_not_depend_on_the_parts():
+    rows = torch.arange(46.0).view(23, 2)
+    wanted = rows.split(5)
+    for size in (1, 2, 5, 7, 23):
+        found = list(blocks(rows.split(size), 5))
+        assert len(found) == len(wanted)
+        assert all(map(torch.equal, found, wanted))
+    assert list(blocks([], 5)) == []

@@ -200,3 +200,20 @@ def test_two_processes_find_the_centroids_of_one(tmp_path, n_clusters):
     one, first, second = (np.load(tmp_path / f"centroids_{name}.npy") for name in ("1_0", "2_0", "2_1"))
     np.testing.assert_array_equal(first, second)
     np.testing.assert_array_equal(first, one)
+
+
+def test_spherical_k_means_restated(tmp_path):
+    x = load_digits().data.astype(np.float32)
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    ours = fitted(stored(tmp_path, x), n_clusters=8, n_init=1, tol=0, seed=4, spherical=True)
+    centroids = starting(x, 8, 4)
+    for _ in range(300):
+        nearest = ((x[:, None].astype(np.float64) - centroids) ** 2).sum(2).argmin(1)
+        sums = np.stack([x[nearest == cluster].sum(0, dtype=np.float64) for cluster in range(8)])
+        before, centroids = centroids, sums / np.linalg.norm(sums, axis=1, keepdims=True)
+        if np.allclose(before, centroids, rtol=0, atol=1e-14):
+            break
+    np.testing.assert_allclose(ours.centroids, centroids, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(ours.centroids.norm(dim=1), 1, rtol=1e-12)
+    assert (nearest == (x @ centroids.T).argmax(1)).mean() > 0.999  # the nearest is that of the largest cosine
+    np.testing.assert_allclose(ours.inertia, ((x - centroids[nearest]) ** 2).sum(), rtol=1e-6)

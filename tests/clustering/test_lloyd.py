@@ -92,3 +92,16 @@ def test_starts_are_rows_and_follow_the_seed():
     assert torch.equal(first, starts(x, 4, n_init=3, seed=1))
     assert not torch.equal(first, starts(x, 4, n_init=3, seed=2))
     assert all((x == row).all(1).any() for row in first.flatten(0, 1).numpy())
+
+
+def test_spherical_centroids_move_to_the_directions_of_the_means():
+    x = torch.nn.functional.normalize(blobs())
+    centroids = torch.nn.functional.normalize(blobs(14, seed=1)).view(2, 7, 5)
+    sums = sums_of(x, centroids)
+    sums.counts[0, 2], sums.features[0, 2] = 0, 0  # without rows
+    sums.features[1, 4] = 0  # rows that cancel
+    moved, shift = update(sums, centroids, spherical=True)
+    wanted = sums.features.numpy() / np.linalg.norm(sums.features.numpy(), axis=2, keepdims=True).clip(1e-300)
+    wanted[0, 2], wanted[1, 4] = centroids[0, 2], centroids[1, 4]
+    np.testing.assert_allclose(moved, wanted, rtol=1e-12)
+    np.testing.assert_allclose(shift, ((wanted - centroids.numpy()) ** 2).sum((1, 2)), rtol=1e-12)

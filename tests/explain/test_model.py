@@ -7,6 +7,7 @@ import torch
 
 from whycluster.backbones import Backbone, build_backbone
 from whycluster.backbones.glyphnet import GlyphNet
+from whycluster.clustering.feature_steps import FeatureSettings, FeatureSteps
 from whycluster.explain import ClusterModel
 from whycluster.explain.model import FORMAT_VERSION, running_versions
 from whycluster.heads import NeuralizedKMeans
@@ -240,3 +241,32 @@ def test_code_in_a_file_is_not_executed(tmp_path, as_zip):
     assert not trace.exists()
     pickle.loads(pickle.dumps(Evil(trace)))
     assert trace.exists()
+
+
+def test_steps_are_part_of_the_file(model, images, tmp_path):
+    features = model.backbone(images)
+    steps = FeatureSettings(standardize=True, pca=4).fit([features], model.backbone.widths)
+    whole = ClusterModel(model.backbone, NeuralizedKMeans(steps(features)[:3]), steps=steps)
+    whole.save(tmp_path / "model.ckpt")
+    loaded = ClusterModel.load(tmp_path)
+    assert torch.equal(loaded(images), whole(images))
+    assert torch.equal(loaded.features(images), steps(features))
+    assert torch.equal(whole(images), whole.head(steps(features)))
+
+
+def test_a_file_without_steps_takes_features_as_they_are(model, images, file):
+    content = torch.load(file, weights_only=True)
+    del content["steps"]
+    torch.save(content, file)
+    loaded = ClusterModel.load(file)
+    assert torch.equal(loaded.features(images), loaded.backbone(images))
+    assert torch.equal(loaded(images), model(images))
+
+
+def test_steps_have_to_fit(model):
+    head = NeuralizedKMeans(torch.rand(3, 1024))
+    with pytest.raises(ValueError, match=r"gives features \[1024\], and the feature steps take \[5\]"):
+        ClusterModel(model.backbone, head, steps=FeatureSteps([5]))
+    steps = FeatureSteps([1024], components=torch.rand(7, 1024))
+    with pytest.raises(ValueError, match="the feature steps give 7 features, and the head takes 1024"):
+        ClusterModel(model.backbone, head, steps=steps)

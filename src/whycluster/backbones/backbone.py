@@ -1,6 +1,7 @@
 """The backbone, images `->` features: a network cut at a layer and pooled, with its own preprocessing."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,61 +17,89 @@ from whycluster.errors import UserError
 PREFIX_TOKENS = ("cls_token", "class_token", "dist_token", "distillation_token", "reg_token", "register_tokens")
 
 
+class Pooling(NamedTuple):
+    """How the output of a layer becomes a vector: the arguments of `pooled`."""
+
+    pool: str
+    layout: str
+    n_prefix: int
+
+
 class PooledNetwork(CutNetwork):
-    """A network up to one of its layers, then pooled: normalised images `(N, 3, H, W)` `->` features `(N, D)`.
+    """A network up to some of its layers, each then pooled: normalised images `(N, 3, H, W)` `->` features `(N, D)`.
 
     Args:
         network: see `CutNetwork`.
-        layer: see `CutNetwork`.
+        layer: see `CutNetwork`; the features of several layers are joined in the order of their names.
         pool: see `Backbone`.
         images: one blank, square image of the size that the network was trained with, `(1, 3, S, S)`.
 
+    Attributes:
+        poolings: how each layer is pooled.
+        widths: how many features each layer gives.
+
     Raises:
-        UserError: for an unknown layer (with the nearest names) or pool, one that does not fit the layer, or a layer
+        UserError: for an unknown layer (with the nearest names) or pool, one that does not fit a layer, or a layer
             whose output is no features.
     """
 
-    def __init__(self, network: nn.Module, layer: str, pool: str | None, images: Tensor) -> None:
+    def __init__(self, network: nn.Module, layer: str | Sequence[str], pool: str | None, images: Tensor) -> None:
         if pool is not None and pool not in POOLS:
             raise UserError(f"backbone.pool={pool!r} is unknown; choose from {', '.join(POOLS)}.")
         super().__init__(network, layer, images)
         with torch.no_grad():
-            output = self.features_before_pooling(images)
-            if not isinstance(output, Tensor) or output.ndim not in (2, 3, 4, 5) or len(output) != 1:
-                raise UserError(
-                    f"backbone.layer={layer!r} gives no features: (N, C, H, W), (N, L, C) or (N, D) is needed, "
-                    f"here it is {tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__}."
-                )
-            self.layout = layout_of(output, lambda: self._of_wider(images))
-        self.n_prefix, has_class_token = self._prefix_tokens()
+            outputs = self.features_before_pooling(images)
+            self.poolings = [self._pooling(at, pool, output, images) for at, output in enumerate(outputs)]
+            pairs = zip(outputs, self.poolings, strict=True)
+            self.widths = [pooled(output, *how).shape[1] for output, how in pairs]
+
+    @property
+    def pool(self) -> str | None:
+        """How all layers are pooled; `None`: in different ways."""
+        pools = {how.pool for how in self.poolings}
+        return pools.pop() if len(pools) == 1 else None
+
+    def features_before_pooling(self, images: Tensor) -> list[Any]:
+        """Computes the output of each layer."""
+        outputs = super().forward(images)
+        return outputs if self.is_joined else [outputs]
+
+    def forward(self, images: Tensor) -> Tensor:
+        outputs = self.features_before_pooling(images)
+        features = [pooled(output, *how) for output, how in zip(outputs, self.poolings, strict=True)]
+        return torch.cat(features, 1) if self.is_joined else features[0]
+
+    def _pooling(self, at: int, pool: str | None, output: Any, images: Tensor) -> Pooling:
+        """Finds how the layer of number `at` is pooled, from its output for one image."""
+        layer = self.layers[at]
+        if not isinstance(output, Tensor) or output.ndim not in (2, 3, 4, 5) or len(output) != 1:
+            raise UserError(
+                f"backbone.layer={layer!r} gives no features: (N, C, H, W), (N, L, C) or (N, D) is needed, "
+                f"here it is {tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__}."
+            )
+        layout = layout_of(output, lambda: self._of_wider(at, images))
+        n_prefix, has_class_token = self._prefix_tokens(at) if layout == "tokens" else (0, False)
         if pool == "cls" and not has_class_token:
             raise UserError(
                 f"backbone.pool='cls', but the layer {layer!r} of this network has no class token; "
                 "leave backbone.pool at null, or choose avg, sum, max or flatten."
             )
-        self.pool = pool or ("cls" if has_class_token and _is_read_by_class(network) else "avg")
+        pool = pool or ("cls" if has_class_token and _is_read_by_class(self.network) else "avg")
+        return Pooling(pool, layout, n_prefix)
 
-    def features_before_pooling(self, images: Tensor) -> Any:
-        """Computes the output of the layer."""
-        return super().forward(images)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return pooled(self.features_before_pooling(images), self.pool, self.layout, self.n_prefix)
-
-    def _of_wider(self, images: Tensor) -> Tensor | None:
-        """Computes the output of the layer for an image of twice the width; `None` if the network refuses it."""
+    def _of_wider(self, at: int, images: Tensor) -> Tensor | None:
+        """Computes the output of a layer for an image of twice the width; `None` if the network refuses it."""
         try:
-            output: Tensor = self.features_before_pooling(torch.cat([images, images], 3))
+            output: Tensor = self.features_before_pooling(torch.cat([images, images], 3))[at]
         except REFUSALS:
             return None
         return output
 
-    def _prefix_tokens(self) -> tuple[int, bool]:
-        """Counts the tokens of the output before those of the patches, and tells whether one is the class token."""
-        if self.layout != "tokens":
-            return 0, False
-        # Only parameters that the cut network uses: before the block that adds the tokens, there are none.
-        added = [(name.split(".")[-1], tokens) for name, tokens in self.network.named_parameters()]
+    def _prefix_tokens(self, at: int) -> tuple[int, bool]:
+        """Counts the tokens of an output before those of the patches, and tells whether one is the class token."""
+        # Only parameters that the layer depends on: before the block that adds the tokens, there are none.
+        weights = dict(self.network.named_parameters())
+        added = [(name.split(".")[-1], weights[name]) for name in self.read[at] if name in weights]
         lengths = {name: tokens.shape[-2] for name, tokens in added if name in PREFIX_TOKENS and tokens.ndim > 1}
         return sum(lengths.values()), not lengths.keys().isdisjoint(PREFIX_TOKENS[:2])
 
@@ -81,8 +110,8 @@ class Backbone(nn.Module):
     Args:
         network: any network; it is not changed, and shares the weights that are used.
         preprocessing: that of the images on which its weights were trained.
-        layer: where it is cut, a module or a function in it (see `whycluster.backbones.layers`); `None`: see
-            `default_layer`.
+        layer: where it is cut, a module or a function in it (see `whycluster.backbones.layers`), or several, whose
+            features are joined; `None`: see `default_layer`.
         pool: `cls`: the class token; `avg`, `sum` or `max`: over the places of a feature map, or over the tokens of the
             patches, without class and register tokens; `flatten`: all. `None`: the class token, if the network has one
             and does not average tokens itself, else `avg`. At a layer that has no places any more it has no effect.
@@ -91,6 +120,7 @@ class Backbone(nn.Module):
     Attributes:
         network: normalised images `->` features `(N, D)`.
         n_features: `D`.
+        widths: how many of them each layer gives.
 
     Raises:
         UserError: for a layer or a pool that does not fit the network.
@@ -103,21 +133,22 @@ class Backbone(nn.Module):
         self,
         network: nn.Module,
         preprocessing: Preprocessing,
-        layer: str | None = None,
+        layer: str | Sequence[str] | None = None,
         pool: str | None = None,
         origin: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         blank = blank_images(network, preprocessing.crop)
         layer = default_layer(evaluated(network), blank, pool) if layer is None else layer
+        layer = layer if isinstance(layer, str) else list(layer)  # not as OmegaConf has lists
         self.network = PooledNetwork(network, layer, pool, blank)
         self.preprocessing = preprocessing
         settings = {"layer": layer, "pool": self.network.pool, "preprocessing": preprocessing.to_plain()}
         self.origin = {**(origin or {}), **settings}
         self.register_buffer("mean", blank.new_tensor(preprocessing.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", blank.new_tensor(preprocessing.std).view(1, 3, 1, 1), persistent=False)
-        with torch.no_grad():
-            self.n_features = int(self.network(blank).shape[1])
+        self.widths = self.network.widths
+        self.n_features = sum(self.widths)
         self.requires_grad_(False)
         self.eval()
 

@@ -3,7 +3,7 @@
 import difflib
 import hashlib
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from http.client import HTTPException
 from pathlib import Path
@@ -29,7 +29,7 @@ INCEPTIONS = ("googlenet", "inception_v3")
 def build_backbone(
     name: str,
     weights: str | None,
-    layer: str | None = None,
+    layer: str | Sequence[str] | None = None,
     pool: str | None = None,
     preprocessing: str | None = None,
 ) -> Backbone:
@@ -40,7 +40,8 @@ def build_backbone(
         weights: the name of torchvision weights (`DEFAULT`, `IMAGENET1K_V1`, …); a file with a `state_dict`, with or
             without a classifier, also as trainers wrap it (see `whycluster.backbones.weights`); or `None` for random
             weights.
-        layer: where the network is cut, a module or a function in it; `None`: see `default_layer`.
+        layer: where the network is cut, a module or a function in it, or several, whose features are joined; `None`:
+            see `default_layer`.
         pool: `cls`, `avg`, `sum`, `max` or `flatten`; `None`: what suits the network. See `Backbone`.
         preprocessing: the name of the torchvision weights whose preprocessing a weights file needs; `None`: that of the
             weights that torchvision publishes under the same file name, else of the first.

@@ -1,8 +1,8 @@
-"""A network that runs up to one of its layers, and keeps only the weights that this takes."""
+"""A network that runs up to one of its layers, or several, and keeps only the weights that this takes."""
 
 import difflib
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -10,83 +10,113 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from whycluster.backbones.layers import Layer, LayerWatch, evaluated, layer_names
 from whycluster.errors import UserError
 
+Reached = Callable[[str, Any], Any]  # is called with the name of a layer and its output
 NOTHING = object()  # what modules return once the layer is computed; no operation accepts it
 
 
 class CutNetwork(nn.Module):
-    """A network up to one of its layers: normalised images `(N, 3, H, W)` `->` the output of that layer.
+    """A network up to some of its layers: normalised images `(N, 3, H, W)` `->` the outputs of these layers.
 
-    The network itself runs, and is stopped once the layer has been computed: by an exception, or, under `torch.export`,
-    whose record of modules an exception would leave inconsistent, by making every module return at once.
+    The network itself runs, and is stopped once the last layer has been computed: by an exception, or, under
+    `torch.export`, whose record of modules an exception would leave inconsistent, by making every module return at
+    once.
 
     Args:
         network: any network; it is not changed, and shares its weights with this copy of its modules.
-        layer: a module or a function in it, see `whycluster.backbones.layers`.
-        images: normalised images that the network takes, to find the layer, and the weights that lead to it.
+        layer: a module or a function in it, see `whycluster.backbones.layers`; or several of them, by different names.
+        images: normalised images that the network takes, to find the layers, and the weights that lead to them.
 
     Attributes:
-        network: the copy. Weights that the layer does not depend on are replaced by zeros of the same shape that take
-            no memory; they are no parameters, and not in `state_dict()`.
-        unused: the names of these weights.
+        network: the copy. Weights that no layer depends on are replaced by zeros of the same shape that take no memory;
+            they are no parameters, and not in `state_dict()`.
+        layers: the names of the layers.
+        read: of each layer, the names of the weights that lead to it.
+        unused: the names of the weights that lead to none.
 
     Raises:
-        UserError: for an unknown layer, with the nearest names.
+        UserError: for an unknown layer, with the nearest names; for none, or one that is named twice.
     """
 
-    def __init__(self, network: nn.Module, layer: str, images: Tensor) -> None:
+    def __init__(self, network: nn.Module, layer: str | Sequence[str], images: Tensor) -> None:
         super().__init__()
         self.network = evaluated(network)
-        self.layer = layer
-        with torch.no_grad(), _Reads() as reads:
-            found = _find(self.network, layer, images)
-        # Where the layer is a module, its own hook suffices.
-        self.module, self.call = found.module, found.call
-        self.unused = _without_unused(self.network, reads.identities)
+        self.layers = checked_layers(layer)
+        self.is_joined = not isinstance(layer, str)
+        self.read: list[set[str]] = []
+        # Where a layer is a module, its own hook suffices: its name and call.
+        self.modules_of: dict[str, tuple[str, int]] = {}
+        for name in self.layers:
+            with torch.no_grad(), _Reads() as reads:
+                found = _find(self.network, name, images)
+            if found.module is not None:
+                self.modules_of[name] = found.module, found.call
+            self.read.append({path for path, _, tensor in _weights(self.network) if id(tensor) in reads.identities})
+        self.unused = _without_unused(self.network, set.union(*self.read))
         self.eval()
         self.register_load_state_dict_post_hook(_pass_over_unused)  # type: ignore[no-untyped-call]
 
     def forward(self, images: Tensor) -> Any:
-        return self._exported(images) if torch.compiler.is_exporting() else self._stopped(images)
+        """Returns the output of the layer, or a list of those of several layers."""
+        kept: dict[str, Any] = {}
+        (self._run_exported if torch.compiler.is_exporting() else self._run_stopped)(images, kept)
+        outputs = [kept[name] for name in self.layers]
+        return outputs if self.is_joined else outputs[0]
 
-    def _stopped(self, images: Tensor) -> Any:
-        def stop(output: Any) -> None:
-            raise _ReachedError(output)
+    def _run_stopped(self, images: Tensor, kept: dict[str, Any]) -> None:
+        """Runs the network up to the last layer, and keeps the outputs of all."""
 
-        try:
-            with self._watching(stop):
-                self.network(images)
-        except _ReachedError as reached:
-            return reached.output
-        raise UserError(f"the layer {self.layer!r} is not reached with images of shape {tuple(images.shape)}.")
+        def keep(name: str, output: Any) -> None:
+            if self._keep(kept, name, output):
+                raise _ReachedError(output)
 
-    def _exported(self, images: Tensor) -> Any:
-        kept: list[Any] = []
+        with suppress(_ReachedError), self._watching(keep):
+            self.network(images)
+        for name in self.layers:
+            if name not in kept:
+                raise UserError(f"the layer {name!r} is not reached with images of shape {tuple(images.shape)}.")
 
-        def keep(output: Any) -> Any:
-            kept.append(output)
-            if self.module is None:  # ends the module that calls the function, which then returns at once
+    def _run_exported(self, images: Tensor, kept: dict[str, Any]) -> None:
+        """Runs the network such that `torch.export` can follow."""
+
+        def keep(name: str, output: Any) -> Any:
+            if not self._keep(kept, name, output):
+                return None
+            if name not in self.modules_of:  # ends the module that calls the function, which then returns at once
                 raise _ReachedError(output)
             return NOTHING
 
-        with _returning_at_once(self._unwrapped(), kept), self._watching(keep):
-            self.network(images)
-        return kept[0]
+        def is_done() -> bool:
+            return len(kept) == len(self.layers)
 
-    def _watching(self, reached: Callable[[Any], Any]) -> AbstractContextManager[Any]:
-        """Calls `reached` with the output of the layer; a module then returns what `reached` returns."""
-        if self.module is not None:
-            return _watching_module(self._unwrapped().get_submodule(self.module), self.call, reached)
+        with _returning_at_once(self._unwrapped(), is_done), self._watching(keep):
+            self.network(images)
+
+    def _keep(self, kept: dict[str, Any], name: str, output: Any) -> bool:
+        """Keeps the output of a layer, and tells whether that was the last one to be computed."""
+        is_last = len(kept) + 1 == len(self.layers)
+        # The network goes on, and may overwrite its values.
+        kept[name] = output if is_last else tree_map_only(Tensor, Tensor.clone, output)
+        return is_last
+
+    def _watching(self, reached: Reached) -> AbstractContextManager[Any]:
+        """Calls `reached` with each layer; a module then returns what `reached` returns, unless that is `None`."""
+        network, stack = self._unwrapped(), ExitStack()
+        for name, (module, call) in self.modules_of.items():
+            stack.enter_context(_watching_module(network.get_submodule(module), call, partial(reached, name)))
+        functions = set(self.layers) - set(self.modules_of)
 
         def compare(layer: Layer) -> None:
-            if layer.name == self.layer:
-                reached(layer.output)
+            if layer.name in functions:
+                reached(layer.name, layer.output)
 
-        return LayerWatch(self._unwrapped(), compare)
+        if functions:
+            stack.enter_context(LayerWatch(network, compare))
+        return stack
 
     def _unwrapped(self) -> nn.Module:
         """Returns the network itself: during an export attributes return proxies, several of them for one module."""
@@ -129,18 +159,16 @@ class _Reads(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 @contextmanager
-def _returning_at_once(network: nn.Module, kept: list[Any]) -> Iterator[None]:
-    """Makes all modules return as soon as `kept` holds a value: those that are called then, and those that raise as a
-    result.
-    """
+def _returning_at_once(network: nn.Module, is_done: Callable[[], bool]) -> Iterator[None]:
+    """Makes all modules return as soon as all is done: those that are called then, and those that raise as a result."""
 
     def guarded(forward: Callable[..., Any], *inputs: Any, **options: Any) -> Any:
-        if kept:
+        if is_done():
             return NOTHING
         try:
             return forward(*inputs, **options)
         except Exception:
-            if kept:
+            if is_done():
                 return NOTHING
             raise
 
@@ -196,13 +224,31 @@ def _pass_over_unused(cut: Any, keys: Any) -> None:
     keys.unexpected_keys[:] = [key for key in keys.unexpected_keys if not key.endswith(unused)]
 
 
-def _without_unused(network: nn.Module, used: set[int]) -> list[str]:
+def checked_layers(layer: str | Sequence[str]) -> list[str]:
+    """Returns the names of layers as a list; `UserError` for none, or one that is named twice."""
+    layers = [layer] if isinstance(layer, str) else list(layer)
+    if not layers or len(set(layers)) < len(layers) or not all(isinstance(name, str) for name in layers):
+        raise UserError(f"backbone.layer={layers} should be the name of a layer, or a list of different ones.")
+    return layers
+
+
+def _weights(network: nn.Module) -> list[tuple[str, nn.Module, Tensor]]:
+    """Lists parameters and buffers with their names and the modules that hold them; tensors that modules share, once
+    for each.
+    """
+    return [
+        (f"{path}.{name}" if path else name, module, tensor)
+        for path, module in network.named_modules()
+        for name, tensor in chain(module._parameters.items(), module._buffers.items())
+        if tensor is not None
+    ]
+
+
+def _without_unused(network: nn.Module, used: set[str]) -> list[str]:
     """Replaces the weights that are not used, and returns their names."""
-    names = []
-    for path, module in network.named_modules():
-        for name, tensor in list(chain(module._parameters.items(), module._buffers.items())):
-            if tensor is not None and id(tensor) not in used:
-                delattr(module, name)
-                module.__dict__[name] = torch.zeros((), dtype=tensor.dtype, device=tensor.device).expand(tensor.shape)
-                names.append(f"{path}.{name}" if path else name)
-    return names
+    unused = [one for one in _weights(network) if one[0] not in used]
+    for path, module, tensor in unused:
+        name = path.rpartition(".")[2]
+        delattr(module, name)
+        module.__dict__[name] = torch.zeros((), dtype=tensor.dtype, device=tensor.device).expand(tensor.shape)
+    return [path for path, *_ in unused]

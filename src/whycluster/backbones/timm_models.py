@@ -4,7 +4,7 @@ import hashlib
 import math
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -23,7 +23,7 @@ INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
 def build_timm_backbone(
     name: str,
     weights: str | None,
-    layer: str | None = None,
+    layer: str | Sequence[str] | None = None,
     pool: str | None = None,
     image_size: int | None = None,
 ) -> Backbone:
@@ -37,7 +37,7 @@ def build_timm_backbone(
             `vit_small_patch14_dinov2.lvd142m`.
         weights: `DEFAULT`: those that timm publishes under this name; a file with a `state_dict`, `.safetensors` or as
             torch saves it, with or without a classifier, also as trainers wrap it; or `None` for random weights.
-        layer: where the network is cut, a module or a function in it; `None`: see `default_layer`.
+        layer: as of `build_backbone`.
         pool: `cls`, `avg`, `sum`, `max` or `flatten`; `None`: what suits the network. See `Backbone`.
         image_size: side of the images that the network gets, in pixels; `None`: what it was trained with.
 

@@ -15,6 +15,33 @@ BATCH_BYTES = 16 * 2**20
 MAPPED_ROWS = 256  # scattered rows that are read through one map
 
 
+def batch_rows(n_features: int, width: int = 1) -> int:
+    """Returns how many rows of features are read at once, where `width` numbers are computed from each."""
+    return max(1, BATCH_BYTES // (4 * max(n_features, width)))
+
+
+def blocks(parts: Iterable[Tensor], n_rows: int) -> Iterator[Tensor]:
+    """Divides rows anew into blocks of `n_rows`, the last one smaller, so that no result depends on the parts.
+
+    Args:
+        parts: all rows in order, `(n, D)` each.
+        n_rows: of a block.
+
+    Example:
+        >>> [len(block) for block in blocks([torch.rand(3, 2), torch.rand(4, 2)], 2)]
+        [2, 2, 2, 1]
+    """
+    waiting: list[Tensor] = []
+    for part in parts:
+        waiting.append(part)
+        if sum(map(len, waiting)) >= n_rows:
+            *whole, rest = torch.split(torch.cat(waiting), n_rows)
+            yield from whole
+            waiting = [rest]
+    if waiting:
+        yield torch.cat(waiting)
+
+
 class FeatureStore:
     """Features `(N, D)` in a `.npy` file that is mapped into memory and read in slices.
 
@@ -62,7 +89,7 @@ class FeatureStore:
 
     def batch_rows(self, width: int = 1) -> int:
         """Returns how many rows are read at once, where `width` numbers are computed from each."""
-        return max(1, BATCH_BYTES // (4 * max(self.n_features, width)))
+        return batch_rows(self.n_features, width)
 
     def batches(self, width: int = 1) -> Iterator[Tensor]:
         """Reads all rows in order, batch by batch, into memory; `width` as in `batch_rows`."""

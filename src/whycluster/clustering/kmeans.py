@@ -34,6 +34,7 @@ class KMeans(pl.LightningModule):
         tol: a restart has converged when its centroids move by no more than `tol` times the features' variance
             (squared distances, as in scikit-learn).
         seed: same seed, same result.
+        spherical: whether centroids are kept at length 1; the features should have that length, too.
 
     Attributes:
         centroids: of the best restart, after fitting, `(K, D)` float64.
@@ -58,6 +59,7 @@ class KMeans(pl.LightningModule):
         max_iter: int = 300,
         tol: float = 1e-4,
         seed: int = 0,
+        spherical: bool = False,
     ) -> None:
         super().__init__()
         for name, value, least in (("n_clusters", n_clusters, 2), ("n_init", n_init, 1), ("max_iter", max_iter, 1)):
@@ -66,7 +68,7 @@ class KMeans(pl.LightningModule):
             raise UserError(f"head.tol={tol} should be >= 0.")
         if len(features) < n_clusters:
             raise UserError(f"head.n_clusters={n_clusters} should be <= the number of images, {len(features)}.")
-        self.features, self.max_iter, self.seed = features, max_iter, seed
+        self.features, self.max_iter, self.seed, self.spherical = features, max_iter, seed, spherical
         self.origin = torch.from_numpy(np.median(self._sample(ORIGIN_ROWS), axis=0))  # unlike the mean, robust
         batches = features.batches(width=16 * features.n_features)  # small ones, as they are summed up in float64
         self.mean, self.scatter, self.largest = moments(batches, self.origin)
@@ -154,7 +156,7 @@ class KMeans(pl.LightningModule):
         self.filled[self.active] = (total.counts > 0).sum(1)
         going, at = ~settled, self.active[~settled]
         self.measured[self.active[settled]] = measured[settled]
-        moved, shift = update(self._reseeded(total), self.moving)
+        moved, shift = update(self._reseeded(total), self.moving, self.spherical)
         self.candidates[at] = moved[going]
         self.iterations[at] += 1
         self.settled[at] = (shift[going] <= self.threshold) | (self.iterations[at] >= self.max_iter)

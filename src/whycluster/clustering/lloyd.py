@@ -85,17 +85,22 @@ def inertia(sums: Sums, centroids: Tensor, mean: Tensor, scatter: float) -> Tens
     return (scatter - (sums.counts * between).sum(1)).clamp(min=0)
 
 
-def update(sums: Sums, centroids: Tensor) -> tuple[Tensor, Tensor]:
+def update(sums: Sums, centroids: Tensor, spherical: bool = False) -> tuple[Tensor, Tensor]:
     """Moves centroids to the means of their clusters; that of a cluster without rows stays where it was.
 
     Args:
         sums: of all rows.
         centroids: `(R, K, D)` float64.
+        spherical: whether centroids have length 1. Then they move to the directions of the means: of all vectors of
+            length 1 those are nearest to the rows, as `Σ|x - c|² = Σ|x|² - 2 c·Σx + n`. A mean of zero has none.
 
     Returns:
         New centroids, and how far they moved: `Σ_k |new - old|²`, `(R,)`.
     """
     new = torch.where(sums.counts[..., None] > 0, sums.means, centroids)
+    if spherical:
+        lengths = torch.linalg.vector_norm(new, dim=2, keepdim=True)
+        new = torch.where(lengths > 0, new / lengths, centroids)
     return new, (new - centroids).square().sum((1, 2))
 
 

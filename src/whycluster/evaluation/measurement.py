@@ -70,7 +70,7 @@ def assigned_clusters(model: ClusterModel, images: Tensor, batch_size: int = 16)
 @torch.no_grad()
 def cluster_scores(model: ClusterModel, images: Tensor, clusters: Tensor) -> Tensor:
     """`SCORES` of images for the given clusters, `(N, 3)`."""
-    features = model.backbone(images)
+    features = model.features(images)
     discriminants, probabilities = model.head(features), model.head.probability(features)
     own = [values.gather(1, clusters[:, None])[:, 0] for values in (discriminants, probabilities)]
     return torch.stack([*own, (discriminants.argmax(1) == clusters).to(own[0])], 1)

@@ -159,7 +159,7 @@ def _by_captum(
     """
 
     def discriminant(x: Tensor, clusters: Tensor) -> Tensor:
-        discriminants: Tensor = model.head(model.backbone.network(x))
+        discriminants: Tensor = model.head(model.steps(model.backbone.network(x)))
         return discriminants.gather(1, clusters[:, None])[:, 0]
 
     method = make(discriminant)

@@ -1,6 +1,7 @@
 """Images `->` explanations: the discriminant of a cluster, propagated back through head and backbone to the pixels."""
 
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from typing import Literal, NamedTuple
 
 import torch
@@ -13,18 +14,19 @@ from whycluster.explain.targets import Target, parse_target
 from whycluster.heads import Beta, ClusterLayer, Midpoint, RuleName, Zero
 from whycluster.heads.beta import user_beta
 from whycluster.heads.layers import HeadRule
-from whycluster.lrp import LRP, Attention, Composite, Residual, named_composite
+from whycluster.lrp import LRP, Attention, Composite, Epsilon, Residual, named_composite
+from whycluster.lrp.composites import Row
 
 BATCH_SIZE = 16
-HEAD = "head.discriminants"  # its node in the graph
+HEAD, STEPS = "head.discriminants", "steps.*"  # their nodes in the graph
 HEAD_RULES: dict[RuleName, type[HeadRule]] = {"zero": Zero, "midpoint": Midpoint}
 # Chosen by the figures in docs/defaults.md.
 RESIDUAL_OF_HEAD_RULE: dict[RuleName, Residual] = {"zero": "norm", "midpoint": "ratio"}
 
 
 class FeaturesAndDiscriminants(nn.Module):
-    """A network from normalised images to features `(N, D)` and discriminants `(N, K)`, from either of which relevance
-    is propagated.
+    """A network from normalised images to features after the steps `(N, D')` and discriminants `(N, K)`, from either of
+    which relevance is propagated.
 
     Args:
         model: a fitted model.
@@ -32,11 +34,11 @@ class FeaturesAndDiscriminants(nn.Module):
 
     def __init__(self, model: ClusterModel) -> None:
         super().__init__()
-        self.backbone, self.head = model.backbone.network, model.head
+        self.backbone, self.steps, self.head = model.backbone.network, model.steps, model.head
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Computes both outputs."""
-        features = self.backbone(images)
+        features = self.steps(self.backbone(images))
         return features, self.head(features)
 
 
@@ -45,9 +47,9 @@ class DiscriminantReceipt(NamedTuple):
 
     Attributes:
         discriminant: the discriminant that was explained.
-        features: the relevance that arrived at the features.
+        features: the relevance that arrived at the features of the backbone, before the feature steps.
         pixels: the relevance that arrived at the pixels.
-        absorbed: the relevance that biases and stabilisers of head and network absorbed.
+        absorbed: the relevance that biases and stabilisers of head, feature steps and network absorbed.
     """
 
     discriminant: Tensor
@@ -89,6 +91,8 @@ class Explainer:
         model: a fitted model, on the device to work on.
         composite: the rules for the network: a name, or a `Composite`.
         head_rule: `zero`, `midpoint`, or `auto`: `zero`, as features of a CNN that are zero have no relevance to pass.
+            `midpoint` takes features that no step has centred: it gives relevance to a feature at its mean, which is
+            zero after the step, so that no share of it could be passed on.
         beta: stiffness of the pooling over competitors; `auto`: the model's own.
         residual: the rule of residual additions, `ratio` or `norm`, in a named composite; `auto`: the one that explains
             better after the head rule by measurement, `norm` after `zero` and `ratio` after `midpoint`.
@@ -100,7 +104,8 @@ class Explainer:
         residual: the rule of residual additions in a named composite, else `None`.
 
     Raises:
-        UserError: for an unknown composite or rule, or a network that LRP cannot pass.
+        UserError: for an unknown composite or rule, a midpoint rule behind centred features, or a network that LRP
+            cannot pass.
 
     Example:
         >>> import whycluster.backbones, whycluster.heads
@@ -123,6 +128,11 @@ class Explainer:
             raise UserError(f"head_rule={head_rule!r} is unknown; choose auto, zero or midpoint.")
         if not isinstance(composite, str | Composite):
             raise UserError(f"composite={composite!r:.100} should be the name of a composite, or a composite.")
+        if head_rule == "midpoint" and model.steps.mean is not None:
+            raise UserError(
+                "head_rule=midpoint is not defined behind features.standardize and features.pca: it gives relevance to "
+                "features that are zero after these steps, and that could not pass them; take head_rule=zero."
+            )
         self.beta = user_beta(beta)
         self.model = model
         self.head_rule: RuleName = "zero" if head_rule == "auto" else head_rule
@@ -131,7 +141,8 @@ class Explainer:
         if isinstance(composite, str):
             self.residual = RESIDUAL_OF_HEAD_RULE[self.head_rule] if residual == "auto" else residual
             composite = named_composite(composite, *model.backbone.bounds(), self.residual, attention)
-        rows = [(ClusterLayer, HEAD_RULES[self.head_rule](beta)), *composite.rows]
+        # Without a stabiliser: behind the zero rule the relevance of an output of a step vanishes where that does.
+        rows: list[Row] = [(ClusterLayer, HEAD_RULES[self.head_rule](beta)), (STEPS, Epsilon(0)), *composite.rows]
         self.lrp = LRP(FeaturesAndDiscriminants(model), Composite(rows), attention)
         side = model.backbone.preprocessing.crop
         self._blank = model.backbone.normalise(torch.zeros(1, 3, side, side, device=model.head.centre.device))
@@ -186,10 +197,11 @@ class Explainer:
                 explained, absorbed = head.explained, head.absorbed
                 entering = head.relevance.to(features), torch.zeros_like(discriminants)
             network = cache.propagate(entering, retain_graph=number < len(targets))
-            by_head = absorbed + network.receipt.layers[HEAD].total
+            layers = network.receipt.layers
+            behind = sum((one.total for name, one in layers.items() if _is_behind_features(name)), absorbed)
             receipt = DiscriminantReceipt(
                 explained,
-                explained - by_head,
+                explained - behind,
                 network.relevance.flatten(1).sum(1, dtype=torch.float64),
                 absorbed + network.receipt.absorbed,
             )
@@ -200,6 +212,11 @@ class Explainer:
         device = self.model.head.centre.device
         prepared = batches(images, self.model.backbone.preprocessing, BATCH_SIZE)
         return [self.explain_targets(batch.to(device), targets) for batch in prepared]
+
+
+def _is_behind_features(name: str) -> bool:
+    """Tells whether a node of the graph belongs to the head or to a feature step."""
+    return name == HEAD or fnmatchcase(name, STEPS)
 
 
 def joined(parts: Sequence[Explanation]) -> Explanation:

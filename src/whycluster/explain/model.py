@@ -1,4 +1,4 @@
-"""The saved model: backbone and head in one file that needs nothing else."""
+"""The saved model: backbone, feature steps and head in one file that needs nothing else."""
 
 import platform
 from importlib.metadata import version
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from whycluster.backbones import Backbone, check_restorable, restore_backbone
+from whycluster.clustering.feature_steps import FeatureSteps
 from whycluster.errors import UserError
 from whycluster.files import write_tensors
 from whycluster.heads import Head, NeuralizedKernelKMeans, NeuralizedKMeans
@@ -42,19 +43,21 @@ class Assignment(NamedTuple):
 
 
 class ClusterModel(nn.Module):
-    """Images `->` discriminants, as a network: a backbone and the neuralized clustering of its features.
+    """Images `->` discriminants, as a network: a backbone, the steps that its features take, and their neuralized
+    clustering.
 
     Args:
         backbone: images `(N, 3, H, W)` `->` features `(N, D)`.
-        head: features `->` discriminants `(N, K)`.
+        head: features after the steps, `(N, D')`, `->` discriminants `(N, K)`.
         source: the collection that the centroids were fitted on (see `open_collection`).
         seed: the seed of the fit.
         versions: of the software that made the model; `None`: the versions that are running.
         groups: names of the clusters, where they are known groups.
         images: the `fingerprint` of that collection.
+        steps: from backbone to head; `None`: the head takes the features as they are.
 
     Raises:
-        UserError: if the head takes other features than the backbone gives.
+        UserError: if steps or head take other features than they are given.
     """
 
     def __init__(
@@ -66,11 +69,19 @@ class ClusterModel(nn.Module):
         versions: dict[str, str] | None = None,
         groups: list[str] | None = None,
         images: dict[str, Any] | None = None,
+        steps: FeatureSteps | None = None,
     ) -> None:
         super().__init__()
-        if head.n_features != backbone.n_features:
-            raise UserError(f"the backbone gives {backbone.n_features} features, and the head takes {head.n_features}.")
+        steps = FeatureSteps(backbone.widths, normalise=False) if steps is None else steps
+        if steps.widths != backbone.widths:
+            raise UserError(
+                f"the backbone gives features {backbone.widths}, and the feature steps take {steps.widths}."
+            )
+        if head.n_features != steps.n_features:
+            given = "the feature steps give" if steps.components is not None else "the backbone gives"
+            raise UserError(f"{given} {steps.n_features} features, and the head takes {head.n_features}.")
         self.backbone = backbone
+        self.steps = steps
         self.head = head
         self.source = source
         self.seed = seed
@@ -85,11 +96,16 @@ class ClusterModel(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Computes discriminants `(N, K)` of images `(N, 3, H, W)`, uint8 or floats from 0 to 1."""
-        discriminants: Tensor = self.head(self.backbone(images))
+        discriminants: Tensor = self.head(self.features(images))
         return discriminants
 
+    def features(self, images: Tensor) -> Tensor:
+        """Computes what is clustered, the features after the steps `(N, D')`, of images `(N, 3, H, W)`."""
+        features: Tensor = self.steps(self.backbone(images))
+        return features
+
     def assign(self, features: Tensor) -> Assignment:
-        """Assigns images with these features `(N, D)` to clusters."""
+        """Assigns images with these features after the steps, `(N, D')`, to clusters."""
         discriminants, probabilities = self.head(features), self.head.probability(features)
         cluster, runner_up = best_two(discriminants)
         discriminant, probability = (v.gather(1, cluster[:, None])[:, 0] for v in (discriminants, probabilities))
@@ -107,6 +123,7 @@ class ClusterModel(nn.Module):
             "format_version": FORMAT_VERSION,
             "backbone": self.backbone.origin,
             "network": {key: tensor.cpu() for key, tensor in self.backbone.network.state_dict().items()},
+            "steps": self.steps.content(),
             "head": _head_content(self.head),
             "source": self.source,
             "seed": self.seed,
@@ -136,6 +153,7 @@ class ClusterModel(nn.Module):
                 content["versions"],
                 content.get("groups"),
                 content.get("images"),
+                FeatureSteps(**content["steps"]) if "steps" in content else None,  # files of 0.1 have none
             )
         except (AttributeError, KeyError, TypeError, RuntimeError) as error:
             raise UserError(f"the checkpoint {str(path)!r} is incomplete or damaged ({error!r:.200}).") from error

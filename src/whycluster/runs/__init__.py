@@ -1,6 +1,11 @@
 """What the commands do: parts put together, and their results written into a run folder."""
 
-from whycluster.runs.clusterers import GroupMeansClusterer, KernelKMeansClusterer, KMeansClusterer
+from whycluster.runs.clusterers import (
+    GroupMeansClusterer,
+    KernelKMeansClusterer,
+    KMeansClusterer,
+    SphericalKMeansClusterer,
+)
 from whycluster.runs.command import run
 from whycluster.runs.explaining import explain
 from whycluster.runs.trainers import make_trainer
@@ -10,6 +15,7 @@ __all__ = [
     "GroupMeansClusterer",
     "KMeansClusterer",
     "KernelKMeansClusterer",
+    "SphericalKMeansClusterer",
     "explain",
     "make_trainer",
     "run",

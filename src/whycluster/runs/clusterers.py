@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from whycluster.backbones import Backbone
+from whycluster.clustering.feature_steps import FeatureSteps
 from whycluster.clustering.features import FeatureStore
 from whycluster.clustering.kernel_kmeans import KernelKMeans, check_gamma
 from whycluster.clustering.kmeans import KMeans
@@ -31,12 +32,14 @@ class ToCluster(NamedTuple):
         labels: what is known of each row; only some clusterings ask for it.
         images: of each row; only clusterings that train the backbone load them.
         backbone: images to features; a clustering that trains it changes its weights in place.
+        steps: what the features of the backbone have passed.
     """
 
     features: FeatureStore
     labels: Sequence[str]
     images: PreparedImages
     backbone: Backbone
+    steps: FeatureSteps
 
 
 class Fitted(NamedTuple):
@@ -47,7 +50,7 @@ class Fitted(NamedTuple):
         assign: the clustering itself: features `(N, D)` `->` cluster and squared distance to it, `(N,)` each.
         figures: for `metrics.json`.
         groups: names of the clusters, where they are known groups.
-        features: those that it clusters, if it trained the backbone that makes them; else `None`.
+        features: those that it clusters, after the steps, if it trained the backbone that makes them; else `None`.
         baseline: the clusters by k-means on the features it began with, `(N,)`, for a clustering that is learned.
     """
 
@@ -107,6 +110,7 @@ class KMeansClusterer:
     max_iter: int = 300
     tol: float = 1e-4
     beta: Beta = "auto"
+    spherical: ClassVar[bool] = False  # whether centroids have length 1
 
     def __post_init__(self) -> None:
         _check(self)
@@ -118,7 +122,8 @@ class KMeansClusterer:
         return self.max_iter + 1  # the last one measures the result
 
     def fit(self, given: ToCluster, trainer: pl.Trainer, seed: int, checkpoint: Path) -> Fitted:
-        lloyd = KMeans(given.features, self.n_clusters, self.n_init, self.max_iter, self.tol, seed)
+        settings = self.n_clusters, self.n_init, self.max_iter, self.tol
+        lloyd = KMeans(given.features, *settings, seed, self.spherical)
         trainer.fit(lloyd, ckpt_path=checkpoint if checkpoint.exists() else None)
         if not math.isfinite(lloyd.inertia):
             raise UserError("the trainer stopped before k-means had ended; leave out what limits its steps or time.")
@@ -128,7 +133,16 @@ class KMeansClusterer:
         return Fitted(head, _nearest(centroids), figures)
 
     def settings(self) -> dict[str, Any]:
-        return {"name": "kmeans", **asdict(self)}
+        return {"name": "spherical_kmeans" if self.spherical else "kmeans", **asdict(self)}
+
+
+@dataclass(frozen=True)
+class SphericalKMeansClusterer(KMeansClusterer):
+    """Spherical k-means (Dhillon and Modha 2001, doi 10.1023/A:1007612920971): k-means of vectors of length 1, whose
+    centroids are kept at length 1, too. The nearest centroid is that of the largest cosine.
+    """
+
+    spherical: ClassVar[bool] = True
 
 
 @dataclass(frozen=True)

@@ -1,33 +1,41 @@
 """The first part of a train run: images `->` features on disk, going on behind those that are done."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pytorch_lightning as pl
+import torch
+from torch import Tensor
 
 from whycluster.backbones import Backbone
 from whycluster.clustering.extraction import FeatureExtractor, FeatureWriter
-from whycluster.clustering.features import FeatureStore
+from whycluster.clustering.feature_steps import FeatureSettings, FeatureSteps
+from whycluster.clustering.features import FeatureStore, batch_rows, blocks
 from whycluster.data import Collection, PreparedImages, Shards
+from whycluster.errors import UserError
+from whycluster.files import write_tensors
 from whycluster.runs.folders import Run
 from whycluster.runs.ranks import is_first
 from whycluster.runs.trainers import run_pass
 
-FEATURES = "features.npy"
+FEATURES, STEPS = "features.npy", "steps.pt"
 
 
 class Extraction(NamedTuple):
-    """What the backbone said of a collection.
+    """What is clustered: the features of a collection.
 
     Attributes:
-        features: of the images that can be read, in order.
+        features: of the images that can be read, in order, after the steps.
+        steps: what they have passed.
         rows: numbers of these images, `(N,)`, ascending.
         skipped: path `->` reason, of all that cannot be used.
         figures: for `metrics.json`: how long it took, and how fast it went.
     """
 
     features: FeatureStore
+    steps: FeatureSteps
     rows: np.ndarray
     skipped: dict[str, str]
     figures: dict[str, float]
@@ -36,23 +44,25 @@ class Extraction(NamedTuple):
 def extract(
     data: Collection,
     backbone: Backbone,
+    settings: FeatureSettings,
     trainer: Callable[..., pl.Trainer],
     run: Run,
     batch_size: int,
     num_workers: int | None,
 ) -> Extraction:
-    """Extracts the features of all images that are not done.
+    """Extracts the features of all images that are not done, fits the steps to those of all, and takes them.
 
     Args:
         data: the images.
         backbone: images to features.
+        settings: which steps features take.
         trainer: makes a Lightning trainer from `logger` and `callbacks`.
         run: keeps what is done.
         batch_size: images loaded at once.
         num_workers: processes that decode; `None`: as many as fit.
 
     Raises:
-        UserError: if no image can be read, or the trainer stops early.
+        UserError: if no image can be read, the trainer stops early, or the steps cannot be fitted.
     """
     images = PreparedImages(data, backbone.preprocessing)
     shards = Shards(run.state / "features", len(images))
@@ -60,10 +70,27 @@ def extract(
     figures = run_pass(extraction, FeatureExtractor(backbone, images, shards, batch_size, num_workers))
     unread = shards.skipped()
     rows = np.setdiff1d(np.arange(len(images)), list(unread))
-    file = run.state / FEATURES
+    file, problem = run.state / FEATURES, ""
     if is_first() and not file.exists():
-        parts = (shard["features"] for shard in shards if len(shard["features"]))
-        FeatureStore.write(file, parts, len(rows), backbone.n_features)
-    extraction.strategy.barrier()  # the others wait for the file
+        try:
+            _take_steps(shards, len(rows), settings, backbone.widths, file)
+        except UserError as error:
+            problem = str(error)
+    problem = extraction.strategy.broadcast(problem)  # the others wait for the file
+    if problem:
+        raise UserError(problem)
+    steps = FeatureSteps(**torch.load(file.with_name(STEPS), weights_only=True))
     skipped = data.skipped | {data.paths[number]: reason for number, reason in unread.items()}
-    return Extraction(FeatureStore(file), rows, skipped, figures)
+    return Extraction(FeatureStore(file), steps, rows, skipped, figures)
+
+
+def _take_steps(shards: Shards, n_rows: int, settings: FeatureSettings, widths: Sequence[int], file: Path) -> None:
+    """Fits the steps to the features in shards, and writes them and what they make of the features."""
+
+    def parts() -> Iterator[Tensor]:
+        """Reads the features in blocks whose size does not depend on that of the shards."""
+        return blocks((shard["features"] for shard in shards if len(shard["features"])), batch_rows(sum(widths)))
+
+    steps = settings.fit(parts(), widths)
+    write_tensors(file.with_name(STEPS), steps.content())  # first: where there are features, there are their steps
+    FeatureStore.write(file, map(steps, parts()), n_rows, steps.n_features)

@@ -5,6 +5,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from shlex import quote
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from sklearn.cluster import KMeans as ScikitKMeans
 
 from whycluster.backbones import Backbone
+from whycluster.clustering.feature_steps import FeatureSettings
 from whycluster.clustering.features import FeatureStore
 from whycluster.clustering.metrics import SILHOUETTE_ROWS, label_agreement, silhouette
 from whycluster.data import Collection, PreparedImages, describe_labels, has_labels
@@ -29,7 +31,7 @@ from whycluster.output.clusters import EMBEDDED, show_clusters, show_embedding
 from whycluster.output.console import override, say, short, typed
 from whycluster.output.export import check_export, export_clusters
 from whycluster.output.tables import ASSIGNMENTS, TableRow, write_skipped, write_table
-from whycluster.runs.clusterers import Clustering, Fitted, ToCluster
+from whycluster.runs.clusterers import Clustering, Fitted, SphericalKMeansClusterer, ToCluster
 from whycluster.runs.extracting import FEATURES, Extraction, extract
 from whycluster.runs.folders import Run
 from whycluster.runs.ranks import is_first, part
@@ -57,6 +59,7 @@ def train(
     logger: Callable[..., TensorBoardLogger],
     folder: Path,
     request: Mapping[str, Any],
+    features: FeatureSettings = FeatureSettings(),  # noqa: B008  # it is frozen
     seed: int = 0,
     batch_size: int = 32,
     num_workers: int | None = None,
@@ -73,6 +76,7 @@ def train(
         logger: makes the TensorBoard logger of a folder.
         folder: the run folder.
         request: all settings as plain values, by name; a run that was stopped goes on with the same ones only.
+        features: which steps features take on the way from backbone to clustering.
         seed: same seed, same machine: same result.
         batch_size: images loaded at once.
         num_workers: processes that decode; `None`: as many as fit.
@@ -88,6 +92,9 @@ def train(
     check_export(export)
     check_loading(trainer, batch_size, num_workers)
     _check_size(head.n_clusters, len(data.paths), "files")
+    features.check(len(data.paths), backbone.n_features)
+    if isinstance(head, SphericalKMeansClusterer) and features.normalize != "l2":
+        raise UserError("head=spherical_kmeans clusters vectors of length 1; leave features.normalize at l2.")
     obstacle = _cannot_be_explained(backbone)
     if obstacle:
         warnings.warn(f"this network can be clustered, but not explained: {obstacle}", stacklevel=1)
@@ -103,7 +110,7 @@ def train(
     with run.working():
         if is_first() and has_labels(data.labels):
             say(describe_labels(data))
-        extracted = extract(data, backbone, trainer, run, batch_size, num_workers)
+        extracted = extract(data, backbone, features, trainer, run, batch_size, num_workers)
         _check_size(head.n_clusters, len(extracted.rows), "readable images")
         checkpoint = run.state / "lloyd.ckpt"
         started = time.monotonic()
@@ -113,7 +120,8 @@ def train(
         fitting = trainer(logger=board, max_epochs=head.max_epochs, precision="32-true", **kept)
         readable = PreparedImages(data, backbone.preprocessing, extracted.rows.tolist())
         labels = [data.labels[row] for row in extracted.rows]
-        fitted = head.fit(ToCluster(extracted.features, labels, readable, backbone), fitting, seed, checkpoint)
+        to_cluster = ToCluster(extracted.features, labels, readable, backbone, extracted.steps)
+        fitted = head.fit(to_cluster, fitting, seed, checkpoint)
         clustered = time.monotonic() - started
         part(fitting)
         if not fitting.is_global_zero:
@@ -121,7 +129,8 @@ def train(
         if fitted.features is not None:
             extracted = extracted._replace(features=fitted.features)
         images = fingerprint(data, range(len(data.paths)))
-        model = ClusterModel(backbone.cpu(), fitted.head, data.source, seed, groups=fitted.groups, images=images)
+        known = data.source, seed, None, fitted.groups, images
+        model = ClusterModel(backbone.cpu(), fitted.head, *known, extracted.steps)
         assigned, wrong = _assign(model, fitted, extracted.features)
         metrics = _metrics(data, extracted, fitted, assigned.cluster, seed)
         metrics |= {
@@ -131,7 +140,8 @@ def train(
             **{f"extraction_{name}": figure for name, figure in extracted.figures.items()},
         }
         lost = _write(run.folder, data, extracted, assigned, export)
-        settings = {"backbone": backbone.origin, "head": head.settings(), "data": data.source, "seed": seed}
+        chosen = {"backbone": backbone.origin, "features": asdict(features), "head": head.settings()}
+        settings = {**chosen, "data": data.source, "seed": seed}
         _show(board, readable, extracted.features, assigned, metrics, settings)
         os.replace(extracted.features.path, run.folder / FEATURES)
         write_json(run.folder / "metrics.json", metrics)
