@@ -20,6 +20,7 @@ from torch import Tensor
 
 from whycluster import ClusterModel, Explainer, neuralize
 from whycluster.backbones import build_backbone
+from whycluster.clustering.feature_steps import FeatureSettings
 from whycluster.data import Folder, PreparedImages, Shards
 from whycluster.explain import parse_target
 from whycluster.explain.predict import ExplanationModule
@@ -77,7 +78,8 @@ def main(repeats: int = 4, rounds: int = 3) -> None:
 
         def ours_extracting(folder: Path) -> float:
             run = Run(folder, (), {}, False)
-            return 1 / extract(collection, backbone, trainer, run, 32, None).figures["images_per_second"]
+            figures = extract(collection, backbone, FeatureSettings(), trainer, run, 32, None).figures
+            return 1 / figures["images_per_second"]
 
         def ours_explaining(folder: Path) -> float:
             shards = Shards(folder / "shards", len(prepared))
