@@ -256,3 +256,26 @@ def test_a_copy_stays_in_evaluation_mode():
     images = torch.rand(4, 3, 32, 32)
     assert not any(module.training for module in copied.modules())
     assert torch.equal(copied(images), backbone(images))
+
+
+def test_features_of_several_layers_are_joined(tiny, preprocessing, images):
+    backbone = Backbone(tiny, preprocessing, ["fc", "features"], "max")
+    alone = [Backbone(tiny, preprocessing, layer, "max")(images) for layer in ("fc", "features")]
+    torch.testing.assert_close(backbone(images), torch.cat(alone, 1))
+    assert backbone.widths == [2, 5]
+    assert backbone.n_features == 7
+    assert (backbone.origin["layer"], backbone.origin["pool"]) == (["fc", "features"], "max")
+
+
+def test_tokens_of_several_layers_each_have_their_own_pooling():
+    """Before the class token is added, there is none that could be taken or left out."""
+    network = VisionTransformer(32, 8, 2, 1, 12, 24, num_classes=3).eval()
+    prepare = Preprocessing(32, 32, (0.5,) * 3, (0.5,) * 3)
+    backbone = Backbone(network, prepare, ["permute", "encoder.ln"])
+    images = torch.rand(2, 3, 32, 32)
+    alone = [Backbone(network, prepare, layer)(images) for layer in ("permute", "encoder.ln")]
+    torch.testing.assert_close(backbone(images), torch.cat(alone, 1))
+    assert [how.pool for how in backbone.network.poolings] == ["avg", "cls"]
+    assert [how.n_prefix for how in backbone.network.poolings] == [0, 1]
+    again = Backbone(network, prepare, backbone.origin["layer"], backbone.origin["pool"])
+    assert torch.equal(again(images), backbone(images))

@@ -294,3 +294,29 @@ def test_layer_names_in_order(winding, images):
     assert [name for name in names if name in wanted] == wanted
     assert not any("linear" in name or "conv2d" in name for name in names)  # inside torch's own modules
     assert {"features", "features.28", "avgpool", "flatten", "classifier.6"} <= set(layer_names(get_model("vgg16")))
+
+
+SEVERAL = (["act", "mul"], ["mul", "conv"], ["inner", "getitem_1", "add"], ["classifier.1", "inner"], ["sub"])
+
+
+@pytest.mark.parametrize("layers", SEVERAL)
+def test_several_layers_in_one_pass(winding, images, layers):
+    """In the order of their names, whichever is computed first, and before the network overwrites them."""
+    with torch.no_grad():
+        expected = by_hand(winding, images)
+        cut = CutNetwork(winding, layers, images)
+        graph, read = exported(cut, images)
+        for outputs in (cut(images), graph(images)):
+            assert len(outputs) == len(layers)
+            for name, output in zip(layers, outputs, strict=True):
+                torch.testing.assert_close(output, expected[name], rtol=0, atol=1e-6)
+    assert read <= cut.state_dict().keys()
+    alone = [set(CutNetwork(winding, name, images).state_dict()) for name in layers]
+    assert set(cut.state_dict()) == set.union(*alone)
+    assert [{f"network.{path}" for path in one} for one in cut.read] == alone
+
+
+@pytest.mark.parametrize("layers", [[], ["act", "act"], ["act", 3]])
+def test_layers_have_to_be_different_names(winding, images, layers):
+    with pytest.raises(ValueError, match=r"backbone\.layer=\[.*\] should be the name of a layer, or a list of diff"):
+        CutNetwork(winding, layers, images)

@@ -43,7 +43,10 @@ def shell(folder, script, *settings):
 @pytest.mark.timeout(900)
 def test_runs_killed_at_random_moments_end_as_undisturbed_ones(tmp_path):
     commands = {
-        "train": ("data.limit=400", "head.n_clusters=6", "head.n_init=3", "batch_size=8"),
+        "train": (
+            *("data.limit=400", "head=spherical_kmeans", "head.n_clusters=6", "head.n_init=3", "batch_size=8"),
+            *("features.standardize=true", "features.pca=20"),
+        ),
         "explain": ("checkpoint=train", "limit=40", "batch_size=4"),
     }
     seen = []

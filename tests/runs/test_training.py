@@ -6,7 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from sklearn.decomposition import PCA
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+from sklearn.preprocessing import Normalizer, StandardScaler
 
 from whycluster import ClusterModel
 from whycluster.data import Digits
@@ -143,3 +146,46 @@ def test_a_network_that_cannot_be_explained_says_so_at_once(run, photos, tmp_pat
 def test_a_given_beta_is_kept(run, tmp_path):
     folder = run("train", tmp_path / "run", "data.limit=60", "head.n_clusters=3", "head.n_init=1", "head.beta=0.25")
     assert float(ClusterModel.load(folder).head.beta) == 0.25
+
+
+def test_features_are_clustered_after_their_steps(trained, run, small, tmp_path):
+    """Whatever the size of the shards; `trained` has the default steps, l2 alone."""
+    steps = ("features.standardize=true", "features.pca=7", "head=spherical_kmeans")
+    folder = run("train", tmp_path / "run", *small, *steps, "batch_size=13")
+    raw = run("train", tmp_path / "raw", *small, "features.normalize=none")
+    features = np.load(raw / "features.npy")
+    wanted = Normalizer().fit_transform(
+        PCA(7, svd_solver="full").fit_transform(StandardScaler().fit_transform(features))
+    )
+    np.testing.assert_allclose(np.load(folder / "features.npy"), wanted, atol=1e-4)
+    np.testing.assert_allclose(np.load(trained / "features.npy"), Normalizer().fit_transform(features), atol=1e-6)
+    model = ClusterModel.load(folder)
+    images = torch.stack([model.backbone.preprocessing(Digits(20).load(number)) for number in range(20)])
+    np.testing.assert_allclose(model.features(images), wanted[:20], atol=1e-4)
+    np.testing.assert_allclose(model.head.centroids.norm(dim=1), 1, rtol=1e-12)
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["disagreements"] == 0
+    again = run("train", tmp_path / "again", *small, *steps, "batch_size=50")
+    assert (again / "features.npy").read_bytes() == (folder / "features.npy").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (("features.pca=151",), r"features\.pca=151 should be <= the number of images, 150"),
+        (("features.normalize=none", "head=spherical_kmeans"), r"leave features\.normalize at l2"),
+    ],
+)
+def test_steps_that_cannot_work_are_refused_before_any_work(run, small, tmp_path, settings, message):
+    with pytest.raises(ValueError, match=message):
+        run("train", tmp_path / "run", *small, *settings)
+    assert not list((tmp_path / "run").iterdir())
+
+
+def test_steps_that_cannot_be_fitted_are_refused(run, tmp_path):
+    (tmp_path / "photos").mkdir()
+    for number in range(5):
+        Image.new("RGB", (40, 40), "red").save(tmp_path / "photos" / f"{number}.png")
+    folder = ("data=folder", f"data.root={tmp_path / 'photos'}", "head.n_clusters=2")
+    with pytest.raises(ValueError, match=r"features\.pca=2 .* which are the same for all images"):
+        run("train", tmp_path / "run", *folder, "features.pca=2")
