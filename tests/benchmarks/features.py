@@ -21,10 +21,10 @@ from defaults import loaded
 from networks import ResNet56
 from sklearn.cluster import KMeans
 from torch import Tensor
-from whycluster.clustering.feature_steps import FeatureSettings, FeatureSteps
 
 from whycluster.backbones import Backbone, build_backbone
 from whycluster.backbones.preprocessing import Preprocessing
+from whycluster.clustering.feature_steps import FeatureSettings, FeatureSteps
 from whycluster.clustering.metrics import label_agreement
 from whycluster.data import Collection, Digits, Folder
 from whycluster.evaluation.evaluator import Evaluator
