@@ -73,6 +73,8 @@ def restore_backbone(origin: Mapping[str, Any], state_dict: Mapping[str, Tensor]
     """
     if _is_of_timm(origin):
         network = timm_models.create(origin["name"], origin["image_size"])
+    elif origin["name"] == GLYPHNET:
+        network = glyphnet.GlyphNet(batch_norm="network.features.0.bias" in state_dict)  # as in earlier versions
     else:
         _check_name(origin["name"])
         network = _network(origin["name"])

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from whycluster.backbones.glyphnet import IMAGE_SIZE, MEAN, STD, WEIGHTS, GlyphNet
@@ -182,6 +182,10 @@ def train(letters: Tensor, classes: Tensor, steps: int, batch_size: int) -> Glyp
         The trained network, in evaluation mode.
     """
     net = GlyphNet(len(LETTERS))
+    for layer in net.features:
+        if isinstance(layer, nn.Conv2d):
+            # Neither biases nor norms would make up for the smaller default, with which activations die away.
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
     optimiser = torch.optim.AdamW(net.parameters(), lr=3e-3, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=3e-3, total_steps=steps, pct_start=0.15)
     start = time.monotonic()
