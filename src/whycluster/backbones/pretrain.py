@@ -229,7 +229,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of all randomness")
     parser.add_argument("--output", type=Path, default=WEIGHTS, help="file to write")
-    parser.add_argument("--steps", type=int, default=600, help="optimiser steps")
+    parser.add_argument("--steps", type=int, default=1500, help="optimiser steps")
     parser.add_argument("--batch-size", type=int, default=256, help="samples per step")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads; changes rounding")
     return parser
