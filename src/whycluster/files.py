@@ -51,7 +51,7 @@ def sync(path: Path) -> None:
             os.close(descriptor)
 
 
-def write_json(path: Path, values: dict[str, Any]) -> None:
+def write_json(path: Path, values: dict[str, Any] | list[dict[str, Any]]) -> None:
     """Writes values as indented JSON; numbers that are not finite become `null`, as JSON has no NaN."""
     finite = json.loads(json.dumps(values), parse_constant=lambda _: None)
     with written_whole(path) as beside:

@@ -42,6 +42,11 @@ def blocks(parts: Iterable[Tensor], n_rows: int) -> Iterator[Tensor]:
         yield torch.cat(waiting)
 
 
+def sample_rows(n_rows: int, size: int, seed: int) -> np.ndarray:
+    """Draws the numbers of some rows, ascending; all of them, where there are no more than `size`."""
+    return np.sort(np.random.RandomState(seed).choice(n_rows, min(n_rows, size), replace=False))
+
+
 class FeatureStore:
     """Features `(N, D)` in a `.npy` file that is mapped into memory and read in slices.
 
@@ -90,6 +95,22 @@ class FeatureStore:
     def batch_rows(self, width: int = 1) -> int:
         """Returns how many rows are read at once, where `width` numbers are computed from each."""
         return batch_rows(self.n_features, width)
+
+    def means(self, groups: np.ndarray, n_groups: int) -> Tensor:
+        """Computes the mean row of each group.
+
+        Args:
+            groups: of each row, `(N,)`, from 0 to `n_groups - 1`.
+            n_groups: how many there are.
+
+        Returns:
+            `(n_groups, D)` float64; NaN for a group without rows.
+        """
+        sums = torch.zeros(n_groups, self.n_features, dtype=torch.float64)
+        parts = torch.split(torch.from_numpy(groups), self.batch_rows())
+        for part, batch in zip(parts, self.batches(), strict=True):
+            sums.index_add_(0, part, batch.double())
+        return sums / torch.from_numpy(np.bincount(groups, minlength=n_groups))[:, None]
 
     def batches(self, width: int = 1) -> Iterator[Tensor]:
         """Reads all rows in order, batch by batch, into memory; `width` as in `batch_rows`."""

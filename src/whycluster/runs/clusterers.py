@@ -13,15 +13,19 @@ from torch import Tensor
 
 from whycluster.backbones import Backbone
 from whycluster.clustering.feature_steps import FeatureSteps
-from whycluster.clustering.features import FeatureStore
+from whycluster.clustering.features import FeatureStore, sample_rows
+from whycluster.clustering.how_many import SCAN_ROWS, choose_n_clusters, numbers_of_clusters
 from whycluster.clustering.kernel_kmeans import KernelKMeans, check_gamma
 from whycluster.clustering.kmeans import KMeans
 from whycluster.clustering.lloyd import assign
 from whycluster.clustering.soft_distances import assign_softly
+from whycluster.clustering.stability import Refit, refit_kmeans
 from whycluster.data import PreparedImages, has_labels
 from whycluster.errors import UserError, whole_number
 from whycluster.heads import Beta, Head, NeuralizedKernelKMeans, NeuralizedKMeans, heuristic_beta
 from whycluster.heads.beta import user_beta
+
+KERNEL_ROWS = 2000  # of which kernel k-means is fitted again, to tell how stable its clusters are
 
 
 class ToCluster(NamedTuple):
@@ -52,6 +56,7 @@ class Fitted(NamedTuple):
         groups: names of the clusters, where they are known groups.
         features: those that it clusters, after the steps, if it trained the backbone that makes them; else `None`.
         baseline: the clusters by k-means on the features it began with, `(N,)`, for a clustering that is learned.
+        refit: clusters some rows anew, as the clustering did all; tells how stable the clusters are.
     """
 
     head: Head
@@ -60,14 +65,15 @@ class Fitted(NamedTuple):
     groups: list[str] | None = None
     features: FeatureStore | None = None
     baseline: np.ndarray | None = None
+    refit: Refit | None = None
 
 
 class Clustering(Protocol):
     """What `head=` stands for: settings that can be fitted."""
 
     @property
-    def n_clusters(self) -> int:
-        """`K`, or the least that it can be."""
+    def n_clusters(self) -> int | str:
+        """`K`, the least that it can be, or numbers to choose from; see `numbers_of_clusters`."""
 
     @property
     def max_epochs(self) -> int:
@@ -95,7 +101,7 @@ class KMeansClusterer:
     """k-means, fitted by Lloyd's algorithm.
 
     Attributes:
-        n_clusters: `K`.
+        n_clusters: `K`; `auto` or a range such as `2-20`: the best of these numbers, see `choose_n_clusters`.
         n_init: restarts.
         max_iter: iterations at most.
         tol: see `KMeans`.
@@ -105,7 +111,7 @@ class KMeansClusterer:
         UserError: for settings that make no sense.
     """
 
-    n_clusters: int
+    n_clusters: int | str
     n_init: int = 10
     max_iter: int = 300
     tol: float = 1e-4
@@ -113,7 +119,7 @@ class KMeansClusterer:
     spherical: ClassVar[bool] = False  # whether centroids have length 1
 
     def __post_init__(self) -> None:
-        _check(self)
+        _check(self, may_choose=True)
         if not (isinstance(self.tol, int | float) and self.tol >= 0):
             raise UserError(f"head.tol={self.tol} should be a number >= 0.")
 
@@ -122,15 +128,15 @@ class KMeansClusterer:
         return self.max_iter + 1  # the last one measures the result
 
     def fit(self, given: ToCluster, trainer: pl.Trainer, seed: int, checkpoint: Path) -> Fitted:
-        settings = self.n_clusters, self.n_init, self.max_iter, self.tol
-        lloyd = KMeans(given.features, *settings, seed, self.spherical)
+        n_clusters, figures = _number(self.n_clusters, given.features, trainer, seed)
+        lloyd = KMeans(given.features, n_clusters, self.n_init, self.max_iter, self.tol, seed, self.spherical)
         trainer.fit(lloyd, ckpt_path=checkpoint if checkpoint.exists() else None)
         if not math.isfinite(lloyd.inertia):
             raise UserError("the trainer stopped before k-means had ended; leave out what limits its steps or time.")
         centroids = lloyd.centroids.cpu()
         head = _with_beta(NeuralizedKMeans(centroids), self.beta, given.features)
-        figures = {"inertia": lloyd.inertia, "n_iter": lloyd.n_iter}
-        return Fitted(head, _nearest(centroids), figures)
+        figures |= {"inertia": lloyd.inertia, "n_iter": lloyd.n_iter}
+        return Fitted(head, _nearest(centroids), figures, refit=refit_kmeans(n_clusters))
 
     def settings(self) -> dict[str, Any]:
         return {"name": "spherical_kmeans" if self.spherical else "kmeans", **asdict(self)}
@@ -189,7 +195,13 @@ class KernelKMeansClusterer:
         figures = {"inertia": model.inertia_, "n_iter": model.n_iter_, "gamma": model.gamma_}
         figures |= {"n_supports": len(supports), "agreement_of_supports": model.agreement_}
         head = _with_beta(NeuralizedKernelKMeans(supports, clusters, model.gamma_), self.beta, given.features)
-        return Fitted(head, nearest, figures)
+        again = settings | {"gamma": model.gamma_, "n_init": 1, "max_supports": None}
+
+        def refit(rows: np.ndarray, seed: int) -> Callable[[np.ndarray], np.ndarray]:
+            # Drawn in random order, so that the first ones are a sample; a fit takes all pairs of its rows.
+            return KernelKMeans(**again, random_state=seed).fit(rows[:KERNEL_ROWS]).predict
+
+        return Fitted(head, nearest, figures, refit=refit)
 
     def settings(self) -> dict[str, Any]:
         return {"name": "kernel_kmeans", **asdict(self)}
@@ -221,11 +233,7 @@ class GroupMeansClusterer:
                 "each group into a sub-folder of its own, or take head=kmeans."
             )
         groups, of_row = np.unique(np.asarray(labels), return_inverse=True)
-        sums = torch.zeros(len(groups), features.n_features, dtype=torch.float64)
-        rows = iter(torch.split(torch.from_numpy(of_row), features.batch_rows()))
-        for batch in features.batches():
-            sums.index_add_(0, next(rows), batch.double())
-        means = sums / torch.from_numpy(np.bincount(of_row))[:, None]
+        means = features.means(of_row, len(groups))
         head = _with_beta(NeuralizedKMeans(means), self.beta, features)
         return Fitted(head, _nearest(means), {}, groups.tolist())
 
@@ -239,11 +247,33 @@ def _nearest(centroids: Tensor) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
     return lambda x: assign(x.double() - origin, centroids - origin)
 
 
-def _check(head: Any) -> None:
-    """What all clusterings are told."""
-    for name, least in (("n_clusters", 2), ("n_init", 1), ("max_iter", 1)):
+def _number(
+    n_clusters: int | str, features: FeatureStore, trainer: pl.Trainer, seed: int
+) -> tuple[int, dict[str, Any]]:
+    """The number of clusters, chosen where it is to be chosen, and what `metrics.json` says about the choice."""
+    numbers = numbers_of_clusters(n_clusters)
+    if len(numbers) == 1:
+        return numbers[0], {}
+    sample = features.rows(sample_rows(len(features), SCAN_ROWS, seed))
+    choice = choose_n_clusters(sample, numbers, seed)
+    curve = [one._asdict() for one in choice.curve]
+    if trainer.logger is not None:
+        for row in curve:
+            named = {f"how_many/{name}": value for name, value in row.items() if name != "n_clusters"}
+            trainer.logger.log_metrics(named, step=row["n_clusters"])
+    return choice.n_clusters, {"how_many": curve, "how_many_sure": choice.sure, "how_many_verdict": choice.verdict}
+
+
+def _check(head: Any, may_choose: bool = False) -> None:
+    """What all clusterings are told; some may choose the number of clusters."""
+    if isinstance(head.n_clusters, str) and not may_choose:
+        raise UserError(
+            f"head.n_clusters={head.n_clusters!r} should be a number; only head=kmeans chooses one by itself."
+        )
+    numbers_of_clusters(head.n_clusters)
+    for name in ("n_init", "max_iter"):
         if hasattr(head, name):
-            whole_number(f"head.{name}", getattr(head, name), least)
+            whole_number(f"head.{name}", getattr(head, name), 1)
     user_beta(head.beta, "head.beta")
 
 

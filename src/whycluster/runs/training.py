@@ -17,8 +17,10 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from sklearn.cluster import KMeans as ScikitKMeans
 
 from whycluster.backbones import Backbone
+from whycluster.clustering.description import describe_clusters
 from whycluster.clustering.feature_steps import FeatureSettings
-from whycluster.clustering.features import FeatureStore
+from whycluster.clustering.features import FeatureStore, sample_rows
+from whycluster.clustering.how_many import numbers_of_clusters
 from whycluster.clustering.metrics import SILHOUETTE_ROWS, label_agreement, silhouette
 from whycluster.data import Collection, PreparedImages, describe_labels, has_labels
 from whycluster.data.fingerprints import digest, fingerprint
@@ -27,6 +29,7 @@ from whycluster.explain import ClusterModel
 from whycluster.explain.model import FILE_NAME
 from whycluster.files import write_json
 from whycluster.lrp import LRP, EpsilonPlus
+from whycluster.output.cluster_tables import CLUSTERS, show_trust
 from whycluster.output.clusters import EMBEDDED, show_clusters, show_embedding
 from whycluster.output.console import override, say, short, typed
 from whycluster.output.export import check_export, export_clusters
@@ -38,7 +41,7 @@ from whycluster.runs.ranks import is_first, part
 from whycluster.runs.trainers import check_loading, checkpointing
 
 NAMED = 10  # images that a report gives by name
-RESULTS = (FILE_NAME, "assignments.csv", "metrics.json", "skipped.csv", FEATURES, "clusters", "tensorboard")
+RESULTS = (FILE_NAME, "assignments.csv", CLUSTERS, "metrics.json", "skipped.csv", FEATURES, "clusters", "tensorboard")
 
 
 class Assigned(NamedTuple):
@@ -133,6 +136,8 @@ def train(
         model = ClusterModel(backbone.cpu(), fitted.head, *known, extracted.steps)
         assigned, wrong = _assign(model, fitted, extracted.features)
         metrics = _metrics(data, extracted, fitted, assigned.cluster, seed)
+        columns = assigned.cluster, assigned.discriminant
+        clusters = describe_clusters(extracted.features, *columns, metrics["n_clusters"], fitted.refit, seed)
         metrics |= {
             "disagreements": wrong,
             "n_skipped": len(extracted.skipped),
@@ -145,14 +150,16 @@ def train(
         _show(board, readable, extracted.features, assigned, metrics, settings)
         os.replace(extracted.features.path, run.folder / FEATURES)
         write_json(run.folder / "metrics.json", metrics)
+        write_json(run.folder / CLUSTERS, clusters)
         model.save(run.folder / FILE_NAME)
+    show_trust(metrics, clusters)
     _report(run.folder, metrics, lost, explainable=not obstacle)
     return metrics
 
 
-def _check_size(n_clusters: int, n_images: int, what: str) -> None:
-    """More clusters than images is an error before the work as well as after it."""
-    if n_images < n_clusters:
+def _check_size(n_clusters: int | str, n_images: int, what: str) -> None:
+    """More clusters than images is an error before the work as well as after it; `auto` goes as far as there are."""
+    if n_images < numbers_of_clusters(n_clusters)[0 if n_clusters == "auto" else -1]:
         raise UserError(f"head.n_clusters={n_clusters} should be <= the number of {what}, {n_images}.")
 
 
@@ -182,7 +189,7 @@ def _metrics(
 ) -> dict[str, Any]:
     """How good the clustering is."""
     features, rows = extracted.features, extracted.rows
-    sample = _sample(len(rows), SILHOUETTE_ROWS, seed)
+    sample = sample_rows(len(rows), SILHOUETTE_ROWS, seed)
     metrics: dict[str, Any] = {
         "n_images": len(rows),
         "n_clusters": fitted.head.n_clusters,
@@ -202,12 +209,6 @@ def _metrics(
             plain = ScikitKMeans(fitted.head.n_clusters, n_init=10, random_state=seed).fit_predict(raw[rows])
             metrics["raw_pixels"] = label_agreement(plain, labels)
     return metrics
-
-
-def _sample(n_rows: int, size: int, seed: int) -> np.ndarray:
-    """Numbers of some rows, ascending."""
-    chosen = np.random.RandomState(seed).choice(n_rows, min(n_rows, size), replace=False)
-    return np.sort(chosen)
 
 
 def _write(folder: Path, data: Collection, extracted: Extraction, assigned: Assigned, export: str) -> dict[str, str]:
@@ -235,7 +236,7 @@ def _show(
 ) -> None:
     """TensorBoard: sizes, central images, the embedding, and hyper-parameters with the metrics."""
     show_clusters(board.experiment, images, assigned.cluster, assigned.distance, metrics["n_clusters"])
-    sample = _sample(len(assigned.cluster), EMBEDDED, settings["seed"])
+    sample = sample_rows(len(assigned.cluster), EMBEDDED, settings["seed"])
     show_embedding(board.experiment, images, assigned.cluster, sample, features.rows(sample))
     figures = {f"metrics/{name}": value for name, value in metrics.items() if isinstance(value, int | float)}
     board.log_hyperparams(settings, figures)

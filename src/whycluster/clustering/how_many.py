@@ -1,0 +1,191 @@
+"""How many clusters? k-means for each number of a range, on a sample of rows: silhouette, stability, inertia.
+
+docs/how_many.md says how this method was chosen, and what other indices would have chosen.
+
+`N` rows, `D` features, `K` clusters.
+"""
+
+import itertools
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from sklearn.cluster import KMeans
+from sklearn.decomposition import PCA
+from sklearn.metrics import adjusted_rand_score, pairwise_distances, silhouette_score
+from threadpoolctl import threadpool_limits
+
+from whycluster.clustering.metrics import SILHOUETTE_ROWS
+from whycluster.clustering.stability import bootstrap_clusters, refit_kmeans
+from whycluster.errors import UserError, whole_number
+
+AUTO = "2-20"
+SCAN_ROWS = 10_000  # that choose the number of clusters of a large collection
+COMPONENTS = 50  # of the space in which all numbers are compared
+N_INIT = 5
+REFITS, REFIT_INIT = 8, 3
+STABLE = 0.6  # adjusted Rand index with fits to bootstrap samples; below it, the clusters depend on the sample
+REFERENCES = 3  # samples of the normal distribution that has no groups
+CLEAR = 0.04  # that a silhouette has to lie above that of rows without groups
+CLOSE = 0.1  # numbers for which it lies above that by a share less than the best are about as good
+
+
+class Candidate(NamedTuple):
+    """A number of clusters, and how good it is.
+
+    Attributes:
+        n_clusters: `K`.
+        silhouette: mean over rows, from -1 to 1, in the principal components.
+        silhouette_without_groups: the same for rows of a normal distribution with the same variances.
+        stability: mean adjusted Rand index with fits to bootstrap samples, at most 1.
+        inertia: sum of squared distances of the rows to their centroids.
+    """
+
+    n_clusters: int
+    silhouette: float
+    silhouette_without_groups: float
+    stability: float
+    inertia: float
+
+
+class HowMany(NamedTuple):
+    """The choice of a number of clusters.
+
+    Attributes:
+        n_clusters: `K`.
+        sure: whether the features tell.
+        verdict: a sentence that says how sure it is.
+        curve: all numbers that were tried, ascending.
+    """
+
+    n_clusters: int
+    sure: bool
+    verdict: str
+    curve: list[Candidate]
+
+
+def numbers_of_clusters(setting: int | str) -> range:
+    """Reads the setting `head.n_clusters`: one number, a range such as `2-20`, or `auto`, which is that range.
+
+    Raises:
+        UserError: for anything else, and for fewer than two clusters.
+
+    Example:
+        >>> numbers_of_clusters(8), numbers_of_clusters("3-5"), numbers_of_clusters("auto")
+        (range(8, 9), range(3, 6), range(2, 21))
+    """
+    if not isinstance(setting, str):
+        number = whole_number("head.n_clusters", setting, 2)
+        return range(number, number + 1)
+    found = re.fullmatch(r"\s*(\d+)\s*-\s*(\d+)\s*", AUTO if setting == "auto" else setting)
+    if not found or not 2 <= int(found[1]) <= int(found[2]):
+        raise UserError(
+            f"head.n_clusters={setting!r} should be a whole number >= 2, a range of such numbers as in 2-20, or auto."
+        )
+    return range(int(found[1]), int(found[2]) + 1)
+
+
+def choose_n_clusters(features: np.ndarray, numbers: Sequence[int] = range(2, 21), seed: int = 0) -> HowMany:
+    """Chooses the number of clusters of largest silhouette among those that are stable.
+
+    Args:
+        features: rows, or a sample of them, `(N, D)`; about 10,000 are enough.
+        numbers: of clusters to try, ascending; those above the number of distinct rows, or of rows less one, are left
+            out.
+        seed: same seed, same result.
+
+    Raises:
+        UserError: for features that are not finite or all equal, fewer than three rows, or no number of at least 2.
+
+    Example:
+        >>> from sklearn.datasets import make_blobs
+        >>> x, _ = make_blobs(300, centers=[[0, 0], [9, 0], [0, 9], [9, 9]], random_state=0)
+        >>> choose_n_clusters(x).n_clusters
+        4
+    """
+    x = np.asarray(features, dtype=np.float32)
+    numbers = _possible(x, numbers)
+    random = np.random.RandomState(seed)
+    with threadpool_limits(1):  # several threads add up in any order
+        reduction = PCA(min(COMPONENTS, *x.shape), svd_solver="randomized", random_state=seed)
+        z = reduction.fit_transform(x)
+        lost = float(np.square(x - x.mean(0), dtype=np.float64).sum() - np.square(z, dtype=np.float64).sum())
+        groupless = [(random.standard_normal(z.shape) * z.std(0)).astype(z.dtype) for _ in range(REFERENCES)]
+        rows = np.sort(random.permutation(len(z))[:SILHOUETTE_ROWS])
+        distances = [pairwise_distances(each[rows]) for each in (z, *groupless)]
+        curve = []
+        for n_clusters in numbers:
+            fit = KMeans(n_clusters, n_init=N_INIT, random_state=seed).fit(z)
+            refits = bootstrap_clusters(z, refit_kmeans(n_clusters, REFIT_INIT), REFITS, seed)
+            references = [KMeans(n_clusters, n_init=1, random_state=seed).fit_predict(each) for each in groupless]
+            own, *others = (
+                _silhouette(between, clusters[rows])
+                for between, clusters in zip(distances, (fit.labels_, *references), strict=True)
+            )
+            stable = float(np.mean([adjusted_rand_score(fit.labels_, clusters) for clusters in refits]))
+            curve.append(
+                Candidate(n_clusters, own, float(np.mean(others)), stable, float(fit.inertia_) + max(lost, 0.0))
+            )
+    return _chosen(curve)
+
+
+def _possible(x: np.ndarray, numbers: Sequence[int]) -> list[int]:
+    """Returns the numbers of clusters that these rows allow."""
+    if not np.isfinite(x).all():
+        raise UserError("the features contain NaN or infinity; the weights of the backbone are not usable.")
+    n_distinct = len(np.unique(x, axis=0))
+    most = min(n_distinct, len(x) - 1)
+    if most < 2:
+        raise UserError(
+            f"the number of clusters cannot be chosen for {len(x)} images with {n_distinct} different features; give "
+            "head.n_clusters as a number, or more images."
+        )
+    possible = [number for number in numbers if 2 <= number <= most]
+    if not possible:
+        raise UserError(
+            f"the number of clusters should be from 2 to {most} for {len(x)} images with {n_distinct} different "
+            f"features, which leaves none of {_listed(list(numbers))}."
+        )
+    return possible
+
+
+def _silhouette(distances: np.ndarray, clusters: np.ndarray) -> float:
+    """Computes the mean silhouette by distances `(n, n)`; 0, as of clusters that overlap, where there is but one."""
+    if not 2 <= len(np.unique(clusters)) < len(clusters):
+        return 0.0
+    return float(silhouette_score(distances, clusters, metric="precomputed"))
+
+
+def _chosen(curve: list[Candidate]) -> HowMany:
+    """Chooses from the numbers that were tried, ascending."""
+    stable = [one for one in curve if one.stability >= STABLE]
+    if not stable:
+        reason = f"no clustering into {_listed([one.n_clusters for one in curve])} is stable"
+        return HowMany(curve[0].n_clusters, False, _unknown(reason, curve[0].n_clusters), curve)
+    best = max(stable, key=_excess)
+    if _excess(best) < CLEAR:
+        reason = "silhouettes are hardly above those of rows without groups"
+        return HowMany(best.n_clusters, False, _unknown(reason, best.n_clusters), curve)
+    close = [one.n_clusters for one in stable if one is not best and _excess(one) >= (1 - CLOSE) * _excess(best)]
+    also = f"; {_listed(close)} would be about as good" if close else ""
+    verdict = f"{best.n_clusters} clusters have the largest silhouette of those that are stable{also}"
+    return HowMany(best.n_clusters, True, verdict, curve)
+
+
+def _excess(one: Candidate) -> float:
+    return one.silhouette - one.silhouette_without_groups
+
+
+def _unknown(reason: str, n_clusters: int) -> str:
+    return (
+        f"these features do not tell how many groups there are: {reason}; {n_clusters} is a cautious choice, "
+        "not a finding"
+    )
+
+
+def _listed(numbers: list[int]) -> str:
+    """Lists numbers, as in `2 to 4, 7`."""
+    runs = itertools.groupby(enumerate(numbers), lambda pair: pair[1] - pair[0])  # in a run, both rise together
+    ends = [(run[0][1], run[-1][1]) for run in ([*pairs] for _, pairs in runs)]
+    return ", ".join(str(first) if first == last else f"{first} to {last}" for first, last in ends)
