@@ -87,7 +87,12 @@ def numbers_of_clusters(setting: int | str) -> range:
 
 
 def choose_n_clusters(features: np.ndarray, numbers: Sequence[int] = range(2, 21), seed: int = 0) -> HowMany:
-    """Chooses the number of clusters of largest silhouette among those that are stable.
+    """Chooses the number of clusters for k-means.
+
+    Of the numbers whose clusters are stable, that is found again in bootstrap samples, it takes the one whose
+    silhouette is farthest above that of as many clusters in rows without groups. These are drawn from a normal
+    distribution with the same principal variances: so a long cloud, which falls into two parts more easily than a round
+    one, does not count as two groups.
 
     Args:
         features: rows, or a sample of them, `(N, D)`; about 10,000 are enough.
@@ -127,7 +132,7 @@ def choose_n_clusters(features: np.ndarray, numbers: Sequence[int] = range(2, 21
             curve.append(
                 Candidate(n_clusters, own, float(np.mean(others)), stable, float(fit.inertia_) + max(lost, 0.0))
             )
-    return _chosen(curve)
+    return choose(curve)
 
 
 def _possible(x: np.ndarray, numbers: Sequence[int]) -> list[int]:
@@ -157,8 +162,12 @@ def _silhouette(distances: np.ndarray, clusters: np.ndarray) -> float:
     return float(silhouette_score(distances, clusters, metric="precomputed"))
 
 
-def _chosen(curve: list[Candidate]) -> HowMany:
-    """Chooses from the numbers that were tried, ascending."""
+def choose(curve: list[Candidate]) -> HowMany:
+    """Chooses, of the numbers that are stable, the one whose silhouette is farthest above that of rows without groups.
+
+    Args:
+        curve: the numbers that were tried, ascending.
+    """
     stable = [one for one in curve if one.stability >= STABLE]
     if not stable:
         reason = f"no clustering into {_listed([one.n_clusters for one in curve])} is stable"
@@ -169,7 +178,7 @@ def _chosen(curve: list[Candidate]) -> HowMany:
         return HowMany(best.n_clusters, False, _unknown(reason, best.n_clusters), curve)
     close = [one.n_clusters for one in stable if one is not best and _excess(one) >= (1 - CLOSE) * _excess(best)]
     also = f"; {_listed(close)} would be about as good" if close else ""
-    verdict = f"{best.n_clusters} clusters have the largest silhouette of those that are stable{also}"
+    verdict = f"{best.n_clusters} clusters are stable and stand out most{also}"
     return HowMany(best.n_clusters, True, verdict, curve)
 
 

@@ -85,17 +85,17 @@ def stability(
     Returns:
         The mean over the refits of the largest Jaccard index, `(K,)`; NaN for a cluster without rows.
     """
-    refits = bootstrap_clusters(x, refit, n_refits, seed)
-    means: np.ndarray = np.mean([largest_jaccard(clusters, others, n_clusters) for others in refits], axis=0)
+    with threadpool_limits(1):  # several threads of scikit-learn add up in any order
+        refits = bootstrap_clusters(x, refit, n_refits, seed)
+        means: np.ndarray = np.mean([largest_jaccard(clusters, others, n_clusters) for others in refits], axis=0)
     return means
 
 
 def refit_kmeans(n_clusters: int, n_init: int = 1) -> Refit:
-    """Returns a refit by k-means from k-means++ starts, in one thread, as several would add up in any order."""
+    """Returns a refit by k-means from k-means++ starts."""
 
     def refit(rows: np.ndarray, seed: int) -> Callable[[np.ndarray], np.ndarray]:
-        with threadpool_limits(1):
-            model = KMeans(n_clusters, n_init=n_init, random_state=seed).fit(rows)
+        model = KMeans(n_clusters, n_init=n_init, random_state=seed).fit(rows)
         return lambda x: np.asarray(model.predict(x))
 
     return refit
