@@ -8,10 +8,13 @@ import pytest
 import torch
 from PIL import Image
 from sklearn.decomposition import PCA
-from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score, silhouette_samples
 from sklearn.preprocessing import Normalizer, StandardScaler
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from whycluster import ClusterModel
+from whycluster.clustering.how_many import Candidate, choose, choose_n_clusters
+from whycluster.clustering.stability import verdict
 from whycluster.data import Digits
 from whycluster.lrp import operations
 
@@ -28,6 +31,7 @@ def test_a_run_folder_holds_what_it_should(trained):
         ".lock",
         ".request.json",
         "assignments.csv",
+        "clusters.json",
         "features.npy",
         "metrics.json",
         "model.ckpt",
@@ -62,9 +66,76 @@ def test_metrics_follow_from_the_tables(trained):
     assert 0 < metrics["raw_pixels"]["nmi"] < 1
 
 
+def test_clusters_are_described_by_what_is_in_them(trained):
+    rows, clusters = table(trained / "assignments.csv"), json.loads((trained / "clusters.json").read_text())
+    features = np.load(trained / "features.npy").astype(float)
+    of_row = np.array([int(row["cluster"]) for row in rows])
+    centroids = ClusterModel.load(trained).head.centroids.numpy()
+    between = np.linalg.norm(centroids[:, None] - centroids, axis=2) + np.diag([np.inf] * 6)
+    silhouettes = silhouette_samples(features, of_row)
+    for k, cluster in enumerate(clusters):
+        discriminants = [float(row["discriminant"]) for row in rows if row["cluster"] == str(k)]
+        assert cluster["cluster"] == k
+        assert cluster["size"] == len(discriminants)
+        assert cluster["margin"] == pytest.approx(np.mean(discriminants), rel=1e-5)
+        assert cluster["silhouette"] == pytest.approx(silhouettes[of_row == k].mean(), abs=1e-4)
+        assert cluster["nearest"] == between[k].argmin()
+        assert cluster["distance"] == pytest.approx(between[k].min(), rel=1e-3)  # tol moves centroids from means
+        assert cluster["verdict"] == verdict(cluster["stability"])
+    assert len(clusters) == 6
+    assert len({cluster["stability"] for cluster in clusters}) > 2
+
+
+def test_the_number_of_clusters_can_be_chosen(run, tmp_path, capsys):
+    folder = run("train", tmp_path / "run", "data.limit=150", "head.n_init=2", "head.n_clusters=8-12")
+    metrics = json.loads((folder / "metrics.json").read_text())
+    curve = [Candidate(**row) for row in metrics["how_many"]]
+    chosen = choose(curve)
+    assert [one.n_clusters for one in curve] == [8, 9, 10, 11, 12]
+    assert curve == choose_n_clusters(np.load(folder / "features.npy"), range(8, 13)).curve
+    assert metrics["n_clusters"] == chosen.n_clusters == ClusterModel.load(folder).head.n_clusters
+    assert (metrics["how_many_sure"], metrics["how_many_verdict"]) == (chosen.sure, chosen.verdict)
+    said = capsys.readouterr().out
+    assert [line.split()[1] for line in said.splitlines() if line.lstrip().startswith("->")] == [str(chosen.n_clusters)]
+    assert chosen.verdict in said
+    events = EventAccumulator(str(folder / "tensorboard"))
+    events.Reload()
+    for name in ("silhouette", "silhouette_without_groups", "stability", "inertia"):
+        shown = [(event.step, event.value) for event in events.Scalars(f"how_many/{name}")]
+        assert shown == [(one.n_clusters, pytest.approx(getattr(one, name))) for one in curve]
+
+
+def test_auto_goes_as_far_as_there_are_images(run, photos, tmp_path):
+    folder = run("train", tmp_path / "run", "data=folder", f"data.root={photos}", "head.n_clusters=auto")
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert [row["n_clusters"] for row in metrics["how_many"]] == list(range(2, 12))
+    assert metrics["n_clusters"] == 2
+    with pytest.raises(ValueError, match=r"head\.n_clusters=2-13 should be <= the number of readable images, 12"):
+        run("train", tmp_path / "other", "data=folder", f"data.root={photos}", "head.n_clusters=2-13")
+
+
+def test_equal_images_cannot_be_counted(run, tmp_path):
+    for name in "abcd":
+        place = tmp_path / "photos" / f"{name}.png"
+        place.parent.mkdir(exist_ok=True)
+        Image.new("RGB", (40, 40), (200, 30, 30)).save(place)
+    photos = ("data=folder", f"data.root={tmp_path / 'photos'}")
+    with pytest.raises(ValueError, match="cannot be chosen for 4 images with 1 different features"):
+        run("train", tmp_path / "run", *photos, "head.n_clusters=auto")
+
+
+@pytest.mark.parametrize(("head", "measured"), [("kernel_kmeans", True), ("group_means", False)])
+def test_stability_is_measured_where_there_is_something_to_fit(run, tmp_path, head, measured):
+    settings = ("head.n_clusters=4", "head.n_init=2") if measured else ()
+    folder = run("train", tmp_path / "run", "data.limit=60", f"head={head}", *settings)
+    clusters = json.loads((folder / "clusters.json").read_text())
+    assert {cluster["stability"] is not None for cluster in clusters} == {measured}
+    assert {cluster["verdict"] == "not measured" for cluster in clusters} == {not measured}
+
+
 def test_the_same_seed_gives_the_same_bytes(trained, run, small, tmp_path):
     again = run("train", tmp_path / "again", *small)
-    for name in ("model.ckpt", "assignments.csv", "features.npy"):
+    for name in ("model.ckpt", "assignments.csv", "clusters.json", "features.npy"):
         assert (again / name).read_bytes() == (trained / name).read_bytes()
 
 

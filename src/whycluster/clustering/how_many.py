@@ -111,28 +111,45 @@ def choose_n_clusters(features: np.ndarray, numbers: Sequence[int] = range(2, 21
     """
     x = np.asarray(features, dtype=np.float32)
     numbers = _possible(x, numbers)
-    random = np.random.RandomState(seed)
     with threadpool_limits(1):  # several threads add up in any order
+        comparison = _Comparison(x, seed)
+        return choose([comparison.candidate(number) for number in numbers])
+
+
+class _Comparison:
+    """Rows in their principal components, beside rows without groups.
+
+    Args:
+        x: `(N, D)` float32.
+        seed: same seed, same figures.
+    """
+
+    def __init__(self, x: np.ndarray, seed: int) -> None:
+        random, self.seed = np.random.RandomState(seed), seed
         reduction = PCA(min(COMPONENTS, *x.shape), svd_solver="randomized", random_state=seed)
-        z = reduction.fit_transform(x)
-        lost = float(np.square(x - x.mean(0), dtype=np.float64).sum() - np.square(z, dtype=np.float64).sum())
-        groupless = [(random.standard_normal(z.shape) * z.std(0)).astype(z.dtype) for _ in range(REFERENCES)]
-        rows = np.sort(random.permutation(len(z))[:SILHOUETTE_ROWS])
-        distances = [pairwise_distances(each[rows]) for each in (z, *groupless)]
-        curve = []
-        for n_clusters in numbers:
-            fit = KMeans(n_clusters, n_init=N_INIT, random_state=seed).fit(z)
-            refits = bootstrap_clusters(z, refit_kmeans(n_clusters, REFIT_INIT), REFITS, seed)
-            references = [KMeans(n_clusters, n_init=1, random_state=seed).fit_predict(each) for each in groupless]
-            own, *others = (
-                _silhouette(between, clusters[rows])
-                for between, clusters in zip(distances, (fit.labels_, *references), strict=True)
-            )
-            stable = float(np.mean([adjusted_rand_score(fit.labels_, clusters) for clusters in refits]))
-            curve.append(
-                Candidate(n_clusters, own, float(np.mean(others)), stable, float(fit.inertia_) + max(lost, 0.0))
-            )
-    return choose(curve)
+        self.z: np.ndarray = reduction.fit_transform(x)  # (N, COMPONENTS)
+        self.lost = max(0.0, _scatter(x - x.mean(0)) - _scatter(self.z))
+        drawn = [random.standard_normal(self.z.shape) * self.z.std(0) for _ in range(REFERENCES)]
+        self.groupless = [each.astype(np.float32) for each in drawn]
+        self.rows = np.sort(random.permutation(len(x))[:SILHOUETTE_ROWS])
+        self.distances = [pairwise_distances(each[self.rows]) for each in (self.z, *self.groupless)]
+
+    def candidate(self, n_clusters: int) -> Candidate:
+        """Fits as many clusters to the rows, to bootstrap samples of them, and to the rows without groups."""
+        fit = KMeans(n_clusters, n_init=N_INIT, random_state=self.seed).fit(self.z)
+        refits = bootstrap_clusters(self.z, refit_kmeans(n_clusters, REFIT_INIT), REFITS, self.seed)
+        stability = np.mean([adjusted_rand_score(fit.labels_, clusters) for clusters in refits])
+        others = [KMeans(n_clusters, n_init=1, random_state=self.seed).fit_predict(each) for each in self.groupless]
+        silhouette, *without = (
+            _silhouette(distances, clusters[self.rows])
+            for distances, clusters in zip(self.distances, (fit.labels_, *others), strict=True)
+        )
+        inertia = float(fit.inertia_) + self.lost
+        return Candidate(n_clusters, silhouette, float(np.mean(without)), float(stability), inertia)
+
+
+def _scatter(x: np.ndarray) -> float:
+    return float(np.square(x, dtype=np.float64).sum())
 
 
 def _possible(x: np.ndarray, numbers: Sequence[int]) -> list[int]:
