@@ -83,6 +83,11 @@ def test_the_choice_is_stable_and_far_above_rows_without_groups():
     assert choice.verdict == "3 clusters are stable and stand out most; 4 would be about as good"
 
 
+def test_the_largest_number_is_a_choice_that_more_numbers_may_change():
+    choice = choose([candidate(2, 0.2, 0.9), candidate(3, 0.3, 0.9)])
+    assert choice.verdict.endswith("stand out most; it is the largest number that was tried, so try larger ones")
+
+
 def test_where_nothing_is_stable_the_least_number_is_a_cautious_choice():
     choice = choose([candidate(2, 0.2, 0.5), candidate(3, 0.3, 0.4), candidate(4, 0.1, 0.1), candidate(7, 0.1, 0.1)])
     assert (choice.n_clusters, choice.sure) == (2, False)

@@ -1,6 +1,7 @@
 """The commands under DDP, with two processes on the CPU."""
 
 import csv
+import json
 import os
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from whycluster.data.listing import UNFINISHED
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
 ONE = ("trainer.accelerator=cpu",)
+FIGURES = ("metrics", "clusters")
 TWO = (*ONE, "trainer.devices=2", "trainer.strategy=ddp")
 
 
@@ -69,6 +71,18 @@ def wait_for(true, seconds=120):
     while not true():
         assert time.monotonic() < until
         time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_two_processes_choose_the_number_of_clusters_that_one_chooses(tmp_path):
+    settings = ("data.limit=80", "head.n_clusters=2-6", "head.n_init=1")
+    found = []
+    for processes, folder in ((ONE, "one"), (TWO, "two")):
+        run(tmp_path, "train.py", *settings, *processes, f"hydra.run.dir={folder}")
+        metrics, clusters = (json.loads((tmp_path / folder / f"{name}.json").read_text()) for name in FIGURES)
+        assert len(clusters) == metrics["n_clusters"]
+        found.append([*(tuple(row.values()) for row in metrics["how_many"]), *(row["stability"] for row in clusters)])
+    np.testing.assert_allclose(np.hstack(found[0]), np.hstack(found[1]), rtol=1e-4)
 
 
 @pytest.mark.slow

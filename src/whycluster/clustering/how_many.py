@@ -27,7 +27,7 @@ N_INIT = 5
 REFITS, REFIT_INIT = 8, 3
 STABLE = 0.6  # adjusted Rand index with fits to bootstrap samples; below it, the clusters depend on the sample
 REFERENCES = 3  # samples of the normal distribution that has no groups
-CLEAR = 0.04  # that a silhouette has to lie above that of rows without groups
+CLEAR = 0.05  # that a silhouette has to lie above that of rows without groups
 CLOSE = 0.1  # numbers for which it lies above that by a share less than the best are about as good
 
 
@@ -195,7 +195,8 @@ def choose(curve: list[Candidate]) -> HowMany:
         return HowMany(best.n_clusters, False, _unknown(reason, best.n_clusters), curve)
     close = [one.n_clusters for one in stable if one is not best and _excess(one) >= (1 - CLOSE) * _excess(best)]
     also = f"; {_listed(close)} would be about as good" if close else ""
-    verdict = f"{best.n_clusters} clusters are stable and stand out most{also}"
+    edge = "; it is the largest number that was tried, so try larger ones" if best is curve[-1] else ""
+    verdict = f"{best.n_clusters} clusters are stable and stand out most{also}{edge}"
     return HowMany(best.n_clusters, True, verdict, curve)
 
 
