@@ -56,7 +56,7 @@ def test_centroids_of_whole_numbers() -> None:
     [
         (KMeans(3), "This KMeans instance is not fitted yet"),
         (KernelKMeans(3), "This KernelKMeans instance is not fitted yet"),
-        (DBSCAN().fit(X), "cannot neuralize a DBSCAN; give a fitted KMeans, BisectingKMeans, KernelKMeans or linear"),
+        (DBSCAN().fit(X), "cannot neuralize a DBSCAN; give a fitted KMeans, BisectingKMeans, KernelKMeans, Temi"),
         ("kmeans", "cannot neuralize a str; give a fitted KMeans"),
         (None, "cannot neuralize a NoneType"),
         (np.zeros(3), r"shape \(3,\)"),

@@ -73,7 +73,7 @@ class KernelKMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # scikit
             UserError: for invalid settings, more clusters than rows, or rows that are not finite.
         """
         self._check_settings()
-        x = torch.as_tensor(validate_data(self, _readable(X), dtype=DTYPES, copy=True))
+        x = torch.as_tensor(validate_data(self, readable(X), dtype=DTYPES, copy=True))
         if len(x) < self.n_clusters:
             raise UserError(f"n_samples={len(x)} should be >= n_clusters={self.n_clusters}.")
         self.gamma_ = auto_gamma(x) if self.gamma == "auto" else float(self.gamma)
@@ -107,7 +107,7 @@ class KernelKMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # scikit
             UserError: for rows of another width, or not finite; scikit-learn's `NotFittedError` before `fit`.
         """
         check_is_fitted(self)
-        return self._decide(torch.as_tensor(validate_data(self, _readable(X), dtype=DTYPES, copy=True, reset=False)))
+        return self._decide(torch.as_tensor(validate_data(self, readable(X), dtype=DTYPES, copy=True, reset=False)))
 
     def _decide(self, x: Tensor) -> np.ndarray:
         supports, labels = torch.as_tensor(self.supports_, dtype=x.dtype), torch.as_tensor(self.support_labels_)
@@ -125,7 +125,7 @@ class KernelKMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # scikit
         check_gamma(self.gamma)
 
 
-def _readable(x: Any) -> Any:
+def readable(x: Any) -> Any:
     """Converts tensors to arrays that scikit-learn can read, in float32 where NumPy lacks their type; returns all else
     as it is.
 

@@ -12,7 +12,7 @@ from whycluster.backbones import Backbone, check_restorable, restore_backbone
 from whycluster.clustering.feature_steps import FeatureSteps
 from whycluster.errors import UserError
 from whycluster.files import write_tensors
-from whycluster.heads import Head, NeuralizedKernelKMeans, NeuralizedKMeans
+from whycluster.heads import Head, NeuralizedKernelKMeans, NeuralizedKMeans, NeuralizedLinear
 from whycluster.heads.pooling import best_two
 
 FORMAT = "whycluster model"
@@ -23,6 +23,7 @@ FILE_NAME = "model.ckpt"
 HEADS: dict[str, tuple[type[Head], tuple[str, ...]]] = {
     "kmeans": (NeuralizedKMeans, ("centroids",)),
     "kernel_kmeans": (NeuralizedKernelKMeans, ("supports", "labels", "gamma")),
+    "linear": (NeuralizedLinear, ("weight", "bias", "centre")),
 }
 
 

@@ -10,6 +10,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from whycluster.clustering.kernel_kmeans import KernelKMeans
+from whycluster.clustering.temi_clustering import TemiClustering
 from whycluster.errors import UserError
 from whycluster.heads.arguments import as_tensor
 from whycluster.heads.beta import Beta, heuristic_beta, user_beta
@@ -27,14 +28,14 @@ def neuralize(model: Any, X: Any = None, *, beta: Beta = "auto") -> Head:  # noq
     """Rewrites a fitted clustering as a neural network with the same decisions.
 
     Args:
-        model: a fitted `KMeans`, `MiniBatchKMeans`, `BisectingKMeans` or `KernelKMeans`; a pipeline that ends in one of
-            them, whose scalers, PCA, truncated SVD or feature selections are folded, so that relevance arrives at the
-            original columns; a fitted linear classifier of scikit-learn, also behind such steps; centroids, a `(K, D)`
-            array or tensor; or `(weight, bias)` of linear scores, `(K, D)` and `(K,)`.
+        model: a fitted `KMeans`, `MiniBatchKMeans`, `BisectingKMeans`, `KernelKMeans` or `TemiClustering`; a pipeline
+            that ends in one of them, whose scalers, PCA, truncated SVD or feature selections are folded, so that
+            relevance arrives at the original columns; a fitted linear classifier of scikit-learn, also behind such
+            steps; centroids, a `(K, D)` array or tensor; or `(weight, bias)` of linear scores, `(K, D)` and `(K,)`.
         X: the training data `(N, D)`, for `beta="auto"`.
         beta: stiffness of the pooling over competitors, `>= 0`. `auto`: `1 / E[f_c]` over `X`; without `X` over the
             supports of a `KernelKMeans`, and over the cluster means of other clusterings: it then comes out smaller, as
-            `f_c` of a mean is at least the mean of `f_c`. For linear scores without `X` it is 1.
+            `f_c` of a mean is at least the mean of `f_c`. For linear scores and a `TemiClustering` without `X` it is 1.
 
     Raises:
         UserError: if the model is not fitted (scikit-learn's `NotFittedError`), of another kind, has one cluster only,
@@ -77,14 +78,19 @@ def _rewritten(model: Any) -> tuple[Head, Tensor, Tensor]:
         supports, labels = folded.back(estimator.supports_), torch.as_tensor(estimator.support_labels_)
         kernel = NeuralizedKernelKMeans(supports, labels, estimator.gamma_, projection=projection)
         return kernel, kernel.supports, torch.ones(len(supports))
+    if isinstance(estimator, TemiClustering):
+        prototypes = as_tensor(estimator.prototypes_).double()
+        weight, bias = folded.scores_back(prototypes, prototypes.new_zeros(len(prototypes)))
+        return NeuralizedLinear(weight, bias), weight[:0], torch.ones(0)
     if hasattr(estimator, "coef_") and is_classifier(estimator):
         weight = as_tensor(np.atleast_2d(estimator.coef_)).double()
         bias = as_tensor(np.broadcast_to(estimator.intercept_, len(weight))).double()
         return _linear(*folded.scores_back(weight, bias))
     if not hasattr(estimator, "cluster_centers_"):
         raise UserError(
-            f"cannot neuralize a {type(estimator).__name__}; give a fitted KMeans, BisectingKMeans, KernelKMeans or "
-            "linear classifier, a pipeline that ends in one, (K, D) centroids, or (weight, bias) of linear scores."
+            f"cannot neuralize a {type(estimator).__name__}; give a fitted KMeans, BisectingKMeans, KernelKMeans, "
+            "TemiClustering or linear classifier, a pipeline that ends in one, (K, D) centroids, or (weight, bias) of "
+            "linear scores."
         )
     means = folded.back(estimator.cluster_centers_)
     assigned = getattr(estimator, "labels_", range(len(means)))  # a MiniBatchKMeans may have none

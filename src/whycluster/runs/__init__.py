@@ -8,6 +8,7 @@ from whycluster.runs.clusterers import (
 )
 from whycluster.runs.command import run
 from whycluster.runs.explaining import explain
+from whycluster.runs.learned import TemiClusterer
 from whycluster.runs.trainers import make_trainer
 from whycluster.runs.training import train
 
@@ -16,6 +17,7 @@ __all__ = [
     "KMeansClusterer",
     "KernelKMeansClusterer",
     "SphericalKMeansClusterer",
+    "TemiClusterer",
     "explain",
     "make_trainer",
     "run",

@@ -1,0 +1,79 @@
+"""TEMI as a LightningModule: an epoch draws each row once, with one of its neighbours."""
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from rich.progress import track
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from whycluster.clustering.features import FeatureStore
+from whycluster.clustering.neighbours import nearest_neighbours, query_blocks
+from whycluster.clustering.temi_heads import TemiHeads, TemiSettings, epoch_pairs, n_steps
+from whycluster.data import share_of_rank
+from whycluster.errors import UserError
+
+
+class Temi(pl.LightningModule):
+    """TEMI over stored features; several processes share the search for neighbours, and then make the same steps each.
+
+    What an epoch draws follows from the seed and its number, and all else is in the `state_dict`: a fit that resumes
+    from a checkpoint ends with the same bits.
+
+    Args:
+        features: what to cluster.
+        starts: centroids to begin with, one set for each head, `(H, K, D)`.
+        settings: how the heads learn.
+        seed: same seed, same result.
+
+    Raises:
+        UserError: for fewer rows than neighbours.
+    """
+
+    automatic_optimization = False  # the heads take their own steps, which no process has to share
+
+    def __init__(self, features: FeatureStore, starts: Tensor, settings: TemiSettings, seed: int = 0) -> None:
+        super().__init__()
+        if len(features) <= settings.n_neighbours:
+            raise UserError(
+                f"head.n_neighbours={settings.n_neighbours} should be < the number of images, {len(features)}."
+            )
+        self.features, self.seed, self.steps = features, seed, n_steps(len(features))
+        self.heads = TemiHeads(starts, settings)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return self.heads.optimizer()
+
+    @torch.no_grad()
+    def on_fit_start(self) -> None:
+        blocks = query_blocks(len(self.features))
+        share = share_of_rank(blocks, self.trainer.global_rank, self.trainer.world_size)
+        bar = self.trainer.progress_bar_callback is not None and self.trainer.is_global_zero and len(share) > 1
+        n_neighbours, x = self.heads.settings.n_neighbours, self.features.open()
+        found = np.full((len(x), n_neighbours), -1)  # -1 where another process finds them
+        for block in track(share, "nearest neighbours", disable=not bar):
+            rows = slice(block.start, block.stop)
+            found[rows] = nearest_neighbours(x, n_neighbours, block, self.device).cpu().numpy()
+        everyones = self.all_gather(torch.from_numpy(found).to(self.device)).view(-1, *found.shape)
+        self.neighbours = everyones.amax(0).cpu().numpy()  # (N, k)
+
+    def train_dataloader(self) -> DataLoader[int]:
+        return DataLoader(range(self.steps), batch_size=None)  # type: ignore[arg-type]  # a range will do
+
+    def on_train_epoch_start(self) -> None:
+        self.pairs = epoch_pairs(self.neighbours, self.steps, self.seed, self.current_epoch)
+
+    def training_step(self, step: int) -> None:
+        x, near = (torch.from_numpy(self.features.rows(rows)).to(self.device) for rows in self.pairs[step])
+        self.heads.learn(x, near, self.optimizers(), self.steps)  # type: ignore[arg-type]  # Lightning wraps it
+
+    def on_train_epoch_end(self) -> None:
+        if self.heads.step != self.steps * (self.current_epoch + 1):
+            raise UserError("the trainer left out steps of TEMI; leave out what limits its batches.")
+        if self.logger is not None:
+            marginal = self.heads.marginal[self.heads.loss.argmin()]
+            figures = {"loss": self.heads.loss.min(), "entropy": -(marginal * marginal.log()).sum()}
+            figures["largest_cluster"] = marginal.max()
+            self.logger.log_metrics(
+                {f"temi/{name}": float(figure) for name, figure in figures.items()}, step=self.current_epoch
+            )

@@ -1,0 +1,210 @@
+"""TEMI as functions and as the heads that it trains: clusters from the neighbourhoods of frozen features.
+
+N. Adaloglou, F. Michels, H. Kalisch, M. Kollmann, Exploring the Limits of Deep Image Clustering using Pretrained Models,
+BMVC 2023, arXiv 2303.17896. `H` heads, `B` rows, `K` clusters, `D` features.
+"""
+
+import math
+import numbers
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from whycluster.errors import UserError, whole_number
+
+MARGINAL_MOMENTUM = 0.9  # of the running mean of cluster probabilities
+STEP_ROWS = 512  # rows of a step, about
+
+
+@dataclass(frozen=True, kw_only=True)
+class TemiSettings:
+    """How TEMI learns.
+
+    Attributes:
+        n_init: heads, each of which begins from a k-means of its own; the one of least loss wins.
+        n_neighbours: of each row, of which an epoch draws one.
+        temperature: of the softmax over cosine similarities.
+        exponent: `β` of the mutual information, from 0.5 to 1; the lower, the more alike in size are clusters.
+        momentum: of the teachers, from 0 to 1.
+        learning_rate: of Adam at the beginning; it falls to 0 by a cosine.
+        epochs: passes over the rows.
+    """
+
+    n_init: int = 10
+    n_neighbours: int = 20
+    temperature: float = 0.1
+    exponent: float = 0.6
+    momentum: float = 0.99
+    learning_rate: float = 1e-3
+    epochs: int = 100
+
+    def check(self, prefix: str = "") -> None:
+        """Checks the settings, whose names a message begins with `prefix`.
+
+        Raises:
+            UserError: for the first that makes no sense.
+        """
+        for name in ("n_init", "n_neighbours", "epochs"):
+            whole_number(prefix + name, getattr(self, name), 1)
+        for name in ("temperature", "learning_rate"):
+            _number(prefix + name, getattr(self, name), 0, math.inf)
+        _number(prefix + "exponent", self.exponent, 0, 1, "]")
+        _number(prefix + "momentum", self.momentum, 0, 1)
+
+
+def _number(name: str, value: object, least: float, most: float, end: str = ")") -> None:
+    """Checks that a setting is a number above `least` and below `most`, or up to it."""
+    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not number or not (least < value < most or (end == "]" and value == most)):  # type: ignore[operator]
+        upper = "" if most == math.inf else f" and {'<=' if end == ']' else '<'} {most}"
+        raise UserError(f"{name}={value!r} should be a number > {least}{upper}.")
+
+
+def pointwise_information(log_p: Tensor, log_q: Tensor, log_marginal: Tensor, beta: float) -> Tensor:
+    """Computes the pointwise mutual information of two images, `log Σ_c (p(c|x) q(c|x'))^β / q(c)`.
+
+    Args:
+        log_p: `log p(c|x)`, `(H, B, K)`.
+        log_q: `log q(c|x')`, `(H, B, K)`.
+        log_marginal: `log q(c)`, `(H, K)`.
+        beta: `β`, from 0.5 to 1; below 1 it keeps clusters from being empty.
+
+    Returns:
+        `(H, B)`.
+    """
+    return torch.logsumexp(beta * (log_p + log_q) - log_marginal[:, None], -1)
+
+
+def pair_weights(log_q: Tensor, log_q_near: Tensor) -> Tensor:
+    """Computes how sure the teachers are that two images belong together, `Σ_c q(c|x) q(c|x')`, mean over heads.
+
+    Args:
+        log_q: `log q(c|x)`, `(H, B, K)`.
+        log_q_near: `log q(c|x')`, `(H, B, K)`.
+
+    Returns:
+        `(B,)`, from 0 to 1.
+    """
+    return (log_q + log_q_near).exp().sum(-1).mean(0)
+
+
+def temi_loss(
+    student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor], log_marginal: Tensor, beta: float
+) -> Tensor:
+    """Computes the loss `-½ w(x, x') (pmi(x, x') + pmi(x', x))`, mean over pairs.
+
+    Args:
+        student: `log p(c|x)` and `log p(c|x')`, `(H, B, K)` each.
+        teacher: `log q(c|x)` and `log q(c|x')`, likewise.
+        log_marginal: `log q(c)`, `(H, K)`.
+        beta: see `pointwise_information`.
+
+    Returns:
+        `(H,)`.
+    """
+    there = pointwise_information(student[0], teacher[1], log_marginal, beta)
+    back = pointwise_information(student[1], teacher[0], log_marginal, beta)
+    return -(pair_weights(*teacher) * (there + back) / 2).mean(1)
+
+
+def epoch_pairs(neighbours: np.ndarray, steps: int, seed: int, epoch: int) -> list[np.ndarray]:
+    """Draws each row once, in random order, with one of its neighbours; depends on seed and epoch alone.
+
+    Args:
+        neighbours: `(N, k)`.
+        steps: into which the rows are split.
+        seed: of the fit.
+        epoch: its number.
+
+    Returns:
+        For each step numbers of rows and of their partners, `(2, B)`.
+    """
+    random = np.random.default_rng((seed, epoch))
+    order = random.permutation(len(neighbours))
+    partners = neighbours[order, random.integers(neighbours.shape[1], size=len(order))]
+    return np.array_split(np.stack((order, partners)), steps, axis=1)
+
+
+def n_steps(n_rows: int) -> int:
+    """Returns how many steps an epoch has: their rows are about `STEP_ROWS`, and alike in number."""
+    return max(1, round(n_rows / STEP_ROWS))
+
+
+def collapse(sizes: np.ndarray) -> str:
+    """Describes a clustering that has collapsed: a cluster is empty, or one has more than the mean of `N / K` and `N`.
+
+    Args:
+        sizes: of the clusters, `(K,)`.
+
+    Returns:
+        A sentence; empty for a clustering as it should be.
+
+    Example:
+        >>> collapse(np.array([30, 40, 20])), collapse(np.array([90, 0, 0]))
+        ('', 'the clustering has collapsed: 2 of 3 clusters are empty, and the largest has 90 of 90 rows.')
+    """
+    even = sizes.sum() / len(sizes)
+    if len(sizes) == 1 or (sizes.all() and sizes.max() <= (sizes.sum() + even) / 2):
+        return ""
+    found = f"{(sizes == 0).sum()} of {len(sizes)} clusters are empty, and the largest has"
+    return f"the clustering has collapsed: {found} {sizes.max()} of {sizes.sum()} rows."
+
+
+class TemiHeads(nn.Module):
+    """Heads of `K` unit prototypes each, `p(c|x) = softmax_c(<prototype_c, x/|x|> / temperature)`, and their teachers.
+
+    Args:
+        starts: prototypes to begin with, of any length, `(H, K, D)`.
+        settings: how they learn.
+    """
+
+    teacher: Tensor  # prototypes, (H, K, D)
+    marginal: Tensor  # q(c), (H, K)
+    loss: Tensor  # running mean over the steps of about an epoch, (H,)
+    step: Tensor  # steps that are done
+
+    def __init__(self, starts: Tensor, settings: TemiSettings) -> None:
+        super().__init__()
+        self.settings = settings
+        self.student = nn.Parameter(F.normalize(starts.float(), dim=-1))
+        self.register_buffer("teacher", self.student.detach().clone())
+        self.register_buffer("marginal", torch.full(starts.shape[:2], 1 / starts.shape[1]))
+        self.register_buffer("loss", torch.zeros(len(starts)))
+        self.register_buffer("step", torch.tensor(0))
+
+    @property
+    def prototypes(self) -> Tensor:
+        """The prototypes of the best teacher, `(K, D)` float64, of length 1."""
+        return F.normalize(self.teacher[self.loss.argmin()].double(), dim=-1)
+
+    def optimizer(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam([self.student], lr=self.settings.learning_rate)
+
+    def learn(self, x: Tensor, near: Tensor, optimizer: torch.optim.Optimizer, steps: int) -> Tensor:
+        """Makes one step on rows and their neighbours, `(B, D)` each, of `steps` in an epoch; returns losses `(H,)`."""
+        both = F.normalize(torch.cat((x, near)))
+        with torch.no_grad():
+            teacher = self._log_probabilities(self.teacher, both)
+            self.marginal.lerp_(teacher.exp().mean(1), 1 - MARGINAL_MOMENTUM)
+        student = self._log_probabilities(self.student, both)
+        log_marginal = self.marginal.clamp(min=torch.finfo(self.marginal.dtype).tiny).log()
+        losses = temi_loss(student.chunk(2, 1), teacher.chunk(2, 1), log_marginal, self.settings.exponent)
+        # Not by `backward`: where several processes make the same steps, they have no gradients to exchange.
+        [self.student.grad] = torch.autograd.grad(losses.sum(), [self.student])
+        progress = float(self.step) / (steps * self.settings.epochs)
+        optimizer.param_groups[0]["lr"] = self.settings.learning_rate * (1 + math.cos(math.pi * progress)) / 2
+        optimizer.step()
+        with torch.no_grad():
+            self.teacher.lerp_(self.student, 1 - self.settings.momentum)
+            self.loss.lerp_(losses, 1 / min(int(self.step) + 1, steps))
+            self.step += 1
+        return losses.detach()
+
+    def _log_probabilities(self, prototypes: Tensor, x: Tensor) -> Tensor:
+        """Computes `(H, B, K)` of unit rows `(B, D)`."""
+        scores = x @ F.normalize(prototypes, dim=-1).flatten(0, 1).T  # (B, H K)
+        scores = scores.view(len(x), *prototypes.shape[:2]).movedim(1, 0)
+        return (scores / self.settings.temperature).log_softmax(-1)
