@@ -7,8 +7,9 @@ from whycluster.clustering.neighbours import nearest_neighbours, query_blocks
 from whycluster.errors import UserError
 
 
-def all_neighbours(x, k):
-    return torch.cat([nearest_neighbours(x, k, block) for block in query_blocks(len(x))]).numpy()
+def all_neighbours(x, k, origin=0.0):
+    origin = torch.full((x.shape[1],), origin)
+    return torch.cat([nearest_neighbours(x, origin, k, block) for block in query_blocks(len(x))]).numpy()
 
 
 def by_sorting(x, k):
@@ -42,6 +43,11 @@ def test_of_equal_ones_the_first_are_taken(monkeypatch, key_rows, k):
 def test_length_does_not_count():
     x = np.array([[1.0, 0.0], [100.0, 90.0], [2.0, 0.1], [0.5, 0.5]])
     assert all_neighbours(x, 1)[:, 0].tolist() == [2, 3, 0, 1]
+
+
+def test_similarity_is_relative_to_the_origin():
+    x = np.random.RandomState(0).randn(50, 3)
+    np.testing.assert_array_equal(all_neighbours(x + 3, 4, origin=3.0), by_sorting(x, 4))
 
 
 def test_rows_in_a_file(tmp_path):

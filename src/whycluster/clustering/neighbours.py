@@ -18,17 +18,17 @@ def query_blocks(n_rows: int) -> list[range]:
     return [range(start, min(start + QUERY_ROWS, n_rows)) for start in range(0, n_rows, QUERY_ROWS)]
 
 
-def nearest_neighbours(x: np.ndarray, n_neighbours: int, rows: range, device: torch.device | str = "cpu") -> Tensor:
-    """Finds the `k` most similar other rows of each of some rows, by cosine similarity in float32.
+def nearest_neighbours(x: np.ndarray, origin: Tensor, n_neighbours: int, rows: range) -> Tensor:
+    """Finds the `k` most similar other rows of each of some rows, by the cosine of `x - origin` in float32.
 
     Of rows that are equally similar, the first ones are taken. Rows are read block by block: memory does not grow with
     their number.
 
     Args:
         x: all rows, `(N, D)`; may be mapped from a file.
+        origin: `(D,)`, on the device that computes.
         n_neighbours: `k`, below `N`.
         rows: one of `query_blocks`.
-        device: that computes.
 
     Returns:
         Numbers of the neighbours, most similar first, `(len(rows), k)`.
@@ -38,17 +38,19 @@ def nearest_neighbours(x: np.ndarray, n_neighbours: int, rows: range, device: to
 
     Example:
         >>> x = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.1], [0.2, 1.0]])
-        >>> nearest_neighbours(x, 1, range(4))[:, 0].tolist()
+        >>> nearest_neighbours(x, torch.zeros(2), 1, range(4))[:, 0].tolist()
         [2, 3, 0, 1]
     """
     if not 0 < n_neighbours < len(x):
         raise UserError(f"n_neighbours={n_neighbours} should be from 1 to {len(x) - 1}, as there are {len(x)} rows.")
-    queries = _unit(x, rows.start, rows.stop, device)
+    queries = unit_rows(x[rows.start : rows.stop], origin)
     best = queries.new_full((len(rows), 0), -torch.inf)
-    found = torch.empty(len(rows), 0, dtype=torch.long, device=device)
-    for first, keys in _key_blocks(x, device):
+    found = torch.empty(len(rows), 0, dtype=torch.long, device=queries.device)
+    for first, keys in _key_blocks(x, origin):
         similar = queries @ keys.T
-        own = torch.tensor([row for row in rows if first <= row < first + len(keys)], dtype=torch.long, device=device)
+        own = torch.tensor(
+            [row for row in rows if first <= row < first + len(keys)], dtype=torch.long, device=queries.device
+        )
         similar[own - rows.start, own - first] = -torch.inf  # no row is its own neighbour
         here = _first_largest(similar, min(n_neighbours, similar.shape[1]))
         best = torch.cat((best, similar.gather(1, here)), 1)
@@ -59,19 +61,20 @@ def nearest_neighbours(x: np.ndarray, n_neighbours: int, rows: range, device: to
     return found
 
 
-def _unit(x: np.ndarray, start: int, stop: int, device: torch.device | str) -> Tensor:
-    """Reads rows, and scales them to length 1."""
-    return F.normalize(torch.from_numpy(np.array(x[start:stop], np.float32)).to(device))
+def unit_rows(rows: np.ndarray, origin: Tensor) -> Tensor:
+    """Computes `(x - origin) / |x - origin|` of rows `(N, D)` in float32, on the device of the origin."""
+    moved = torch.from_numpy(np.array(rows, np.float32)).to(origin.device) - origin.float()
+    return F.normalize(moved)
 
 
-def _key_blocks(x: np.ndarray, device: torch.device | str) -> Iterator[tuple[int, Tensor]]:
+def _key_blocks(x: np.ndarray, origin: Tensor) -> Iterator[tuple[int, Tensor]]:
     """Reads all rows, each block with the number of its first row."""
     for start in range(0, len(x), KEY_ROWS):
-        yield start, _unit(x, start, start + KEY_ROWS, device)
+        yield start, unit_rows(x[start : start + KEY_ROWS], origin)
 
 
 def _first_largest(values: Tensor, k: int) -> Tensor:
-    """Finds the columns of the `k` largest values of each row, ascending; of equal values the first, as `topk` need not.
+    """Finds the columns of the `k` largest values of each row, ascending; of equal values the first.
 
     Args:
         values: `(N, M)`.

@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from whycluster.clustering.features import FeatureStore
-from whycluster.clustering.neighbours import nearest_neighbours, query_blocks
-from whycluster.clustering.temi_heads import TemiHeads, TemiSettings, epoch_pairs, n_steps
+from whycluster.clustering.neighbours import nearest_neighbours, query_blocks, unit_rows
+from whycluster.clustering.temi_heads import TemiHeads, TemiSettings, epoch_pairs, n_steps, start_rows, warm_starts
 from whycluster.data import share_of_rank
 from whycluster.errors import UserError
 
@@ -22,7 +22,8 @@ class Temi(pl.LightningModule):
 
     Args:
         features: what to cluster.
-        starts: centroids to begin with, one set for each head, `(H, K, D)`.
+        n_clusters: `K`.
+        mean: of the features, `(D,)`, from which cosines are taken.
         settings: how the heads learn.
         seed: same seed, same result.
 
@@ -31,31 +32,42 @@ class Temi(pl.LightningModule):
     """
 
     automatic_optimization = False  # the heads take their own steps, which no process has to share
+    mean: Tensor  # (D,)
 
-    def __init__(self, features: FeatureStore, starts: Tensor, settings: TemiSettings, seed: int = 0) -> None:
+    def __init__(
+        self, features: FeatureStore, n_clusters: int, mean: Tensor, settings: TemiSettings, seed: int = 0
+    ) -> None:
         super().__init__()
         if len(features) <= settings.n_neighbours:
             raise UserError(
                 f"head.n_neighbours={settings.n_neighbours} should be < the number of images, {len(features)}."
             )
         self.features, self.seed, self.steps = features, seed, n_steps(len(features))
-        self.heads = TemiHeads(starts, settings)
+        self.register_buffer("mean", mean)
+        self.heads = TemiHeads(torch.full((settings.n_heads, n_clusters, features.n_features), torch.nan), settings)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return self.heads.optimizer()
 
-    @torch.no_grad()
     def on_fit_start(self) -> None:
+        self.neighbours = self._neighbours()
+        settings, (_, n_clusters, _) = self.heads.settings, self.heads.student.shape
+        if self.heads.step == 0:  # nothing to go on from
+            rows = self.features.rows(start_rows(len(self.features), n_clusters, self.seed))
+            starts = warm_starts(unit_rows(rows, self.mean).cpu().numpy(), n_clusters, settings, self.seed)
+            self.heads.start(self.trainer.strategy.broadcast(starts))
+
+    def _neighbours(self) -> np.ndarray:
+        """Finds the neighbours of all rows, `(N, k)`; each process finds those of its share of the rows."""
         blocks = query_blocks(len(self.features))
         share = share_of_rank(blocks, self.trainer.global_rank, self.trainer.world_size)
         bar = self.trainer.progress_bar_callback is not None and self.trainer.is_global_zero and len(share) > 1
         n_neighbours, x = self.heads.settings.n_neighbours, self.features.open()
-        found = np.full((len(x), n_neighbours), -1)  # -1 where another process finds them
+        found = torch.full((len(x), n_neighbours), -1, device=self.device)  # -1 where another process finds them
         for block in track(share, "nearest neighbours", disable=not bar):
-            rows = slice(block.start, block.stop)
-            found[rows] = nearest_neighbours(x, n_neighbours, block, self.device).cpu().numpy()
-        everyones = self.all_gather(torch.from_numpy(found).to(self.device)).view(-1, *found.shape)
-        self.neighbours = everyones.amax(0).cpu().numpy()  # (N, k)
+            found[block.start : block.stop] = nearest_neighbours(x, self.mean, n_neighbours, block)
+        everyones = torch.as_tensor(self.all_gather(found)).view(-1, *found.shape)
+        return everyones.amax(0).cpu().numpy()
 
     def train_dataloader(self) -> DataLoader[int]:
         return DataLoader(range(self.steps), batch_size=None)  # type: ignore[arg-type]  # a range will do
@@ -64,8 +76,8 @@ class Temi(pl.LightningModule):
         self.pairs = epoch_pairs(self.neighbours, self.steps, self.seed, self.current_epoch)
 
     def training_step(self, step: int) -> None:
-        x, near = (torch.from_numpy(self.features.rows(rows)).to(self.device) for rows in self.pairs[step])
-        self.heads.learn(x, near, self.optimizers(), self.steps)  # type: ignore[arg-type]  # Lightning wraps it
+        z, near = (unit_rows(self.features.rows(rows), self.mean) for rows in self.pairs[step])
+        self.heads.learn(z, near, self.optimizers(), self.steps)  # type: ignore[arg-type]  # Lightning wraps it
 
     def on_train_epoch_end(self) -> None:
         if self.heads.step != self.steps * (self.current_epoch + 1):

@@ -10,25 +10,34 @@ from warnings import warn
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, ClusterMixin
-from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
+from torch import Tensor
 
 from whycluster.clustering.kernel_kmeans import DTYPES, readable
-from whycluster.clustering.neighbours import nearest_neighbours, query_blocks
-from whycluster.clustering.temi_heads import TemiHeads, TemiSettings, collapse, epoch_pairs, n_steps
+from whycluster.clustering.neighbours import nearest_neighbours, query_blocks, unit_rows
+from whycluster.clustering.temi_heads import (
+    TemiHeads,
+    TemiSettings,
+    collapse,
+    epoch_pairs,
+    n_steps,
+    start_rows,
+    warm_starts,
+)
 from whycluster.errors import UserError, whole_number
 
 
 class TemiClustering(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     """TEMI: prototypes that give neighbouring rows the same cluster, as a scikit-learn estimator.
 
-    A row belongs to the prototype of greatest cosine similarity. Data without a natural origin should be centred first.
+    A row belongs to the prototype of greatest cosine similarity with it, relative to the mean row.
 
     Args:
         n_clusters: `K`.
-        n_init: heads, each of which begins from a k-means of its own; the one of least loss wins.
+        n_init: restarts of k-means.
+        n_heads: heads, which begin from the restarts of least inertia; the head of least loss wins.
         n_neighbours: of each row, of which an epoch draws one.
         temperature: of the softmax over cosine similarities.
         exponent: `β` of the mutual information, above 0, at most 1.
@@ -39,9 +48,9 @@ class TemiClustering(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # scik
 
     Attributes:
         labels_: cluster of each row, `(N,)`, as `predict` returns it.
-        prototypes_: of length 1, `(K, D)`.
+        prototypes_: of length 1, relative to the mean row, `(K, D)`.
+        mean_: of the rows, `(D,)`.
         loss_: mean loss of the best head over the last epoch.
-        kmeans_labels_: clusters by the k-means of least inertia that it began from, `(N,)`.
 
     Example:
         >>> from sklearn.datasets import make_blobs
@@ -56,6 +65,7 @@ class TemiClustering(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # scik
         n_clusters: int = 8,
         *,
         n_init: int = TemiSettings.n_init,
+        n_heads: int = TemiSettings.n_heads,
         n_neighbours: int = TemiSettings.n_neighbours,
         temperature: float = TemiSettings.temperature,
         exponent: float = TemiSettings.exponent,
@@ -66,6 +76,7 @@ class TemiClustering(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # scik
     ) -> None:
         self.n_clusters = n_clusters
         self.n_init = n_init
+        self.n_heads = n_heads
         self.n_neighbours = n_neighbours
         self.temperature = temperature
         self.exponent = exponent
@@ -91,10 +102,9 @@ class TemiClustering(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # scik
             raise UserError(f"n_samples={len(rows)} should be > n_neighbours={self.n_neighbours}.")
         if (rows == rows[0]).all():
             raise UserError("all rows are equal; there is nothing to cluster.")
-        seeds = check_random_state(self.random_state).randint(2**31, size=self.n_init + 1).tolist()
-        fits = [KMeans(self.n_clusters, n_init=1, random_state=seed).fit(rows) for seed in seeds[:-1]]
-        heads = _trained(rows, np.stack([fit.cluster_centers_ for fit in fits]), settings, seeds[-1])
-        self.kmeans_labels_ = min(fits, key=lambda fit: float(fit.inertia_)).labels_
+        seed = int(check_random_state(self.random_state).randint(2**31))
+        self.mean_ = rows.mean(0, dtype=np.float64).astype(rows.dtype)
+        heads = _trained(unit_rows(rows, torch.from_numpy(self.mean_)), self.n_clusters, settings, seed)
         self.prototypes_ = heads.prototypes.numpy().astype(rows.dtype)
         self.loss_ = float(heads.loss.min())
         self.labels_ = self._decide(rows)
@@ -113,17 +123,20 @@ class TemiClustering(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # scik
         return self._decide(validate_data(self, readable(X), dtype=DTYPES, copy=True, reset=False))
 
     def _decide(self, rows: np.ndarray) -> np.ndarray:
-        clusters: np.ndarray = (rows @ self.prototypes_.T).argmax(1)
+        clusters: np.ndarray = ((rows - self.mean_) @ self.prototypes_.T).argmax(1)
         return clusters
 
 
-def _trained(rows: np.ndarray, starts: np.ndarray, settings: TemiSettings, seed: int) -> TemiHeads:
-    """Trains heads on rows `(N, D)`, from the centroids of k-means `(H, K, D)`."""
-    blocks = query_blocks(len(rows))
-    neighbours = torch.cat([nearest_neighbours(rows, settings.n_neighbours, block) for block in blocks]).numpy()
-    heads, steps = TemiHeads(torch.from_numpy(starts), settings), n_steps(len(rows))
-    optimizer, x = heads.optimizer(), torch.from_numpy(rows).float()
+def _trained(z: Tensor, n_clusters: int, settings: TemiSettings, seed: int) -> TemiHeads:
+    """Trains heads on unit rows `(N, D)`."""
+    blocks, origin = query_blocks(len(z)), z.new_zeros(z.shape[1])
+    found = [nearest_neighbours(z.numpy(), origin, settings.n_neighbours, block) for block in blocks]
+    neighbours, steps = torch.cat(found).numpy(), n_steps(len(z))
+    heads = TemiHeads(
+        warm_starts(z[start_rows(len(z), n_clusters, seed)].numpy(), n_clusters, settings, seed), settings
+    )
+    optimizer = heads.optimizer()
     for epoch in range(settings.epochs):
         for some, near in epoch_pairs(neighbours, steps, seed, epoch):
-            heads.learn(x[some], x[near], optimizer, steps)
+            heads.learn(z[some], z[near], optimizer, steps)
     return heads

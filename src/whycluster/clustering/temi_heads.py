@@ -1,7 +1,7 @@
 """TEMI as functions and as the heads that it trains: clusters from the neighbourhoods of frozen features.
 
-N. Adaloglou, F. Michels, H. Kalisch, M. Kollmann, Exploring the Limits of Deep Image Clustering using Pretrained Models,
-BMVC 2023, arXiv 2303.17896. `H` heads, `B` rows, `K` clusters, `D` features.
+N. Adaloglou, F. Michels, H. Kalisch, M. Kollmann, Exploring the Limits of Deep Image Clustering using Pretrained
+Models, BMVC 2023, arXiv 2303.17896. `H` heads, `B` rows, `K` clusters, `D` features.
 """
 
 import math
@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from sklearn.cluster import KMeans
+from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -17,6 +19,7 @@ from whycluster.errors import UserError, whole_number
 
 MARGINAL_MOMENTUM = 0.9  # of the running mean of cluster probabilities
 STEP_ROWS = 512  # rows of a step, about
+START_ROWS = 10_000  # rows on which the k-means before it are run; more for many clusters
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +27,8 @@ class TemiSettings:
     """How TEMI learns.
 
     Attributes:
-        n_init: heads, each of which begins from a k-means of its own; the one of least loss wins.
+        n_init: restarts of k-means.
+        n_heads: heads, which begin from the restarts of least inertia; the head of least loss wins.
         n_neighbours: of each row, of which an epoch draws one.
         temperature: of the softmax over cosine similarities.
         exponent: `β` of the mutual information, from 0.5 to 1; the lower, the more alike in size are clusters.
@@ -33,7 +37,8 @@ class TemiSettings:
         epochs: passes over the rows.
     """
 
-    n_init: int = 10
+    n_init: int = 24
+    n_heads: int = 8
     n_neighbours: int = 20
     temperature: float = 0.1
     exponent: float = 0.6
@@ -47,8 +52,9 @@ class TemiSettings:
         Raises:
             UserError: for the first that makes no sense.
         """
-        for name in ("n_init", "n_neighbours", "epochs"):
+        for name in ("n_heads", "n_neighbours", "epochs"):
             whole_number(prefix + name, getattr(self, name), 1)
+        whole_number(f"{prefix}n_init", self.n_init, self.n_heads)
         for name in ("temperature", "learning_rate"):
             _number(prefix + name, getattr(self, name), 0, math.inf)
         _number(prefix + "exponent", self.exponent, 0, 1, "]")
@@ -128,6 +134,31 @@ def epoch_pairs(neighbours: np.ndarray, steps: int, seed: int, epoch: int) -> li
     return np.array_split(np.stack((order, partners)), steps, axis=1)
 
 
+def start_rows(n_rows: int, n_clusters: int, seed: int) -> np.ndarray:
+    """Draws the rows on which k-means is run, ascending: all of them unless they are many."""
+    size = max(START_ROWS, 10 * n_clusters)
+    return np.sort(np.random.RandomState(seed).permutation(n_rows)[:size])
+
+
+def warm_starts(z: np.ndarray, n_clusters: int, settings: TemiSettings, seed: int) -> Tensor:
+    """Runs k-means several times, and returns the centroids of those of least inertia.
+
+    Args:
+        z: rows or a sample of them, `(N, D)`, of length 1.
+        n_clusters: `K`.
+        settings: say how many restarts there are, and how many are returned.
+        seed: same seed, same centroids.
+
+    Returns:
+        `(H, K, D)`, the best first.
+    """
+    random = np.random.RandomState(seed)
+    with threadpool_limits(1):  # sums of several threads come in any order
+        fits = [KMeans(n_clusters, n_init=1, random_state=random).fit(z) for _ in range(settings.n_init)]
+    fits.sort(key=lambda fit: float(fit.inertia_))
+    return torch.from_numpy(np.stack([fit.cluster_centers_ for fit in fits[: settings.n_heads]]))
+
+
 def n_steps(n_rows: int) -> int:
     """Returns how many steps an epoch has: their rows are about `STEP_ROWS`, and alike in number."""
     return max(1, round(n_rows / STEP_ROWS))
@@ -154,7 +185,7 @@ def collapse(sizes: np.ndarray) -> str:
 
 
 class TemiHeads(nn.Module):
-    """Heads of `K` unit prototypes each, `p(c|x) = softmax_c(<prototype_c, x/|x|> / temperature)`, and their teachers.
+    """Heads of `K` unit prototypes each, `p(c|z) = softmax_c(<prototype_c, z> / temperature)`, and their teachers.
 
     Args:
         starts: prototypes to begin with, of any length, `(H, K, D)`.
@@ -169,11 +200,18 @@ class TemiHeads(nn.Module):
     def __init__(self, starts: Tensor, settings: TemiSettings) -> None:
         super().__init__()
         self.settings = settings
-        self.student = nn.Parameter(F.normalize(starts.float(), dim=-1))
-        self.register_buffer("teacher", self.student.detach().clone())
+        self.student = nn.Parameter(torch.empty(starts.shape))
+        self.register_buffer("teacher", torch.empty(starts.shape))
+        self.start(starts)
         self.register_buffer("marginal", torch.full(starts.shape[:2], 1 / starts.shape[1]))
         self.register_buffer("loss", torch.zeros(len(starts)))
         self.register_buffer("step", torch.tensor(0))
+
+    @torch.no_grad()
+    def start(self, starts: Tensor) -> None:
+        """Sets the prototypes that student and teacher begin with, `(H, K, D)`."""
+        self.student.copy_(F.normalize(starts.float(), dim=-1))
+        self.teacher.copy_(self.student)
 
     @property
     def prototypes(self) -> Tensor:
@@ -183,9 +221,19 @@ class TemiHeads(nn.Module):
     def optimizer(self) -> torch.optim.Optimizer:
         return torch.optim.Adam([self.student], lr=self.settings.learning_rate)
 
-    def learn(self, x: Tensor, near: Tensor, optimizer: torch.optim.Optimizer, steps: int) -> Tensor:
-        """Makes one step on rows and their neighbours, `(B, D)` each, of `steps` in an epoch; returns losses `(H,)`."""
-        both = F.normalize(torch.cat((x, near)))
+    def learn(self, z: Tensor, near: Tensor, optimizer: torch.optim.Optimizer, steps: int) -> Tensor:
+        """Makes one step, of `steps` in an epoch.
+
+        Args:
+            z: rows of length 1, `(B, D)`.
+            near: a neighbour of each, likewise.
+            optimizer: see `optimizer`.
+            steps: in an epoch.
+
+        Returns:
+            Losses, `(H,)`.
+        """
+        both = torch.cat((z, near))
         with torch.no_grad():
             teacher = self._log_probabilities(self.teacher, both)
             self.marginal.lerp_(teacher.exp().mean(1), 1 - MARGINAL_MOMENTUM)
@@ -203,8 +251,8 @@ class TemiHeads(nn.Module):
             self.step += 1
         return losses.detach()
 
-    def _log_probabilities(self, prototypes: Tensor, x: Tensor) -> Tensor:
+    def _log_probabilities(self, prototypes: Tensor, z: Tensor) -> Tensor:
         """Computes `(H, B, K)` of unit rows `(B, D)`."""
-        scores = x @ F.normalize(prototypes, dim=-1).flatten(0, 1).T  # (B, H K)
-        scores = scores.view(len(x), *prototypes.shape[:2]).movedim(1, 0)
+        scores = z @ F.normalize(prototypes, dim=-1).flatten(0, 1).T  # (B, H K)
+        scores = scores.view(len(z), *prototypes.shape[:2]).movedim(1, 0)
         return (scores / self.settings.temperature).log_softmax(-1)

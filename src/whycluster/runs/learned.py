@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytorch_lightning as pl
-import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from whycluster.clustering.features import FeatureStore
 from whycluster.clustering.kmeans import KMeans
@@ -24,7 +24,7 @@ from whycluster.runs.clusterers import Fitted, KMeansClusterer, ToCluster, _near
 
 @dataclass(frozen=True, kw_only=True)
 class TemiClusterer(TemiSettings):
-    """TEMI: prototypes that give neighbouring images the same cluster; they begin from k-means.
+    """TEMI: prototypes that give neighbouring images the same cluster; k-means is fitted, too, as the baseline.
 
     Attributes:
         n_clusters: `K`.
@@ -40,30 +40,30 @@ class TemiClusterer(TemiSettings):
 
     def __post_init__(self) -> None:
         self.check("head.")
-        KMeansClusterer(self.n_clusters, self.n_init, beta=self.beta)  # which checks the rest
+        KMeansClusterer(self.n_clusters, beta=self.beta)  # which checks the rest
 
     def fit(self, given: ToCluster, trainer: pl.Trainer, seed: int, checkpoint: Path) -> Fitted:
         features = given.features
-        kmeans = KMeans(features, self.n_clusters, self.n_init, seed=seed)
+        kmeans = KMeans(features, self.n_clusters, seed=seed)
         trainer.fit(kmeans, ckpt_path=checkpoint if checkpoint.exists() else None)
-        starts = kmeans.candidates.detach().cpu()
         if not math.isfinite(kmeans.inertia):
             raise UserError("the trainer stopped before k-means had ended; leave out what limits its steps or time.")
         if kmeans.scatter == 0:
             raise UserError("all images have the same features; there is nothing to cluster.")
         settings = TemiSettings(**{field.name: getattr(self, field.name) for field in fields(TemiSettings)})
-        temi = Temi(features, starts, settings, seed)
+        temi = Temi(features, self.n_clusters, kmeans.mean, settings, seed)
         fit_next(trainer, temi, checkpoint.with_name("temi.ckpt"), self.epochs)
         if trainer.current_epoch < self.epochs:
             raise UserError("the trainer stopped before TEMI had ended; leave out what limits its steps or time.")
-        prototypes, centroids = temi.heads.prototypes.cpu(), kmeans.centroids.cpu()
-        assign = _most_similar(prototypes, kmeans.mean)
+        prototypes, mean = temi.heads.prototypes.cpu(), kmeans.mean
+        assign = _most_similar(prototypes, mean)
         collapsed = collapse(np.bincount(_clusters(features, assign), minlength=self.n_clusters))
         if collapsed and trainer.is_global_zero:
             warnings.warn(f"{collapsed} See docs/deep_clustering.md.", stacklevel=2)
-        head = _with_beta(NeuralizedLinear(prototypes, centre=kmeans.mean), self.beta, features)
+        # argmax_k <p_k, (x - m) / |x - m|> = argmax_k p_k·x - p_k·m
+        head = _with_beta(NeuralizedLinear(prototypes, -prototypes @ mean, centre=mean), self.beta, features)
         figures = {"loss": float(temi.heads.loss.min())}
-        return Fitted(head, assign, figures, baseline=_clusters(features, _nearest(centroids)))
+        return Fitted(head, assign, figures, baseline=_clusters(features, _nearest(kmeans.centroids.cpu())))
 
     def settings(self) -> dict[str, Any]:
         return {"name": "temi", **asdict(self)}
@@ -72,14 +72,12 @@ class TemiClusterer(TemiSettings):
 Assign = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
-def _most_similar(prototypes: Tensor, origin: Tensor) -> Assign:
-    """Features `(N, D)` `->` the prototype of greatest cosine similarity, and its squared distance on the unit sphere."""
+def _most_similar(prototypes: Tensor, mean: Tensor) -> Assign:
+    """Features `(N, D)` `->` the most similar prototype, and the squared distance to it on the unit sphere."""
 
     def assign(x: Tensor) -> tuple[Tensor, Tensor]:
-        x = x.double()
-        # Relative to the origin, as the head computes: rows of zeros are equally similar to all.
-        products, cluster = torch.addmm(prototypes @ origin, x - origin, prototypes.T).max(1)
-        return cluster, 2 - 2 * products / torch.linalg.vector_norm(x, dim=1).clamp(min=1e-12)
+        similarity, cluster = (F.normalize(x.double() - mean) @ prototypes.T).max(1)
+        return cluster, 2 - 2 * similarity
 
     return assign
 
