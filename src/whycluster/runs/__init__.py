@@ -9,10 +9,12 @@ from whycluster.runs.clusterers import (
 from whycluster.runs.command import run
 from whycluster.runs.explaining import explain
 from whycluster.runs.learned import TemiClusterer
+from whycluster.runs.learned_backbone import DecClusterer
 from whycluster.runs.trainers import make_trainer
 from whycluster.runs.training import train
 
 __all__ = [
+    "DecClusterer",
     "GroupMeansClusterer",
     "KMeansClusterer",
     "KernelKMeansClusterer",

@@ -36,7 +36,7 @@ class ToCluster(NamedTuple):
         labels: what is known of each row; only some clusterings ask for it.
         images: of each row; only clusterings that train the backbone load them.
         backbone: images to features; a clustering that trains it changes its weights in place.
-        steps: what the features of the backbone have passed.
+        steps: what stands between the features of the backbone and those to cluster.
     """
 
     features: FeatureStore

@@ -1,0 +1,216 @@
+"""A clustering that trains the backbone, too: fitted, neuralized, and with the features that the result is about."""
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from sklearn.cluster import KMeans
+from torch import Tensor, nn
+from torchvision.transforms import v2
+
+from whycluster.backbones import Backbone
+from whycluster.backbones.stage import default_stage, stage_parameters
+from whycluster.clustering.dec import DecSettings, DeepEmbeddedClustering, Inputs
+from whycluster.clustering.extraction import FeatureExtractor, FeatureWriter
+from whycluster.clustering.features import FeatureStore
+from whycluster.data import PreparedImages, Shards
+from whycluster.data.augmentation import AugmentedImages
+from whycluster.errors import UserError, whole_number
+from whycluster.files import write_tensors
+from whycluster.heads import Beta, NeuralizedKMeans
+from whycluster.heads.beta import user_beta
+from whycluster.runs.clusterers import Fitted, ToCluster, _nearest, _with_beta
+from whycluster.runs.passes import run_pass
+from whycluster.runs.ranks import is_first
+
+Transform = Callable[[Tensor], Tensor]
+BATCH_SIZE = 32  # images that are loaded at once when all features are computed
+GIANT = 0.5  # a cluster of more than half of the images is suspicious, where k-means has no such cluster
+
+
+class Start(NamedTuple):
+    """The k-means that a fit begins with.
+
+    Attributes:
+        centroids: `(K, D)` float64.
+        clusters: `(N,)`.
+        spread: mean squared distance of a row to its centroid.
+    """
+
+    centroids: Tensor
+    clusters: Tensor
+    spread: float
+
+
+@dataclass(frozen=True)
+class DecClusterer:
+    """Deep embedded clustering: k-means, then centroids and the last stage of the backbone learned together.
+
+    Attributes:
+        n_clusters: `K`.
+        finetune: the stage of the backbone to train, or several, by the names of modules; `auto`: see
+            `default_stage`; `None`: centroids alone, on the features as they are.
+        augment: transforms of images `(3, H, W)` uint8, applied in turn to each image of a training step.
+        alpha: degrees of freedom of the Student-t kernel.
+        sharpness: squared distances are multiplied by it, in units of the mean squared distance to the centroid.
+        anchor: weight of the squared distance of features from where they began.
+        learning_rate: of the stage.
+        centroid_rate: of the centroids.
+        batch_size: images of a training step, in all processes together.
+        max_epochs: at most.
+        tol: the fit ends when at most this fraction of the images changed their cluster in each of the last epochs.
+        n_init: restarts of the k-means that it begins with.
+        beta: stiffness of the head; `auto`: `1 / E[f_c]` over the features.
+
+    Raises:
+        UserError: for settings that make no sense.
+    """
+
+    n_clusters: int
+    finetune: str | Sequence[str] | None = "auto"
+    augment: Sequence[Transform] = ()
+    alpha: float = 10.0
+    sharpness: float = 10.0
+    anchor: float = 1.0
+    learning_rate: float = 1e-4
+    centroid_rate: float = 1e-2
+    batch_size: int = 64
+    max_epochs: int = 50
+    tol: float = 1e-3
+    n_init: int = 10
+    beta: Beta = "auto"
+
+    def __post_init__(self) -> None:
+        for name, least in (("n_clusters", 2), ("batch_size", 1), ("max_epochs", 1), ("n_init", 1)):
+            whole_number(f"head.{name}", getattr(self, name), least)
+        for name in ("alpha", "sharpness", "learning_rate", "centroid_rate"):
+            _number(name, getattr(self, name), 0, above=True)
+        for name in ("anchor", "tol"):
+            _number(name, getattr(self, name), 0)
+        user_beta(self.beta, "head.beta")
+        names = [self.finetune] if isinstance(self.finetune, str) else list(self.finetune or ["auto"])
+        if not all(isinstance(name, str) for name in names):
+            raise UserError(f"head.finetune={self.finetune!r} should be the name of a module, a list of them, or null.")
+        if not all(callable(transform) for transform in self.augment):
+            raise UserError(f"head.augment={self.augment!r} should be a list of transforms, each with its _target_.")
+        if self.augment and self.finetune is None:
+            raise UserError("head.augment changes images, and head.finetune=null reads none; leave out one of them.")
+
+    def fit(self, given: ToCluster, trainer: pl.Trainer, seed: int, checkpoint: Path) -> Fitted:
+        start = _start(given.features, self.n_clusters, self.n_init, seed, checkpoint.with_name("kmeans.pt"))
+        stage = self._stage(given.backbone)
+        learned = self._module(given, start, bool(stage), seed)
+        try:
+            for parameter in stage:
+                parameter.requires_grad_(True)
+            trainer.fit(learned, ckpt_path=checkpoint if checkpoint.exists() else None)
+        finally:
+            given.backbone.requires_grad_(False)
+        centroids = learned.centroids.detach().cpu().double()
+        _warn_of_collapse(learned.clusters.numpy(), start.clusters.numpy(), self.n_clusters)
+        features = _learned_features(given, trainer, checkpoint.parent) if stage else given.features
+        head = _with_beta(NeuralizedKMeans(centroids), self.beta, features)
+        figures = {"n_iter": learned.n_iter, "changed": learned.changed}
+        return Fitted(
+            head, _nearest(centroids), figures, features=features if stage else None, baseline=start.clusters.numpy()
+        )
+
+    def settings(self) -> dict[str, Any]:
+        return {"name": "dec", **asdict(self), "augment": [repr(transform) for transform in self.augment]}
+
+    def _stage(self, backbone: Backbone) -> list[nn.Parameter]:
+        if self.finetune is None:
+            return []
+        network = backbone.network.network
+        names = [self.finetune] if isinstance(self.finetune, str) else self.finetune
+        return stage_parameters(network, [default_stage(network) if name == "auto" else name for name in names])
+
+    def _module(self, given: ToCluster, start: Start, trains: bool, seed: int) -> DeepEmbeddedClustering:
+        numbers = DecSettings(
+            alpha=self.alpha,
+            spread=start.spread,
+            sharpness=self.sharpness,
+            anchor=self.anchor,
+            learning_rate=self.learning_rate,
+            centroid_rate=self.centroid_rate,
+            batch_size=self.batch_size,
+            tol=self.tol,
+            seed=seed,
+        )
+        embed: nn.Module = nn.Identity()
+        clean: Inputs = _Rows(given.features)
+        augmented = clean
+        if trains:
+            embed = nn.Sequential(given.backbone, given.steps)
+            clean = AugmentedImages(given.images, None, seed)
+            augmented = AugmentedImages(given.images, v2.Compose(self.augment) if self.augment else None, seed)
+        return DeepEmbeddedClustering(embed, clean, augmented, given.features, start.centroids, numbers)
+
+
+class _Rows:
+    """Features in the place of images, where no backbone is trained."""
+
+    def __init__(self, features: FeatureStore) -> None:
+        self.features = features
+
+    def __call__(self, rows: np.ndarray, epoch: int) -> Tensor:
+        return torch.from_numpy(self.features.rows(rows))
+
+
+def _number(name: str, value: Any, least: float, above: bool = False) -> None:
+    """Checks a setting that has to be a finite number from `least` on, or above it."""
+    fits = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not fits or value < least or (above and value == least):
+        raise UserError(f"head.{name}={value!r} should be a number {'>' if above else '>='} {least:g}.")
+
+
+def _start(features: FeatureStore, n_clusters: int, n_init: int, seed: int, file: Path) -> Start:
+    """Fits k-means by each process alike, or reads what was found before the run was stopped."""
+    if file.exists():
+        return Start(**torch.load(file, weights_only=True))
+    if not all(batch.isfinite().all() for batch in features.batches()):
+        raise UserError("the features contain NaN or infinity; the weights of the backbone are not usable.")
+    found = KMeans(n_clusters, n_init=n_init, random_state=seed).fit(features.open())
+    if not found.inertia_ > 0:
+        raise UserError(f"head.n_clusters={n_clusters} is the number of different images, or more; lower it.")
+    centroids, clusters = (torch.from_numpy(found.cluster_centers_).double(), torch.from_numpy(found.labels_).long())
+    start = Start(centroids, clusters, found.inertia_ / len(features))
+    if is_first():
+        write_tensors(file, start._asdict())
+    return start
+
+
+def _learned_features(given: ToCluster, trainer: pl.Trainer, state: Path) -> FeatureStore:
+    """Computes the features of all images by the trained backbone, going on behind those that are done."""
+    images = PreparedImages(given.images.collection, given.images.prepare)
+    shards = Shards(state / "learned", len(images))
+    trainer.callbacks.append(FeatureWriter(shards))  # type: ignore[attr-defined]
+    run_pass(trainer, FeatureExtractor(nn.Sequential(given.backbone, given.steps), images, shards, BATCH_SIZE, None))
+    rows = np.setdiff1d(np.arange(len(images)), list(shards.skipped()))
+    if rows.tolist() != list(given.images.rows):
+        raise UserError("some images could be read when the run began, and others now; begin anew with overwrite=true.")
+    file = state / "learned.npy"
+    if is_first() and not file.exists():
+        parts = (shard["features"] for shard in shards if len(shard["features"]))
+        FeatureStore.write(file, parts, len(rows), given.features.n_features)
+    trainer.strategy.barrier()  # the others wait for the file
+    return FeatureStore(file)
+
+
+def _warn_of_collapse(clusters: np.ndarray, before: np.ndarray, n_clusters: int) -> None:
+    """Says if a cluster has lost all images, or if one has taken most of them."""
+    sizes, sizes_before = (np.bincount(found, minlength=n_clusters) for found in (clusters, before))
+    empty = np.count_nonzero(sizes == 0) > np.count_nonzero(sizes_before == 0)
+    giant = sizes.max() > GIANT * len(clusters) > sizes_before.max()
+    if is_first() and (empty or giant):
+        warnings.warn(
+            f"the clusters have collapsed: they hold {sizes.tolist()} images, and {sizes_before.tolist()} before the "
+            "backbone was trained; raise head.anchor, lower head.learning_rate, or take head.finetune=null.",
+            stacklevel=2,
+        )
