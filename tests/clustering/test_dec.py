@@ -1,13 +1,21 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
 
 from whycluster.clustering.dec import (
+    PATIENCE,
+    DecSettings,
+    DeepEmbeddedClustering,
     divergence,
     log_soft_assignment,
     squared_distances,
     target_distribution,
 )
+from whycluster.clustering.features import FeatureStore
+from whycluster.runs.checkpoints import checkpointing
 
 
 def random(*shape):
@@ -55,3 +63,137 @@ def test_divergence_is_equation_2():
     ]
     np.testing.assert_allclose(divergence(p, q.log()).numpy(), expected, rtol=1e-12)
     assert divergence(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.5, 0.5]]).log()).item() == pytest.approx(np.log(2))
+
+
+def test_gradients_are_equations_4_and_5():
+    alpha, z, centroids = 3.0, random(8, 5).requires_grad_(), (2 * random(3, 5)).requires_grad_()
+    log_q = log_soft_assignment(squared_distances(z, centroids), alpha)
+    p = target_distribution(log_q.exp(), log_q.exp().sum(0)).detach()
+    divergence(p, log_q).sum().backward()
+    with torch.no_grad():
+        difference = z[:, None] - centroids[None]  # (N, K, D)
+        pull = (alpha + 1) / alpha * (p - log_q.exp()) / (1 + difference.square().sum(2) / alpha)
+        torch.testing.assert_close(z.grad, (pull[..., None] * difference).sum(1))
+        torch.testing.assert_close(centroids.grad, -(pull[..., None] * difference).sum(0))
+
+
+class StoppedError(RuntimeError):
+    pass
+
+
+class StopsAfter(pl.Callback):
+    """Stops a fit when an epoch begins, as a kill would."""
+
+    def __init__(self, epochs):
+        self.epochs = epochs
+
+    def on_train_epoch_start(self, trainer, module):
+        if trainer.current_epoch == self.epochs:
+            raise StoppedError
+
+
+SETTINGS = DecSettings(1.0, 0.5, 4.0, 0.5, 1e-2, 1e-2, batch_size=16, tol=0.0, seed=0)
+
+
+@pytest.fixture
+def points(tmp_path):
+    """Two groups of points on a plane that overlap, as inputs and as features."""
+    x = torch.from_numpy(np.random.default_rng(0).normal(size=(50, 4))).float()
+    x[:25, 0] += 2
+    return x, FeatureStore.write(tmp_path / "features.npy", [x], 50, 4)
+
+
+def module(points, settings=SETTINGS):
+    x, store = points
+    embed = torch.nn.Linear(4, 4)
+    with torch.no_grad():
+        embed.weight.copy_(torch.eye(4))
+        embed.bias.zero_()
+
+    def augmented(rows, epoch):
+        noise = np.random.default_rng((epoch, *rows)).normal(0, 0.1, (len(rows), 4))
+        return x[rows] + torch.from_numpy(noise).float()
+
+    return DeepEmbeddedClustering(embed, lambda rows, _: x[rows], augmented, store, x[[0, 40]], settings)
+
+
+def fit(learned, tmp_path, epochs, *callbacks):
+    kept = checkpointing(tmp_path / "fit.ckpt")
+    kept["callbacks"] += callbacks
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "use_distributed_sampler": False}
+    trainer = pl.Trainer(max_epochs=epochs, accelerator="cpu", logger=False, **quiet, **kept)
+    trainer.fit(learned, ckpt_path=tmp_path / "fit.ckpt" if (tmp_path / "fit.ckpt").exists() else None)
+    return learned
+
+
+def learned_values(learned):
+    return [*learned.embed.parameters(), learned.centroids, learned.q]
+
+
+def test_a_fit_that_was_stopped_ends_as_an_undisturbed_one(points, tmp_path):
+    expected = fit(module(points, replace(SETTINGS, tol=-1.0)), tmp_path / "whole", 4)
+    with pytest.raises(StoppedError):
+        fit(module(points, replace(SETTINGS, tol=-1.0)), tmp_path, 4, StopsAfter(2))
+    resumed = fit(module(points, replace(SETTINGS, tol=-1.0)), tmp_path, 4)
+    for one, other in zip(learned_values(expected), learned_values(resumed), strict=True):
+        assert torch.equal(one, other)
+    assert (resumed.n_iter, resumed.changed) == (expected.n_iter, expected.changed)
+    again = fit(module(points, replace(SETTINGS, tol=-1.0)), tmp_path, 4)  # nothing is left to do
+    assert torch.equal(again.centroids, expected.centroids)
+    assert not torch.equal(expected.embed.weight, torch.eye(4))
+
+
+def test_a_checkpoint_holds_what_is_learned_alone(points, tmp_path):
+    learned = module(points)
+    learned.embed.bias.requires_grad_(False)
+    fit(learned, tmp_path, 1)
+    checkpoint = torch.load(tmp_path / "fit.ckpt", weights_only=True)
+    assert set(checkpoint["state_dict"]) == {"moved", "embed.weight"}
+
+
+def test_soft_assignments_are_those_of_the_last_weights(points, tmp_path):
+    learned = fit(module(points), tmp_path, 2)
+    with torch.no_grad():
+        z = learned.embed(points[0]).double()
+        squared = ((z[:, None] - learned.centroids.double()[None]) ** 2).sum(2) / 0.5 * 4
+        expected = 1 / (1 + squared)  # alpha is 1
+    torch.testing.assert_close(learned.q.double(), expected / expected.sum(1, keepdim=True), rtol=1e-4, atol=1e-5)
+    assert learned.clusters.tolist() == squared.argmin(1).tolist()
+
+
+def test_the_first_loss_is_that_of_the_formulas(points, tmp_path):
+    x, _ = points
+    learned = module(points, replace(SETTINGS, batch_size=50))
+    learned.augmented = lambda rows, _: x[rows] + 1  # so that the anchor counts, too
+    losses = []
+    learned.log = lambda name, value, **_: losses.append(float(value)) if name == "dec/loss" else None
+    fit(learned, tmp_path, 1)
+
+    def q(z):
+        kernel = 1 / (1 + ((z[:, None] - x.double()[[0, 40]][None]) ** 2).sum(2) / 0.5 * 4)
+        return kernel / kernel.sum(1, keepdim=True)
+
+    of_clean, of_augmented = q(x.double()), q(x.double() + 1)
+    p = of_clean**2 / of_clean.sum(0)
+    p /= p.sum(1, keepdim=True)
+    expected = (p * (p / of_augmented).log()).sum(1) + 0.5 * 4 / 0.5  # each of 4 features has moved by 1
+    assert losses[0] == pytest.approx(float(expected.mean()), rel=1e-5)
+
+
+def test_a_fit_ends_when_clusters_stay(points, tmp_path):
+    learned = fit(module(points, replace(SETTINGS, tol=1.0)), tmp_path, 50)
+    assert learned.n_iter == PATIENCE
+    assert fit(module(points, replace(SETTINGS, tol=1.0)), tmp_path, 50).n_iter == PATIENCE
+
+
+def test_a_loss_that_is_not_finite_names_the_learning_rate(points, tmp_path):
+    learned = module(points, replace(SETTINGS, learning_rate=1e30))
+    with pytest.raises(ValueError, match=r"not finite in epoch \d; lower head.learning_rate=1e\+30"):
+        fit(learned, tmp_path, 5)
+
+
+def test_images_that_are_left_out_are_noticed(points, tmp_path):
+    learned = module(points)
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "accelerator": "cpu"}
+    with pytest.raises(ValueError, match="left out images"):
+        pl.Trainer(max_epochs=1, limit_val_batches=1, **quiet, **checkpointing(tmp_path / "fit.ckpt")).fit(learned)

@@ -127,6 +127,7 @@ class DeepEmbeddedClustering(pl.LightningModule):
         n_iter: epochs.
     """
 
+    start: Tensor
     strict_loading = False  # a checkpoint holds what is learned alone
 
     def __init__(
@@ -169,7 +170,7 @@ class DeepEmbeddedClustering(pl.LightningModule):
 
     def training_step(self, batch: RowBatch) -> Tensor:
         if not len(batch.rows):  # more processes than rows: the others add up with its zero gradients
-            return sum(p.sum() for p in self.parameters() if p.requires_grad) * 0.0  # type: ignore[no-any-return]
+            return 0.0 * torch.stack([p.sum() for p in self.parameters() if p.requires_grad]).sum()
         z = self._embedded(batch.inputs)
         p = target_distribution(self.q[batch.rows], self.frequencies).to(z.device)
         begun = torch.from_numpy(self.features.rows(batch.rows.numpy(force=True))).to(z.device)
@@ -231,14 +232,14 @@ class DeepEmbeddedClustering(pl.LightningModule):
         return DataLoader(RowBatches(self.augmented), batch_size=None, sampler=batches)
 
     def val_dataloader(self) -> DataLoader[RowBatch]:
-        share = share_of_rank(np.arange(len(self.features)), self.trainer.global_rank, self.trainer.world_size)
-        parts = np.array_split(share, max(1, math.ceil(len(share) / VALIDATION_ROWS)))
+        share = share_of_rank(range(len(self.features)), self.trainer.global_rank, self.trainer.world_size)
+        parts = np.array_split(list(share), max(1, math.ceil(len(share) / VALIDATION_ROWS)))
         return DataLoader(RowBatches(self.clean), batch_size=None, sampler=[(0, part, len(part)) for part in parts])
 
     def _embedded(self, inputs: Tensor) -> Tensor:
         """Computes features `(n, D)`; images on a CPU a few at a time, which is fastest."""
         images_on_cpu = inputs.ndim == 4 and inputs.device.type == "cpu"
-        parts = inputs.split(CPU_BATCH if images_on_cpu else max(1, len(inputs)))
+        parts = torch.split(inputs, CPU_BATCH if images_on_cpu else max(1, len(inputs)))
         return torch.cat([self.embed(part) for part in parts])
 
     def _log_q(self, z: Tensor) -> Tensor:

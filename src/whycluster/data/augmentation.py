@@ -12,7 +12,7 @@ from torch.utils.data import Dataset, Sampler
 from whycluster.data.images import PreparedImages, share_of_rank
 from whycluster.errors import UserError
 
-Key = tuple[int, np.ndarray]  # an epoch, and the numbers of some rows
+Key = tuple[int, np.ndarray, int]  # an epoch, the rows of this process in a batch, and how many all processes have
 
 
 class RowBatch(NamedTuple):
@@ -29,7 +29,7 @@ class RowBatch(NamedTuple):
     total: int
 
 
-class EpochBatches(Sampler[tuple[int, np.ndarray, int]]):
+class EpochBatches(Sampler[Key]):
     """Random batches of rows: a new order each epoch, which follows from the seed and the epoch alone.
 
     A batch is shared out among processes, so all of them make the same number of steps; the shares of a batch together
@@ -55,10 +55,11 @@ class EpochBatches(Sampler[tuple[int, np.ndarray, int]]):
     def __len__(self) -> int:
         return self.n_batches
 
-    def __iter__(self) -> Iterator[tuple[int, np.ndarray, int]]:
+    def __iter__(self) -> Iterator[Key]:
         order = np.random.default_rng((self.seed, self.epoch)).permutation(self.n_rows)
         for batch in np.array_split(order, self.n_batches):  # of nearly equal sizes: none is tiny
-            yield self.epoch, np.asarray(share_of_rank(batch, self.rank, self.world_size)), len(batch)
+            share = share_of_rank(range(len(batch)), self.rank, self.world_size)
+            yield self.epoch, batch[list(share)], len(batch)
 
 
 class RowBatches(Dataset[RowBatch]):
@@ -71,7 +72,7 @@ class RowBatches(Dataset[RowBatch]):
     def __init__(self, inputs: Callable[[np.ndarray, int], Tensor]) -> None:
         self.inputs = inputs
 
-    def __getitem__(self, key: tuple[int, np.ndarray, int]) -> RowBatch:
+    def __getitem__(self, key: Key) -> RowBatch:
         epoch, rows, total = key
         return RowBatch(torch.from_numpy(rows), self.inputs(rows, epoch), total)
 

@@ -94,9 +94,9 @@ class DecClusterer:
         for name in ("anchor", "tol"):
             _number(name, getattr(self, name), 0)
         user_beta(self.beta, "head.beta")
-        names = [self.finetune] if isinstance(self.finetune, str) else list(self.finetune or ["auto"])
-        if not all(isinstance(name, str) for name in names):
-            raise UserError(f"head.finetune={self.finetune!r} should be the name of a module, a list of them, or null.")
+        names = self._stages()
+        if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
+            raise UserError(f"head.finetune={self.finetune!r} should be the name of a module, a list, or null.")
         if not all(callable(transform) for transform in self.augment):
             raise UserError(f"head.augment={self.augment!r} should be a list of transforms, each with its _target_.")
         if self.augment and self.finetune is None:
@@ -104,7 +104,7 @@ class DecClusterer:
 
     def fit(self, given: ToCluster, trainer: pl.Trainer, seed: int, checkpoint: Path) -> Fitted:
         start = _start(given.features, self.n_clusters, self.n_init, seed, checkpoint.with_name("kmeans.pt"))
-        stage = self._stage(given.backbone)
+        stage = self._trained(given.backbone)
         learned = self._module(given, start, bool(stage), seed)
         try:
             for parameter in stage:
@@ -113,7 +113,7 @@ class DecClusterer:
         finally:
             given.backbone.requires_grad_(False)
         centroids = learned.centroids.detach().cpu().double()
-        _warn_of_collapse(learned.clusters.numpy(), start.clusters.numpy(), self.n_clusters)
+        warn_of_collapse(learned.clusters.numpy(), start.clusters.numpy(), self.n_clusters)
         features = _learned_features(given, trainer, checkpoint.parent) if stage else given.features
         head = _with_beta(NeuralizedKMeans(centroids), self.beta, features)
         figures = {"n_iter": learned.n_iter, "changed": learned.changed}
@@ -124,12 +124,16 @@ class DecClusterer:
     def settings(self) -> dict[str, Any]:
         return {"name": "dec", **asdict(self), "augment": [repr(transform) for transform in self.augment]}
 
-    def _stage(self, backbone: Backbone) -> list[nn.Parameter]:
+    def _stages(self) -> Sequence[str]:
         if self.finetune is None:
             return []
+        return [self.finetune] if isinstance(self.finetune, str) else self.finetune
+
+    def _trained(self, backbone: Backbone) -> list[nn.Parameter]:
+        """Returns the parameters of the backbone that are trained."""
         network = backbone.network.network
-        names = [self.finetune] if isinstance(self.finetune, str) else self.finetune
-        return stage_parameters(network, [default_stage(network) if name == "auto" else name for name in names])
+        names = [default_stage(network) if name == "auto" else name for name in self._stages()]
+        return stage_parameters(network, names)
 
     def _module(self, given: ToCluster, start: Start, trains: bool, seed: int) -> DeepEmbeddedClustering:
         numbers = DecSettings(
@@ -203,7 +207,7 @@ def _learned_features(given: ToCluster, trainer: pl.Trainer, state: Path) -> Fea
     return FeatureStore(file)
 
 
-def _warn_of_collapse(clusters: np.ndarray, before: np.ndarray, n_clusters: int) -> None:
+def warn_of_collapse(clusters: np.ndarray, before: np.ndarray, n_clusters: int) -> None:
     """Says if a cluster has lost all images, or if one has taken most of them."""
     sizes, sizes_before = (np.bincount(found, minlength=n_clusters) for found in (clusters, before))
     empty = np.count_nonzero(sizes == 0) > np.count_nonzero(sizes_before == 0)

@@ -1,0 +1,149 @@
+"""Runs that train the backbone: what they write, and that they go on where they were stopped."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.cluster import KMeans
+from sklearn.metrics import normalized_mutual_info_score
+
+from whycluster import ClusterModel
+from whycluster.backbones import build_backbone
+from whycluster.clustering import dec
+from whycluster.data import Digits, PreparedImages
+from whycluster.runs import DecClusterer, learned_backbone
+
+SHIFT = "{_target_:torchvision.transforms.v2.RandomAffine,degrees:0,translate:[0.1,0.1]}"
+SMALL = ("data.limit=120", "head=dec", "head.n_clusters=6", "head.n_init=2", "head.max_epochs=3", "head.tol=0")
+FILES = ("model.ckpt", "assignments.csv", "features.npy")
+
+
+@pytest.fixture(scope="module")
+def learned(run, tmp_path_factory):
+    """A finished run, with changes of images."""
+    return run("train", tmp_path_factory.mktemp("dec"), *SMALL, f"head.augment=[{SHIFT}]")
+
+
+def test_the_model_makes_the_features_that_were_clustered(learned):
+    model = ClusterModel.load(learned)
+    images = PreparedImages(Digits(120), model.backbone.preprocessing)
+    with torch.no_grad():
+        features = model.backbone(torch.stack([images[row][1] for row in range(120)]))
+    stored = np.load(learned / "features.npy")
+    np.testing.assert_allclose(stored, features.numpy(), rtol=1e-4, atol=1e-4)
+    with open(learned / "assignments.csv", newline="", encoding="utf-8") as file:
+        clusters = [int(row["cluster"]) for row in csv.DictReader(file)]
+    squared = ((stored[:, None].astype(float) - model.head.centroids.numpy()[None]) ** 2).sum(2)
+    assert clusters == squared.argmin(1).tolist()
+    assert json.loads((learned / "metrics.json").read_text())["disagreements"] == 0
+
+
+def test_the_stage_alone_has_changed(learned):
+    before = build_backbone("glyphnet", "DEFAULT").network.state_dict()
+    after = ClusterModel.load(learned).backbone.network.state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"network.features.17.weight", "network.features.17.bias"}
+
+
+def test_the_baseline_is_k_means_on_the_features_before(learned, run, tmp_path):
+    frozen = run("train", tmp_path / "run", *SMALL, "head.finetune=null", "head.max_epochs=1")
+    x = np.load(frozen / "features.npy")
+    expected = KMeans(6, n_init=2, random_state=0).fit_predict(x)
+    metrics = json.loads((learned / "metrics.json").read_text())
+    labels = Digits(120).labels
+    assert metrics["kmeans"]["nmi"] == pytest.approx(normalized_mutual_info_score(labels, expected))
+    assert json.loads((frozen / "metrics.json").read_text())["kmeans"]["nmi"] == metrics["kmeans"]["nmi"]
+
+
+def test_centroids_alone_leave_the_backbone_as_it_is(run, trained, tmp_path):
+    folder = run("train", tmp_path / "run", *SMALL, "data.limit=150", "head.finetune=null")
+    np.testing.assert_array_equal(np.load(folder / "features.npy"), np.load(trained / "features.npy"))
+    before = build_backbone("glyphnet", "DEFAULT").network.state_dict()
+    after = ClusterModel.load(folder).backbone.network.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    centroids = ClusterModel.load(folder).head.centroids.numpy()
+    start = KMeans(6, n_init=2, random_state=0).fit(np.load(folder / "features.npy")).cluster_centers_
+    assert np.abs(centroids - start).max() > 1e-3 * np.abs(start).max()
+
+
+@pytest.mark.parametrize("moment", ["an epoch", "the features"])
+def test_a_run_that_was_stopped_ends_as_an_undisturbed_one(learned, run, tmp_path, monkeypatch, moment):
+    class KilledError(RuntimeError):
+        pass
+
+    def killed(self, *_):
+        raise KilledError
+
+    settings = (*SMALL, f"head.augment=[{SHIFT}]")
+    with monkeypatch.context() as patched:
+        if moment == "the features":
+            patched.setattr(learned_backbone.FeatureStore, "write", killed)
+            patched.setattr(learned_backbone, "run_pass", killed)
+        else:
+            step = dec.DeepEmbeddedClustering.training_step
+            patched.setattr(
+                dec.DeepEmbeddedClustering,
+                "training_step",
+                lambda self, batch: killed(self) if self.current_epoch == 1 else step(self, batch),
+            )
+        with pytest.raises(KilledError):
+            run("train", tmp_path / "run", *settings)
+    folder = run("train", tmp_path / "run", *settings, "resume=true")
+    for name in FILES:
+        assert (folder / name).read_bytes() == (learned / name).read_bytes()
+
+
+def test_the_order_of_images_follows_the_seed(learned, run, tmp_path):
+    folder = run("train", tmp_path / "run", *SMALL, f"head.augment=[{SHIFT}]", "seed=1")
+    one, other = (ClusterModel.load(run).backbone.network.state_dict() for run in (folder, learned))
+    assert not torch.equal(one["network.features.17.weight"], other["network.features.17.weight"])
+
+
+def test_a_collapse_is_told_with_the_sizes():
+    before = np.arange(100) % 4
+    with pytest.warns(UserWarning, match=r"collapsed: they hold \[0, 50, 25, 25\] images, and \[25, 25, 25, 25\]"):
+        learned_backbone.warn_of_collapse(np.where(before == 0, 1, before), before, 4)
+    with pytest.warns(UserWarning, match=r"collapsed: they hold \[70, 10, 10, 10\]"):
+        learned_backbone.warn_of_collapse(np.repeat(np.arange(4), (70, 10, 10, 10)), before, 4)
+
+
+@pytest.mark.filterwarnings("error")
+def test_clusters_of_unequal_sizes_are_no_collapse():
+    before = np.repeat(np.arange(3), (60, 39, 1))
+    learned_backbone.warn_of_collapse(np.repeat(np.arange(3), (62, 37, 1)), before, 3)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"n_clusters": 1}, "head.n_clusters=1 "),
+        ({"alpha": 0}, "head.alpha=0 should be a number > 0"),
+        ({"learning_rate": "fast"}, "head.learning_rate='fast'"),
+        ({"anchor": -1}, "head.anchor=-1 should be a number >= 0"),
+        ({"tol": float("nan")}, "head.tol=nan"),
+        ({"batch_size": 0}, "head.batch_size=0"),
+        ({"max_epochs": 1.5}, "head.max_epochs=1.5"),
+        ({"finetune": 3}, "head.finetune=3"),
+        ({"augment": ["flip"]}, "head.augment="),
+        ({"augment": [abs], "finetune": None}, "head.augment changes images, and head.finetune=null"),
+        ({"beta": -1}, "head.beta="),
+    ],
+)
+def test_impossible_settings_are_refused_before_any_work(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        DecClusterer(**{"n_clusters": 3, **wrong})
+
+
+def test_an_unknown_stage_is_refused(run, tmp_path):
+    with pytest.raises(ValueError, match=r"head.finetune='layer4' is no module of the backbone; the nearest are feat"):
+        run("train", tmp_path / "run", *SMALL, "head.finetune=layer4")
+
+
+def test_equal_images_are_refused(run, tmp_path):
+    for name in ("a.png", "b.png", "c.png"):
+        Image.new("RGB", (32, 32)).save(tmp_path / name)
+    with pytest.raises(ValueError, match=r"head.n_clusters=2 is the number of different images, or more"):
+        run("train", tmp_path / "run", "head=dec", "head.n_clusters=2", "data=folder", f"data.root={tmp_path}")
