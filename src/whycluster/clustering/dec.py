@@ -6,7 +6,7 @@ al. 2018 (DEC-DA). `N` images, `K` clusters, `D` features.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from whycluster.clustering.features import FeatureStore
-from whycluster.data.augmentation import EpochBatches, RowBatch, RowBatches
-from whycluster.data.image_pass import CPU_BATCH
-from whycluster.data.images import share_of_rank
+from whycluster.data.augmentation import EpochBatches, Key, RowBatch, RowBatches
+from whycluster.data.image_pass import CPU_BATCH, is_quick
+from whycluster.data.images import MOST_WORKERS, n_cores, share_of_rank
 from whycluster.errors import UserError
 
 Inputs = Callable[[np.ndarray, int], Tensor]
@@ -120,6 +120,7 @@ class DeepEmbeddedClustering(pl.LightningModule):
         features: where all features begin, `(N, D)`.
         start: centroids to begin with, `(K, D)`.
         settings: numbers of the fit.
+        num_workers: processes that load; `None`: as many as fit.
 
     Attributes:
         clusters: the cluster of each row after the last epoch, `(N,)`.
@@ -138,8 +139,10 @@ class DeepEmbeddedClustering(pl.LightningModule):
         features: FeatureStore,
         start: Tensor,
         settings: DecSettings,
+        num_workers: int | None = None,
     ) -> None:
         super().__init__()
+        self.num_workers = num_workers
         self.embed, self.clean, self.augmented = embed, clean, augmented
         self.features, self.settings = features, settings
         self.deviation = math.sqrt(settings.spread / features.n_features)
@@ -229,12 +232,20 @@ class DeepEmbeddedClustering(pl.LightningModule):
         rank, world_size = self.trainer.global_rank, self.trainer.world_size
         settings = self.settings
         batches = EpochBatches(len(self.features), settings.batch_size, settings.seed, rank, world_size)
-        return DataLoader(RowBatches(self.augmented), batch_size=None, sampler=batches)
+        return self._loader(self.augmented, batches)
 
     def val_dataloader(self) -> DataLoader[RowBatch]:
         share = share_of_rank(range(len(self.features)), self.trainer.global_rank, self.trainer.world_size)
         parts = np.array_split(list(share), max(1, math.ceil(len(share) / VALIDATION_ROWS)))
-        return DataLoader(RowBatches(self.clean), batch_size=None, sampler=[(0, part, len(part)) for part in parts])
+        return self._loader(self.clean, [(0, part, len(part)) for part in parts])
+
+    def _loader(self, inputs: Inputs, keys: Iterable[Key]) -> DataLoader[RowBatch]:
+        workers = self.num_workers
+        if workers is None:
+            quick = is_quick(lambda: inputs(np.arange(1), 0), self.trainer.strategy.root_device)
+            workers = 0 if quick else min(MOST_WORKERS, n_cores() // 2)
+        data = RowBatches(inputs)
+        return DataLoader(data, batch_size=None, sampler=keys, num_workers=workers, persistent_workers=workers > 0)
 
     def _embedded(self, inputs: Tensor) -> Tensor:
         """Computes features `(n, D)`; images on a CPU a few at a time, which is fastest."""

@@ -3,6 +3,7 @@
 import timeit
 from abc import abstractmethod
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
@@ -19,6 +20,11 @@ UNDER_WAY = 3  # most batches that are still being written while the next one is
 CPU_BATCH = 4  # images computed at once on a CPU, where networks are fastest if the allocator reuses their memory
 # Seconds to load an image. Below, processes that decode slow down a network on the CPU by more than they save.
 QUICK = 0.005
+
+
+def is_quick(load: Callable[[], Any], device: torch.device) -> bool:
+    """Tells whether an image loads so fast that processes for it do not pay beside a network on this device."""
+    return device.type == "cpu" and min(timeit.repeat(load, number=1, repeat=3)) < QUICK
 
 
 class ImagePass(pl.LightningModule):
@@ -39,8 +45,8 @@ class ImagePass(pl.LightningModule):
     def predict_dataloader(self) -> DataLoader[Batch]:
         rank, world_size, done = self.trainer.global_rank, self.trainer.world_size, self.shards.done()
         workers = self.num_workers
-        if workers is None and self.trainer.strategy.root_device.type == "cpu":
-            workers = 0 if min(timeit.repeat(lambda: self.images[0], number=1, repeat=3)) < QUICK else None
+        if workers is None and is_quick(lambda: self.images[0], self.trainer.strategy.root_device):
+            workers = 0
         self.trainer.strategy.barrier()  # all processes have read what is done before one of them adds to it
         return image_loader(self.images, self.batch_size, workers, rank, world_size, done)
 

@@ -110,11 +110,11 @@ def image_loader(
     # A rank without images gets one empty batch: it still has to take part in what all ranks do together.
     share = share_of_rank(batches, rank, world_size) or [images.rows[:0]]
     if num_workers is None:
-        num_workers = 0 if len(share) <= 2 else min(MOST_WORKERS, _cores() // 2)
+        num_workers = 0 if len(share) <= 2 else min(MOST_WORKERS, n_cores() // 2)
     return DataLoader(_Batches(images, share), batch_size=None, num_workers=num_workers)
 
 
-def _cores() -> int:
+def n_cores() -> int:
     """Returns the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

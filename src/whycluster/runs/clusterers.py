@@ -37,6 +37,8 @@ class ToCluster(NamedTuple):
         images: of each row; only clusterings that train the backbone load them.
         backbone: images to features; a clustering that trains it changes its weights in place.
         steps: what stands between the features of the backbone and those to cluster.
+        batch_size: images that are loaded at once where all are computed.
+        num_workers: processes that decode; `None`: as many as fit.
     """
 
     features: FeatureStore
@@ -44,6 +46,8 @@ class ToCluster(NamedTuple):
     images: PreparedImages
     backbone: Backbone
     steps: FeatureSteps
+    batch_size: int = 32
+    num_workers: int | None = None
 
 
 class Fitted(NamedTuple):

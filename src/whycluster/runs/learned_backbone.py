@@ -30,7 +30,6 @@ from whycluster.runs.passes import run_pass
 from whycluster.runs.ranks import is_first
 
 Transform = Callable[[Tensor], Tensor]
-BATCH_SIZE = 32  # images that are loaded at once when all features are computed
 GIANT = 0.5  # a cluster of more than half of the images is suspicious, where k-means has no such cluster
 
 
@@ -154,7 +153,9 @@ class DecClusterer:
             embed = nn.Sequential(given.backbone, given.steps)
             clean = AugmentedImages(given.images, None, seed)
             augmented = AugmentedImages(given.images, v2.Compose(self.augment) if self.augment else None, seed)
-        return DeepEmbeddedClustering(embed, clean, augmented, given.features, start.centroids, numbers)
+        return DeepEmbeddedClustering(
+            embed, clean, augmented, given.features, start.centroids, numbers, given.num_workers
+        )
 
 
 class _Rows:
@@ -195,7 +196,8 @@ def _learned_features(given: ToCluster, trainer: pl.Trainer, state: Path) -> Fea
     images = PreparedImages(given.images.collection, given.images.prepare)
     shards = Shards(state / "learned", len(images))
     trainer.callbacks.append(FeatureWriter(shards))  # type: ignore[attr-defined]
-    run_pass(trainer, FeatureExtractor(nn.Sequential(given.backbone, given.steps), images, shards, BATCH_SIZE, None))
+    embed = nn.Sequential(given.backbone, given.steps)
+    run_pass(trainer, FeatureExtractor(embed, images, shards, given.batch_size, given.num_workers))
     rows = np.setdiff1d(np.arange(len(images)), list(shards.skipped()))
     if rows.tolist() != list(given.images.rows):
         raise UserError("some images could be read when the run began, and others now; begin anew with overwrite=true.")

@@ -123,8 +123,9 @@ def train(
         fitting = trainer(logger=board, max_epochs=head.max_epochs, precision="32-true", **kept)
         readable = PreparedImages(data, backbone.preprocessing, extracted.rows.tolist())
         labels = [data.labels[row] for row in extracted.rows]
-        to_cluster = ToCluster(extracted.features, labels, readable, backbone, extracted.steps)
-        fitted = head.fit(to_cluster, fitting, seed, checkpoint)
+        loading = batch_size, num_workers
+        given = ToCluster(extracted.features, labels, readable, backbone, extracted.steps, *loading)
+        fitted = head.fit(given, fitting, seed, checkpoint)
         clustered = time.monotonic() - started
         part(fitting)
         if not fitting.is_global_zero:
