@@ -46,6 +46,7 @@ def test_the_stage_alone_has_changed(learned):
     after = ClusterModel.load(learned).backbone.network.state_dict()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed == {"network.features.17.weight", "network.features.17.bias"}
+    assert ClusterModel.load(learned).backbone.origin["finetuned"] == ["features.17"]
 
 
 def test_the_baseline_is_k_means_on_the_features_before(learned, run, tmp_path):

@@ -117,3 +117,19 @@ def test_a_killed_process_ends_the_run_and_it_can_go_on(tmp_path, first):
     run(tmp_path, "train.py", *settings[:-1], *ONE, "hydra.run.dir=undisturbed")
     for name in ("features.npy", "assignments.csv", "model.ckpt"):
         assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "undisturbed" / name).read_bytes()
+
+
+@pytest.mark.slow
+def test_two_processes_learn_what_one_learns(tmp_path):
+    shift = "{_target_:torchvision.transforms.v2.RandomAffine,degrees:0,translate:[0.1,0.1]}"
+    settings = ("head=dec", "data.limit=121", "head.n_clusters=6", "head.n_init=2", "head.max_epochs=3", "head.tol=0")
+    settings += (f"head.augment=[{shift}]", "head.batch_size=31", "num_workers=0")  # shares of unequal sizes
+    for processes, folder in ((ONE, "one"), (TWO, "two")):
+        run(tmp_path, "train.py", *settings, *processes, f"hydra.run.dir={folder}")
+    one, two = (ClusterModel.load(tmp_path / folder) for folder in ("one", "two"))
+    np.testing.assert_allclose(two.head.centroids, one.head.centroids, rtol=0, atol=1e-3)
+    for name, weights in one.backbone.network.state_dict().items():
+        np.testing.assert_allclose(two.backbone.network.state_dict()[name], weights, rtol=0, atol=1e-4)
+    mine, other = (table(tmp_path / folder / "assignments.csv") for folder in ("one", "two"))
+    assert [(row["path"], row["cluster"]) for row in mine] == [(row["path"], row["cluster"]) for row in other]
+    assert not (tmp_path / "two" / UNFINISHED).exists()

@@ -35,6 +35,7 @@ IGNORED = (
     r".*`LightningModule.configure_optimizers` returned `None`.*",
     r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*",
     r".*does not have many workers which may be a bottleneck.*",
+    r".*module\(s\) in eval mode at the start of training.*",  # a backbone stays in it while its weights are trained
 )
 # What ends a command with one sentence; all else is a fault of the program.
 REFUSALS = (UserError, OSError, MemoryError, torch.OutOfMemoryError, HydraException, OmegaConfBaseException)

@@ -93,8 +93,8 @@ class DecClusterer:
         for name in ("anchor", "tol"):
             _number(name, getattr(self, name), 0)
         user_beta(self.beta, "head.beta")
-        names = self._stages()
-        if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
+        listed = self.finetune is None or isinstance(self.finetune, Sequence)
+        if not listed or not all(isinstance(name, str) for name in self._names()):
             raise UserError(f"head.finetune={self.finetune!r} should be the name of a module, a list, or null.")
         if not all(callable(transform) for transform in self.augment):
             raise UserError(f"head.augment={self.augment!r} should be a list of transforms, each with its _target_.")
@@ -102,8 +102,9 @@ class DecClusterer:
             raise UserError("head.augment changes images, and head.finetune=null reads none; leave out one of them.")
 
     def fit(self, given: ToCluster, trainer: pl.Trainer, seed: int, checkpoint: Path) -> Fitted:
+        stages = self._stages(given.backbone)
+        stage = stage_parameters(given.backbone.network.network, stages)
         start = _start(given.features, self.n_clusters, self.n_init, seed, checkpoint.with_name("kmeans.pt"))
-        stage = self._trained(given.backbone)
         learned = self._module(given, start, bool(stage), seed)
         try:
             for parameter in stage:
@@ -111,6 +112,8 @@ class DecClusterer:
             trainer.fit(learned, ckpt_path=checkpoint if checkpoint.exists() else None)
         finally:
             given.backbone.requires_grad_(False)
+        if stages:
+            given.backbone.origin["finetuned"] = stages
         centroids = learned.centroids.detach().cpu().double()
         warn_of_collapse(learned.clusters.numpy(), start.clusters.numpy(), self.n_clusters)
         features = _learned_features(given, trainer, checkpoint.parent) if stage else given.features
@@ -121,18 +124,18 @@ class DecClusterer:
         )
 
     def settings(self) -> dict[str, Any]:
-        return {"name": "dec", **asdict(self), "augment": [repr(transform) for transform in self.augment]}
+        lists = {"finetune": self._names(), "augment": [repr(transform) for transform in self.augment]}
+        return {"name": "dec", **asdict(self), **lists}
 
-    def _stages(self) -> Sequence[str]:
+    def _names(self) -> list[str]:
+        """Returns the stages to train as they were asked for."""
         if self.finetune is None:
             return []
-        return [self.finetune] if isinstance(self.finetune, str) else self.finetune
+        return [self.finetune] if isinstance(self.finetune, str) else list(self.finetune)
 
-    def _trained(self, backbone: Backbone) -> list[nn.Parameter]:
-        """Returns the parameters of the backbone that are trained."""
-        network = backbone.network.network
-        names = [default_stage(network) if name == "auto" else name for name in self._stages()]
-        return stage_parameters(network, names)
+    def _stages(self, backbone: Backbone) -> list[str]:
+        """Returns the modules of the backbone to train."""
+        return [default_stage(backbone.network.network) if name == "auto" else name for name in self._names()]
 
     def _module(self, given: ToCluster, start: Start, trains: bool, seed: int) -> DeepEmbeddedClustering:
         numbers = DecSettings(
