@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from whycluster.runs.checkpoints import checkpointing
 
 from whycluster.clustering.dec import (
     PATIENCE,
@@ -15,7 +16,6 @@ from whycluster.clustering.dec import (
     target_distribution,
 )
 from whycluster.clustering.features import FeatureStore
-from whycluster.runs.checkpoints import checkpointing
 
 
 def random(*shape):

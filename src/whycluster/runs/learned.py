@@ -18,8 +18,8 @@ from whycluster.clustering.temi import Temi
 from whycluster.clustering.temi_heads import TemiSettings, collapse
 from whycluster.errors import UserError
 from whycluster.heads import Beta, NeuralizedLinear
-from whycluster.runs.trainers import fit_next
 from whycluster.runs.clusterers import Fitted, KMeansClusterer, ToCluster, _nearest, _with_beta
+from whycluster.runs.trainers import fit_next
 
 
 @dataclass(frozen=True, kw_only=True)

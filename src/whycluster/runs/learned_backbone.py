@@ -26,8 +26,8 @@ from whycluster.files import write_tensors
 from whycluster.heads import Beta, NeuralizedKMeans
 from whycluster.heads.beta import user_beta
 from whycluster.runs.clusterers import Fitted, ToCluster, _nearest, _with_beta
-from whycluster.runs.passes import run_pass
 from whycluster.runs.ranks import is_first
+from whycluster.runs.trainers import run_pass
 
 Transform = Callable[[Tensor], Tensor]
 GIANT = 0.5  # a cluster of more than half of the images is suspicious, where k-means has no such cluster
@@ -203,7 +203,7 @@ def _learned_features(given: ToCluster, trainer: pl.Trainer, state: Path) -> Fea
     run_pass(trainer, FeatureExtractor(embed, images, shards, given.batch_size, given.num_workers))
     rows = np.setdiff1d(np.arange(len(images)), list(shards.skipped()))
     if rows.tolist() != list(given.images.rows):
-        raise UserError("some images could be read when the run began, and others now; begin anew with overwrite=true.")
+        raise UserError("some images could be read when the run began, and others now; begin anew in another folder.")
     file = state / "learned.npy"
     if is_first() and not file.exists():
         parts = (shard["features"] for shard in shards if len(shard["features"]))
