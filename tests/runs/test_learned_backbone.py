@@ -50,7 +50,7 @@ def test_the_stage_alone_has_changed(learned):
 
 
 def test_the_baseline_is_k_means_on_the_features_before(learned, run, tmp_path):
-    frozen = run("train", tmp_path / "run", *SMALL, "head.finetune=null", "head.max_epochs=1")
+    frozen = run("train", tmp_path / "run", *SMALL, "head.finetune=null", "head.augment=[]", "head.max_epochs=1")
     x = np.load(frozen / "features.npy")
     expected = KMeans(6, n_init=2, random_state=0).fit_predict(x)
     metrics = json.loads((learned / "metrics.json").read_text())
@@ -60,7 +60,7 @@ def test_the_baseline_is_k_means_on_the_features_before(learned, run, tmp_path):
 
 
 def test_centroids_alone_leave_the_backbone_as_it_is(run, trained, tmp_path):
-    folder = run("train", tmp_path / "run", *SMALL, "data.limit=150", "head.finetune=null")
+    folder = run("train", tmp_path / "run", *SMALL, "data.limit=150", "head.finetune=null", "head.augment=[]")
     np.testing.assert_array_equal(np.load(folder / "features.npy"), np.load(trained / "features.npy"))
     before = build_backbone("glyphnet", "DEFAULT").network.state_dict()
     after = ClusterModel.load(folder).backbone.network.state_dict()

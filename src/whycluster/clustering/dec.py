@@ -169,6 +169,7 @@ class DeepEmbeddedClustering(pl.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         self.frequencies = self.q.sum(0)
+        self.loss = torch.zeros((), device=self.device)
         self.found = torch.zeros_like(self.q)  # not later, as tensors made in inference mode cannot be trained with
 
     def training_step(self, batch: RowBatch) -> Tensor:
@@ -185,17 +186,8 @@ class DeepEmbeddedClustering(pl.LightningModule):
                 f"the loss of head=dec is not finite in epoch {self.current_epoch}; "
                 f"lower head.learning_rate={self.settings.learning_rate}."
             )
-        loss = loss * self.trainer.world_size  # DDP averages gradients, and they add up
-        self.log(
-            "dec/loss",
-            loss.detach(),
-            on_step=False,
-            on_epoch=True,
-            prog_bar=True,
-            batch_size=batch.total,
-            sync_dist=True,
-        )
-        return loss
+        self.loss += each.detach().sum()
+        return loss * self.trainer.world_size  # DDP averages gradients, and they add up
 
     def validation_step(self, batch: RowBatch) -> None:
         if len(batch.rows) and not self.trainer.sanity_checking:
@@ -204,17 +196,25 @@ class DeepEmbeddedClustering(pl.LightningModule):
     def on_validation_epoch_end(self) -> None:
         if self.trainer.sanity_checking:
             return
-        self.q = torch.as_tensor(self.trainer.strategy.reduce(self.found.to(self.device), reduce_op="sum")).to(self.q)
+        self.q = self._add_up(self.found).to(self.q)
         if (self.q.sum(1) < 0.5).any():
             raise UserError("the trainer left out images in head=dec; leave out what limits its batches.")
         before, self.clusters = self.clusters, self.q.argmax(1)
         self.changed = float((self.clusters != before).double().mean())
         self.n_iter = self.current_epoch + 1
         sizes = self.clusters.bincount(minlength=len(self.start))
-        self.log("dec/changed", self.changed, prog_bar=True, rank_zero_only=True)
-        self.log("dec/largest_cluster", float(sizes.max() / sizes.sum()), rank_zero_only=True)
+        loss = self._add_up(self.loss) / len(self.q)
+        if (
+            self.logger is not None
+        ):  # not by `self.log`, whose sums over processes wait for each other at a progress bar
+            values = {"loss": loss, "changed": self.changed, "largest_cluster": sizes.max() / sizes.sum()}
+            self.logger.log_metrics({f"dec/{name}": float(v) for name, v in values.items()}, step=self.current_epoch)
         self.n_quiet = self.n_quiet + 1 if self.changed <= self.settings.tol else 0
         self.trainer.should_stop = self.n_quiet >= PATIENCE
+
+    def _add_up(self, part: Tensor) -> Tensor:
+        """Sums over all processes."""
+        return torch.as_tensor(self.trainer.strategy.reduce(part.to(self.device), reduce_op="sum"))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         learned = {name for name, parameter in self.named_parameters() if parameter.requires_grad}

@@ -77,7 +77,7 @@ class DecClusterer:
     alpha: float = 10.0
     sharpness: float = 10.0
     anchor: float = 1.0
-    learning_rate: float = 1e-4
+    learning_rate: float = 3e-5
     centroid_rate: float = 1e-2
     batch_size: int = 64
     max_epochs: int = 50
@@ -99,7 +99,7 @@ class DecClusterer:
         if not all(callable(transform) for transform in self.augment):
             raise UserError(f"head.augment={self.augment!r} should be a list of transforms, each with its _target_.")
         if self.augment and self.finetune is None:
-            raise UserError("head.augment changes images, and head.finetune=null reads none; leave out one of them.")
+            raise UserError("head.augment changes images, and head.finetune=null reads none: set head.augment=[].")
 
     def fit(self, given: ToCluster, trainer: pl.Trainer, seed: int, checkpoint: Path) -> Fitted:
         stages = self._stages(given.backbone)
