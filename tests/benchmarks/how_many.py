@@ -32,7 +32,7 @@ from whycluster.clustering.how_many import COMPONENTS, N_INIT, STABLE, HowMany, 
 from whycluster.data import Collection, Digits, Folder
 
 NUMBERS = np.arange(2, 21)
-HALVES, BOXES = 5, 5
+HALVES, BOXES = 8, 3
 
 Rows = tuple[np.ndarray, np.ndarray]  # features (N, D) float32 and labels (N,)
 

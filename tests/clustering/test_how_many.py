@@ -73,19 +73,20 @@ def candidate(n_clusters, silhouette, stability, without=0.0):
 def test_the_choice_is_stable_and_far_above_rows_without_groups():
     curve = [
         candidate(2, 0.30, 0.95, without=0.25),  # a large silhouette that needs no groups
-        candidate(3, 0.20, 0.90),
-        candidate(4, 0.19, 0.61),
-        candidate(5, 0.40, 0.59),  # the largest silhouette, but another one in each sample
-        candidate(6, 0.10, 0.90),
+        candidate(3, 0.189, 0.90),
+        candidate(4, 0.191, 0.61),
+        candidate(5, 0.20, 0.61),
+        candidate(6, 0.40, 0.59),  # the largest silhouette, but another one in each sample
+        candidate(7, 0.10, 0.90),
     ]
     choice = choose(curve)
-    assert (choice.n_clusters, choice.sure, choice.curve) == (3, True, curve)
-    assert choice.verdict == "3 clusters are stable and stand out most; 4 would be about as good"
+    assert (choice.n_clusters, choice.sure, choice.curve) == (4, True, curve)
+    assert choice.verdict == "4 clusters are stable and stand out most; 4 to 5 are about as good"
 
 
 def test_the_largest_number_is_a_choice_that_more_numbers_may_change():
     choice = choose([candidate(2, 0.2, 0.9), candidate(3, 0.3, 0.9)])
-    assert choice.verdict.endswith("stand out most; it is the largest number that was tried, so try larger ones")
+    assert choice.verdict.endswith("; silhouettes rise up to the largest number that was tried, so try larger ones")
 
 
 def test_where_nothing_is_stable_the_least_number_is_a_cautious_choice():

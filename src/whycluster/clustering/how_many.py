@@ -28,7 +28,7 @@ REFITS, REFIT_INIT = 8, 3
 STABLE = 0.6  # adjusted Rand index with fits to bootstrap samples; below it, the clusters depend on the sample
 REFERENCES = 3  # samples of the normal distribution that has no groups
 CLEAR = 0.05  # that a silhouette has to lie above that of rows without groups
-CLOSE = 0.1  # numbers for which it lies above that by a share less than the best are about as good
+CLOSE = 0.05  # numbers for which it lies above that by at most this share less are as good, and fewer are preferred
 
 
 class Candidate(NamedTuple):
@@ -90,9 +90,9 @@ def choose_n_clusters(features: np.ndarray, numbers: Sequence[int] = range(2, 21
     """Chooses the number of clusters for k-means.
 
     Of the numbers whose clusters are stable, that is found again in bootstrap samples, it takes the one whose
-    silhouette is farthest above that of as many clusters in rows without groups. These are drawn from a normal
-    distribution with the same principal variances: so a long cloud, which falls into two parts more easily than a round
-    one, does not count as two groups.
+    silhouette is farthest above that of as many clusters in rows without groups, or the least that is about as good.
+    Rows without groups are drawn from a normal distribution with the same principal variances: so a long cloud, which
+    falls into two parts more easily than a round one, does not count as two groups.
 
     Args:
         features: rows, or a sample of them, `(N, D)`; about 10,000 are enough.
@@ -180,7 +180,8 @@ def _silhouette(distances: np.ndarray, clusters: np.ndarray) -> float:
 
 
 def choose(curve: list[Candidate]) -> HowMany:
-    """Chooses, of the numbers that are stable, the one whose silhouette is farthest above that of rows without groups.
+    """Chooses, of the numbers that are stable, the one whose silhouette is farthest above that of rows without groups,
+    or the least of those that are about as good.
 
     Args:
         curve: the numbers that were tried, ascending.
@@ -189,15 +190,14 @@ def choose(curve: list[Candidate]) -> HowMany:
     if not stable:
         reason = f"no clustering into {_listed([one.n_clusters for one in curve])} is stable"
         return HowMany(curve[0].n_clusters, False, _unknown(reason, curve[0].n_clusters), curve)
-    best = max(stable, key=_excess)
-    if _excess(best) < CLEAR:
+    most = max(stable, key=_excess)
+    close = [one.n_clusters for one in stable if _excess(one) >= (1 - CLOSE) * _excess(most)]
+    if _excess(most) < CLEAR:
         reason = "silhouettes are hardly above those of rows without groups"
-        return HowMany(best.n_clusters, False, _unknown(reason, best.n_clusters), curve)
-    close = [one.n_clusters for one in stable if one is not best and _excess(one) >= (1 - CLOSE) * _excess(best)]
-    also = f"; {_listed(close)} would be about as good" if close else ""
-    edge = "; it is the largest number that was tried, so try larger ones" if best is curve[-1] else ""
-    verdict = f"{best.n_clusters} clusters are stable and stand out most{also}{edge}"
-    return HowMany(best.n_clusters, True, verdict, curve)
+        return HowMany(close[0], False, _unknown(reason, close[0]), curve)
+    also = f"; {_listed(close)} are about as good" if len(close) > 1 else ""
+    edge = "; silhouettes rise up to the largest number that was tried, so try larger ones" if most is curve[-1] else ""
+    return HowMany(close[0], True, f"{close[0]} clusters are stable and stand out most{also}{edge}", curve)
 
 
 def _excess(one: Candidate) -> float:
