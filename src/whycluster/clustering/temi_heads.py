@@ -19,6 +19,7 @@ from whycluster.errors import UserError, whole_number
 
 MARGINAL_MOMENTUM = 0.9  # of the running mean of cluster probabilities
 STEP_ROWS = 512  # rows of a step, about
+LEAST_STEPS = 4  # of an epoch
 START_ROWS = 10_000  # rows on which the k-means before it are run; more for many clusters
 
 
@@ -38,7 +39,7 @@ class TemiSettings:
     """
 
     n_init: int = 24
-    n_heads: int = 8
+    n_heads: int = 24
     n_neighbours: int = 20
     temperature: float = 0.1
     exponent: float = 0.6
@@ -97,23 +98,22 @@ def pair_weights(log_q: Tensor, log_q_near: Tensor) -> Tensor:
     return (log_q + log_q_near).exp().sum(-1).mean(0)
 
 
-def temi_loss(
-    student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor], log_marginal: Tensor, beta: float
-) -> Tensor:
+def temi_loss(student: Tensor, teacher: Tensor, log_marginal: Tensor, beta: float) -> Tensor:
     """Computes the loss `-½ w(x, x') (pmi(x, x') + pmi(x', x))`, mean over pairs.
 
     Args:
-        student: `log p(c|x)` and `log p(c|x')`, `(H, B, K)` each.
-        teacher: `log q(c|x)` and `log q(c|x')`, likewise.
+        student: `log p(c|x)` of rows, and behind them of their neighbours, `(H, 2 B, K)`.
+        teacher: `log q(c|x)`, likewise.
         log_marginal: `log q(c)`, `(H, K)`.
         beta: see `pointwise_information`.
 
     Returns:
         `(H,)`.
     """
-    there = pointwise_information(student[0], teacher[1], log_marginal, beta)
-    back = pointwise_information(student[1], teacher[0], log_marginal, beta)
-    return -(pair_weights(*teacher) * (there + back) / 2).mean(1)
+    (log_p, log_p_near), (log_q, log_q_near) = student.chunk(2, 1), teacher.chunk(2, 1)
+    there = pointwise_information(log_p, log_q_near, log_marginal, beta)
+    back = pointwise_information(log_p_near, log_q, log_marginal, beta)
+    return -(pair_weights(log_q, log_q_near) * (there + back) / 2).mean(1)
 
 
 def epoch_pairs(neighbours: np.ndarray, steps: int, seed: int, epoch: int) -> list[np.ndarray]:
@@ -160,8 +160,8 @@ def warm_starts(z: np.ndarray, n_clusters: int, settings: TemiSettings, seed: in
 
 
 def n_steps(n_rows: int) -> int:
-    """Returns how many steps an epoch has: their rows are about `STEP_ROWS`, and alike in number."""
-    return max(1, round(n_rows / STEP_ROWS))
+    """Returns how many steps an epoch has; of small collections, too, it has several."""
+    return max(min(n_rows, LEAST_STEPS), round(n_rows / STEP_ROWS))
 
 
 def collapse(sizes: np.ndarray) -> str:
@@ -239,7 +239,7 @@ class TemiHeads(nn.Module):
             self.marginal.lerp_(teacher.exp().mean(1), 1 - MARGINAL_MOMENTUM)
         student = self._log_probabilities(self.student, both)
         log_marginal = self.marginal.clamp(min=torch.finfo(self.marginal.dtype).tiny).log()
-        losses = temi_loss(student.chunk(2, 1), teacher.chunk(2, 1), log_marginal, self.settings.exponent)
+        losses = temi_loss(student, teacher, log_marginal, self.settings.exponent)
         # Not by `backward`: where several processes make the same steps, they have no gradients to exchange.
         [self.student.grad] = torch.autograd.grad(losses.sum(), [self.student])
         progress = float(self.step) / (steps * self.settings.epochs)

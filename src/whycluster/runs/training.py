@@ -251,9 +251,12 @@ def _report(folder: Path, metrics: dict[str, Any], lost: dict[str, str], explain
     if len(lost) > NAMED:
         say(f"not laid out: {len(lost) - NAMED} more")
     agreement = f", NMI {metrics['nmi']:.2f} with the labels" if "nmi" in metrics else ""
-    peers = {"raw pixels": metrics.get("raw_pixels", {}), "k-means on the same features": metrics.get("kmeans", {})}
+    kmeans = metrics.get("kmeans", {})
+    peers = {"raw pixels": metrics.get("raw_pixels", {}), "k-means on the same features": kmeans}
     known = [f"{name}: {peer['nmi']:.2f}" for name, peer in peers.items() if "nmi" in peer]
     baseline = f" ({', '.join(known)})" if known else ""
+    if kmeans and not agreement:
+        agreement = f", ARI {kmeans['ari_with_it']:.2f} with k-means on the same features"
     skipped = f"; {metrics['n_skipped']} skipped, see skipped.csv" if metrics["n_skipped"] else ""
     say(f"{metrics['n_images']} images in {metrics['n_clusters']} clusters{agreement}{baseline}{skipped}")
     say(f"model and tables: {short(folder)}")
