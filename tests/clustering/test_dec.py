@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from whycluster.runs.checkpoints import checkpointing
+from whycluster.runs.trainers import checkpointing
 
 from whycluster.clustering.dec import (
     PATIENCE,

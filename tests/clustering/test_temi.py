@@ -6,7 +6,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from sklearn.datasets import load_digits, make_blobs
-from whycluster.runs.checkpoints import checkpointing
+from whycluster.runs.trainers import checkpointing
 
 from whycluster.clustering.features import FeatureStore
 from whycluster.clustering.temi import Temi

@@ -8,8 +8,8 @@ from whycluster.runs.clusterers import (
 )
 from whycluster.runs.command import run
 from whycluster.runs.explaining import explain
-from whycluster.runs.learned import TemiClusterer
-from whycluster.runs.learned_backbone import DecClusterer
+from whycluster.runs.temi_clusterer import TemiClusterer
+from whycluster.runs.dec_clusterer import DecClusterer
 from whycluster.runs.trainers import make_trainer
 from whycluster.runs.training import train
 

@@ -123,8 +123,8 @@ def explain(
         writer = ExplanationWriter(run.folder, collection, targets, shards)
         explaining = trainer(logger=False, callbacks=[writer], precision="32-true")  # or receipts would not balance
         figures = run_pass(explaining, ExplanationModule(explainer, targets, prepared, shards, batch_size, num_workers))
-        part(explaining)
-        if not explaining.is_global_zero:
+        part()
+        if not is_first():
             return 0
         metrics = _write_tables(run.folder, prepared, targets, shards) | figures
         write_json(run.folder / METRICS, metrics)

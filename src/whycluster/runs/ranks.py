@@ -30,8 +30,8 @@ def end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def part(trainer: pl.Trainer) -> None:
-    """The last thing that the processes of a trainer do together: so each may end when it likes."""
-    trainer.strategy.barrier()
+def part() -> None:
+    """The last thing that the processes of a run do together: so each may end when it likes."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
         torch.distributed.destroy_process_group()

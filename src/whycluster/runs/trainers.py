@@ -104,20 +104,3 @@ class WholeFiles(TorchCheckpointIO):
 def checkpointing(path: Path) -> dict[str, Any]:
     """Arguments of a trainer that lets it keep its state in a file, for `fit(…, ckpt_path=path)`."""
     return {"callbacks": [LastEpoch(path)], "plugins": [WholeFiles()], "enable_checkpointing": True}
-
-
-def fit_next(trainer: pl.Trainer, module: pl.LightningModule, path: Path, max_epochs: int) -> None:
-    """Fits a module, or goes on with that, after the same trainer has fitted another one.
-
-    Args:
-        trainer: that `checkpointing` gave its arguments.
-        module: to fit.
-        path: of its checkpoint, from which a fit that was stopped goes on.
-        max_epochs: its epochs, counted from 0.
-    """
-    trainer.fit_loop.epoch_progress.reset()
-    trainer.fit_loop.max_epochs, trainer.should_stop = max_epochs, False
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]  # Lightning sets it
-        if isinstance(callback, LastEpoch):
-            callback.path = path
-    trainer.fit(module, ckpt_path=path if path.exists() else None)

@@ -34,11 +34,12 @@ from whycluster.output.clusters import EMBEDDED, show_clusters, show_embedding
 from whycluster.output.console import override, say, short, typed
 from whycluster.output.export import check_export, export_clusters
 from whycluster.output.tables import ASSIGNMENTS, TableRow, write_skipped, write_table
-from whycluster.runs.clusterers import Clustering, Fitted, SphericalKMeansClusterer, ToCluster
+from whycluster.runs.clusterers import SphericalKMeansClusterer
 from whycluster.runs.extracting import FEATURES, Extraction, extract
+from whycluster.runs.fitting import Clustering, Fitted, Fitting, ToCluster
 from whycluster.runs.folders import Run
 from whycluster.runs.ranks import is_first, part
-from whycluster.runs.trainers import check_loading, checkpointing
+from whycluster.runs.trainers import check_loading
 
 NAMED = 10  # images that a report gives by name
 RESULTS = (FILE_NAME, "assignments.csv", CLUSTERS, "metrics.json", "skipped.csv", FEATURES, "clusters", "tensorboard")
@@ -115,20 +116,16 @@ def train(
             say(describe_labels(data))
         extracted = extract(data, backbone, features, trainer, run, batch_size, num_workers)
         _check_size(head.n_clusters, len(extracted.rows), "readable images")
-        checkpoint = run.state / "lloyd.ckpt"
         started = time.monotonic()
         board = logger(save_dir=run.folder, name="tensorboard", version="")
-        kept = checkpointing(checkpoint)
-        # In full precision, whatever the network ran in.
-        fitting = trainer(logger=board, max_epochs=head.max_epochs, precision="32-true", **kept)
         readable = PreparedImages(data, backbone.preprocessing, extracted.rows.tolist())
         labels = [data.labels[row] for row in extracted.rows]
         loading = batch_size, num_workers
         given = ToCluster(extracted.features, labels, readable, backbone, extracted.steps, *loading)
-        fitted = head.fit(given, fitting, seed, checkpoint)
+        fitted = head.fit(given, Fitting(trainer, board, run.state), seed)
         clustered = time.monotonic() - started
-        part(fitting)
-        if not fitting.is_global_zero:
+        part()
+        if not is_first():
             return {}
         if fitted.features is not None:
             extracted = extracted._replace(features=fitted.features)

@@ -101,7 +101,7 @@ class DecClusterer:
         if self.augment and self.finetune is None:
             raise UserError("head.augment changes images, and head.finetune=null reads none: set head.augment=[].")
 
-    def fit(self, given: ToCluster, trainer: pl.Trainer, seed: int, checkpoint: Path) -> Fitted:
+    def fit(self, given: ToCluster, fitting: Fitting, seed: int) -> Fitted:
         stages = self._stages(given.backbone)
         stage = stage_parameters(given.backbone.network.network, stages)
         start = _start(given.features, self.n_clusters, self.n_init, seed, checkpoint.with_name("kmeans.pt"))

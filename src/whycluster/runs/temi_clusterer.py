@@ -36,40 +36,34 @@ class TemiClusterer(TemiSettings):
 
     n_clusters: int
     beta: Beta = "auto"
-    max_epochs: ClassVar[int] = KMeansClusterer.max_iter + 1  # of the k-means before it
 
     def __post_init__(self) -> None:
         self.check("head.")
         KMeansClusterer(self.n_clusters, beta=self.beta)  # which checks the rest
 
-    def fit(self, given: ToCluster, trainer: pl.Trainer, seed: int, checkpoint: Path) -> Fitted:
+    def fit(self, given: ToCluster, fitting: Fitting, seed: int) -> Fitted:
         features = given.features
         kmeans = KMeans(features, self.n_clusters, seed=seed)
-        trainer.fit(kmeans, ckpt_path=checkpoint if checkpoint.exists() else None)
-        if not math.isfinite(kmeans.inertia):
-            raise UserError("the trainer stopped before k-means had ended; leave out what limits its steps or time.")
+        fit_kmeans(kmeans, fitting)
         if kmeans.scatter == 0:
             raise UserError("all images have the same features; there is nothing to cluster.")
         settings = TemiSettings(**{field.name: getattr(self, field.name) for field in fields(TemiSettings)})
         temi = Temi(features, self.n_clusters, kmeans.mean, settings, seed)
-        fit_next(trainer, temi, checkpoint.with_name("temi.ckpt"), self.epochs)
-        if trainer.current_epoch < self.epochs:
+        fitting(temi, self.epochs, "temi")
+        if temi.heads.step < self.epochs * temi.steps:
             raise UserError("the trainer stopped before TEMI had ended; leave out what limits its steps or time.")
         prototypes, mean = temi.heads.prototypes.cpu(), kmeans.mean
         assign = _most_similar(prototypes, mean)
-        collapsed = collapse(np.bincount(_clusters(features, assign), minlength=self.n_clusters))
-        if collapsed and trainer.is_global_zero:
+        collapsed = collapse(np.bincount(clusters_of(features, assign), minlength=self.n_clusters))
+        if collapsed and is_first():
             warnings.warn(f"{collapsed} See docs/deep_clustering.md.", stacklevel=2)
         # argmax_k <p_k, (x - m) / |x - m|> = argmax_k p_k·x - p_k·m
-        head = _with_beta(NeuralizedLinear(prototypes, -prototypes @ mean, centre=mean), self.beta, features)
+        head = with_beta(NeuralizedLinear(prototypes, -prototypes @ mean, centre=mean), self.beta, features)
         figures = {"loss": float(temi.heads.loss.min())}
-        return Fitted(head, assign, figures, baseline=_clusters(features, _nearest(kmeans.centroids.cpu())))
+        return Fitted(head, assign, figures, baseline=clusters_of(features, nearest_centroid(kmeans.centroids.cpu())))
 
     def settings(self) -> dict[str, Any]:
         return {"name": "temi", **asdict(self)}
-
-
-Assign = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 def _most_similar(prototypes: Tensor, mean: Tensor) -> Assign:
@@ -80,8 +74,3 @@ def _most_similar(prototypes: Tensor, mean: Tensor) -> Assign:
         return cluster, 2 - 2 * similarity
 
     return assign
-
-
-def _clusters(features: FeatureStore, assign: Assign) -> np.ndarray:
-    """The cluster of each row, `(N,)`."""
-    return np.concatenate([assign(batch)[0].numpy() for batch in features.batches()])
