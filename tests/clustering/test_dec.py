@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from whycluster.runs.trainers import checkpointing
 
 from whycluster.clustering.dec import (
     PATIENCE,
@@ -16,6 +15,7 @@ from whycluster.clustering.dec import (
     target_distribution,
 )
 from whycluster.clustering.features import FeatureStore
+from whycluster.runs.trainers import checkpointing
 
 
 def random(*shape):
@@ -103,7 +103,7 @@ def points(tmp_path):
     return x, FeatureStore.write(tmp_path / "features.npy", [x], 50, 4)
 
 
-def module(points, settings=SETTINGS):
+def module(points, settings=SETTINGS, num_workers=0):
     x, store = points
     embed = torch.nn.Linear(4, 4)
     with torch.no_grad():
@@ -114,7 +114,7 @@ def module(points, settings=SETTINGS):
         noise = np.random.default_rng((epoch, *rows)).normal(0, 0.1, (len(rows), 4))
         return x[rows] + torch.from_numpy(noise).float()
 
-    return DeepEmbeddedClustering(embed, lambda rows, _: x[rows], augmented, store, x[[0, 40]], settings)
+    return DeepEmbeddedClustering(embed, lambda rows, _: x[rows], augmented, store, x[[0, 40]], settings, num_workers)
 
 
 def fit(learned, tmp_path, epochs, *callbacks):
@@ -130,11 +130,12 @@ def learned_values(learned):
     return [*learned.embed.parameters(), learned.centroids, learned.q]
 
 
-def test_a_fit_that_was_stopped_ends_as_an_undisturbed_one(points, tmp_path):
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_fit_that_was_stopped_ends_as_an_undisturbed_one(points, tmp_path, num_workers):
     expected = fit(module(points, replace(SETTINGS, tol=-1.0)), tmp_path / "whole", 4)
     with pytest.raises(StoppedError):
-        fit(module(points, replace(SETTINGS, tol=-1.0)), tmp_path, 4, StopsAfter(2))
-    resumed = fit(module(points, replace(SETTINGS, tol=-1.0)), tmp_path, 4)
+        fit(module(points, replace(SETTINGS, tol=-1.0), num_workers), tmp_path, 4, StopsAfter(2))
+    resumed = fit(module(points, replace(SETTINGS, tol=-1.0), num_workers), tmp_path, 4)
     for one, other in zip(learned_values(expected), learned_values(resumed), strict=True):
         assert torch.equal(one, other)
     assert (resumed.n_iter, resumed.changed) == (expected.n_iter, expected.changed)

@@ -6,12 +6,12 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from sklearn.datasets import load_digits, make_blobs
-from whycluster.runs.trainers import checkpointing
 
 from whycluster.clustering.features import FeatureStore
 from whycluster.clustering.temi import Temi
 from whycluster.clustering.temi_heads import TemiSettings
 from whycluster.errors import UserError
+from whycluster.runs.trainers import checkpointing
 
 X = load_digits().data.astype(np.float32)[:600]
 SETTINGS = TemiSettings(n_init=3, n_heads=2, n_neighbours=5, epochs=6, learning_rate=0.01)

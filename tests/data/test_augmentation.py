@@ -10,7 +10,7 @@ from whycluster.data.augmentation import AugmentedImages, EpochBatches, RowBatch
 
 
 def rows_of(batches, epoch):
-    batches.set_epoch(epoch)
+    batches.begin(epoch)
     return [rows.tolist() for _, rows, _ in batches]
 
 

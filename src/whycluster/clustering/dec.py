@@ -168,6 +168,7 @@ class DeepEmbeddedClustering(pl.LightningModule):
         self.trainer.should_stop = self.n_quiet >= PATIENCE  # the checkpoint is that of a finished fit
 
     def on_train_epoch_start(self) -> None:
+        self.batches.begin(self.n_iter)
         self.frequencies = self.q.sum(0)
         self.loss = torch.zeros((), device=self.device)
         self.found = torch.zeros_like(self.q)  # not later, as tensors made in inference mode cannot be trained with
@@ -204,11 +205,10 @@ class DeepEmbeddedClustering(pl.LightningModule):
         self.n_iter = self.current_epoch + 1
         sizes = self.clusters.bincount(minlength=len(self.start))
         loss = self._add_up(self.loss) / len(self.q)
-        if (
-            self.logger is not None
-        ):  # not by `self.log`, whose sums over processes wait for each other at a progress bar
-            values = {"loss": loss, "changed": self.changed, "largest_cluster": sizes.max() / sizes.sum()}
-            self.logger.log_metrics({f"dec/{name}": float(v) for name, v in values.items()}, step=self.current_epoch)
+        if self.logger is not None:  # `self.log` sums over processes, which then wait for one that draws the bar
+            largest = float(sizes.max() / sizes.sum())
+            values = {"dec/loss": float(loss), "dec/changed": self.changed, "dec/largest_cluster": largest}
+            self.logger.log_metrics(values, step=self.current_epoch)
         self.n_quiet = self.n_quiet + 1 if self.changed <= self.settings.tol else 0
         self.trainer.should_stop = self.n_quiet >= PATIENCE
 
@@ -231,8 +231,9 @@ class DeepEmbeddedClustering(pl.LightningModule):
     def train_dataloader(self) -> DataLoader[RowBatch]:
         rank, world_size = self.trainer.global_rank, self.trainer.world_size
         settings = self.settings
-        batches = EpochBatches(len(self.features), settings.batch_size, settings.seed, rank, world_size)
-        return self._loader(self.augmented, batches)
+        self.batches = EpochBatches(len(self.features), settings.batch_size, settings.seed, rank, world_size)
+        self.batches.begin(self.n_iter)  # processes that load begin at once
+        return self._loader(self.augmented, self.batches)
 
     def val_dataloader(self) -> DataLoader[RowBatch]:
         share = share_of_rank(range(len(self.features)), self.trainer.global_rank, self.trainer.world_size)

@@ -48,8 +48,8 @@ class EpochBatches(Sampler[Key]):
         self.n_batches = math.ceil(n_rows / batch_size)
         self.epoch = 0
 
-    def set_epoch(self, epoch: int) -> None:
-        """Chooses the order (Lightning calls this)."""
+    def begin(self, epoch: int) -> None:
+        """Chooses the order; not named `set_epoch`, which Lightning calls with the epoch before when a fit resumes."""
         self.epoch = epoch
 
     def __len__(self) -> int:

@@ -7,9 +7,9 @@ from whycluster.runs.clusterers import (
     SphericalKMeansClusterer,
 )
 from whycluster.runs.command import run
+from whycluster.runs.dec_clusterer import DecClusterer
 from whycluster.runs.explaining import explain
 from whycluster.runs.temi_clusterer import TemiClusterer
-from whycluster.runs.dec_clusterer import DecClusterer
 from whycluster.runs.trainers import make_trainer
 from whycluster.runs.training import train
 

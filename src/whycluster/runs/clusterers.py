@@ -1,28 +1,22 @@
 """Clusterings of stored features: each fits them and neuralizes what it found."""
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol
+from typing import Any, ClassVar, Literal
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from whycluster.backbones import Backbone
-from whycluster.clustering.feature_steps import FeatureSteps
 from whycluster.clustering.features import FeatureStore, sample_rows
 from whycluster.clustering.how_many import SCAN_ROWS, choose_n_clusters, numbers_of_clusters
 from whycluster.clustering.kernel_kmeans import KernelKMeans, check_gamma
 from whycluster.clustering.kmeans import KMeans
-from whycluster.clustering.lloyd import assign
 from whycluster.clustering.soft_distances import assign_softly
-from whycluster.clustering.stability import Refit, refit_kmeans
-from whycluster.data import PreparedImages, has_labels
+from whycluster.clustering.stability import refit_kmeans
+from whycluster.data import has_labels
 from whycluster.errors import UserError, whole_number
-from whycluster.heads import Beta, Head, NeuralizedKernelKMeans, NeuralizedKMeans, heuristic_beta
+from whycluster.heads import Beta, NeuralizedKernelKMeans, NeuralizedKMeans
 from whycluster.heads.beta import user_beta
 from whycluster.runs.fitting import Fitted, Fitting, ToCluster, fit_kmeans, nearest_centroid, with_beta
 
@@ -165,9 +159,7 @@ class GroupMeansClusterer:
         return {"name": "group_means", **asdict(self)}
 
 
-def _number(
-    n_clusters: int | str, features: FeatureStore, fitting: Fitting, seed: int
-) -> tuple[int, dict[str, Any]]:
+def _number(n_clusters: int | str, features: FeatureStore, fitting: Fitting, seed: int) -> tuple[int, dict[str, Any]]:
     """The number of clusters, chosen where it is to be chosen, and what `metrics.json` says about the choice."""
     numbers = numbers_of_clusters(n_clusters)
     if len(numbers) == 1:

@@ -1,16 +1,13 @@
-"""A clustering that trains the backbone, too: fitted, neuralized, and with the features that the result is about."""
+"""Deep embedded clustering for the train command: fitted, neuralized, and with the features of the trained backbone."""
 
 import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
-from sklearn.cluster import KMeans
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
@@ -19,13 +16,13 @@ from whycluster.backbones.stage import default_stage, stage_parameters
 from whycluster.clustering.dec import DecSettings, DeepEmbeddedClustering, Inputs
 from whycluster.clustering.extraction import FeatureExtractor, FeatureWriter
 from whycluster.clustering.features import FeatureStore
+from whycluster.clustering.kmeans import KMeans
 from whycluster.data import PreparedImages, Shards
 from whycluster.data.augmentation import AugmentedImages
 from whycluster.errors import UserError, whole_number
-from whycluster.files import write_tensors
 from whycluster.heads import Beta, NeuralizedKMeans
 from whycluster.heads.beta import user_beta
-from whycluster.runs.clusterers import Fitted, ToCluster, _nearest, _with_beta
+from whycluster.runs.fitting import Fitted, Fitting, ToCluster, clusters_of, fit_kmeans, nearest_centroid, with_beta
 from whycluster.runs.ranks import is_first
 from whycluster.runs.trainers import run_pass
 
@@ -104,24 +101,37 @@ class DecClusterer:
     def fit(self, given: ToCluster, fitting: Fitting, seed: int) -> Fitted:
         stages = self._stages(given.backbone)
         stage = stage_parameters(given.backbone.network.network, stages)
-        start = _start(given.features, self.n_clusters, self.n_init, seed, checkpoint.with_name("kmeans.pt"))
+        start = self._start(given.features, fitting, seed)
         learned = self._module(given, start, bool(stage), seed)
         try:
             for parameter in stage:
                 parameter.requires_grad_(True)
-            trainer.fit(learned, ckpt_path=checkpoint if checkpoint.exists() else None)
+            fitting(learned, self.max_epochs, "dec")
         finally:
             given.backbone.requires_grad_(False)
         if stages:
             given.backbone.origin["finetuned"] = stages
         centroids = learned.centroids.detach().cpu().double()
         warn_of_collapse(learned.clusters.numpy(), start.clusters.numpy(), self.n_clusters)
-        features = _learned_features(given, trainer, checkpoint.parent) if stage else given.features
-        head = _with_beta(NeuralizedKMeans(centroids), self.beta, features)
+        features = _learned_features(given, fitting) if stage else given.features
+        head = with_beta(NeuralizedKMeans(centroids), self.beta, features)
         figures = {"n_iter": learned.n_iter, "changed": learned.changed}
         return Fitted(
-            head, _nearest(centroids), figures, features=features if stage else None, baseline=start.clusters.numpy()
+            head,
+            nearest_centroid(centroids),
+            figures,
+            features=features if stage else None,
+            baseline=start.clusters.numpy(),
         )
+
+    def _start(self, features: FeatureStore, fitting: Fitting, seed: int) -> Start:
+        kmeans = KMeans(features, self.n_clusters, self.n_init, seed=seed)
+        fit_kmeans(kmeans, fitting)
+        if not kmeans.inertia > 0:
+            raise UserError(f"head.n_clusters={self.n_clusters} is the number of different images, or more; lower it.")
+        centroids = kmeans.centroids.cpu()
+        clusters = torch.from_numpy(clusters_of(features, nearest_centroid(centroids)))
+        return Start(centroids, clusters, kmeans.inertia / len(features))
 
     def settings(self) -> dict[str, Any]:
         lists = {"finetune": self._names(), "augment": [repr(transform) for transform in self.augment]}
@@ -178,33 +188,17 @@ def _number(name: str, value: Any, least: float, above: bool = False) -> None:
         raise UserError(f"head.{name}={value!r} should be a number {'>' if above else '>='} {least:g}.")
 
 
-def _start(features: FeatureStore, n_clusters: int, n_init: int, seed: int, file: Path) -> Start:
-    """Fits k-means by each process alike, or reads what was found before the run was stopped."""
-    if file.exists():
-        return Start(**torch.load(file, weights_only=True))
-    if not all(batch.isfinite().all() for batch in features.batches()):
-        raise UserError("the features contain NaN or infinity; the weights of the backbone are not usable.")
-    found = KMeans(n_clusters, n_init=n_init, random_state=seed).fit(features.open())
-    if not found.inertia_ > 0:
-        raise UserError(f"head.n_clusters={n_clusters} is the number of different images, or more; lower it.")
-    centroids, clusters = (torch.from_numpy(found.cluster_centers_).double(), torch.from_numpy(found.labels_).long())
-    start = Start(centroids, clusters, found.inertia_ / len(features))
-    if is_first():
-        write_tensors(file, start._asdict())
-    return start
-
-
-def _learned_features(given: ToCluster, trainer: pl.Trainer, state: Path) -> FeatureStore:
+def _learned_features(given: ToCluster, fitting: Fitting) -> FeatureStore:
     """Computes the features of all images by the trained backbone, going on behind those that are done."""
     images = PreparedImages(given.images.collection, given.images.prepare)
-    shards = Shards(state / "learned", len(images))
-    trainer.callbacks.append(FeatureWriter(shards))  # type: ignore[attr-defined]
+    shards = Shards(fitting.folder / "learned", len(images))
+    trainer = fitting.trainer(logger=False, callbacks=[FeatureWriter(shards)], precision="32-true")
     embed = nn.Sequential(given.backbone, given.steps)
     run_pass(trainer, FeatureExtractor(embed, images, shards, given.batch_size, given.num_workers))
     rows = np.setdiff1d(np.arange(len(images)), list(shards.skipped()))
     if rows.tolist() != list(given.images.rows):
         raise UserError("some images could be read when the run began, and others now; begin anew in another folder.")
-    file = state / "learned.npy"
+    file = fitting.folder / "learned.npy"
     if is_first() and not file.exists():
         parts = (shard["features"] for shard in shards if len(shard["features"]))
         FeatureStore.write(file, parts, len(rows), given.features.n_features)

@@ -4,7 +4,6 @@ import os
 import threading
 import time
 
-import pytorch_lightning as pl
 import torch.distributed
 from pytorch_lightning.utilities import rank_zero_only
 

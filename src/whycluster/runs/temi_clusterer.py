@@ -1,25 +1,30 @@
-"""Clusterings that are learned by gradient on stored features."""
+"""TEMI for the train command: fitted, neuralized, and beside k-means."""
 
-import math
 import warnings
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
-import pytorch_lightning as pl
 from torch import Tensor
 from torch.nn import functional as F
 
-from whycluster.clustering.features import FeatureStore
 from whycluster.clustering.kmeans import KMeans
 from whycluster.clustering.temi import Temi
 from whycluster.clustering.temi_heads import TemiSettings, collapse
 from whycluster.errors import UserError
 from whycluster.heads import Beta, NeuralizedLinear
-from whycluster.runs.clusterers import Fitted, KMeansClusterer, ToCluster, _nearest, _with_beta
-from whycluster.runs.trainers import fit_next
+from whycluster.runs.clusterers import KMeansClusterer
+from whycluster.runs.fitting import (
+    Assign,
+    Fitted,
+    Fitting,
+    ToCluster,
+    clusters_of,
+    fit_kmeans,
+    nearest_centroid,
+    with_beta,
+)
+from whycluster.runs.ranks import is_first
 
 
 @dataclass(frozen=True, kw_only=True)
