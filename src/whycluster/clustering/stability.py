@@ -16,10 +16,7 @@ from threadpoolctl import threadpool_limits
 
 STABILITY_ROWS = 10_000  # rows that are clustered again, and again
 REFITS = 20
-STABLE, DOUBTFUL = (
-    0.75,
-    0.6,
-)  # Hennig's limits: from the first on, a cluster is stable; below the second, do not trust it
+STABLE, DOUBTFUL = 0.75, 0.6  # Hennig's limits: stable from the first on, and not to be trusted below the second
 
 Refit = Callable[[np.ndarray, int], Callable[[np.ndarray], np.ndarray]]
 """Rows `(n, D)` and a seed `->` a function from rows to the clusters of a new fit, whose numbers need not match."""

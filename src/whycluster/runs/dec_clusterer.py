@@ -17,6 +17,7 @@ from whycluster.clustering.dec import DecSettings, DeepEmbeddedClustering, Input
 from whycluster.clustering.extraction import FeatureExtractor, FeatureWriter
 from whycluster.clustering.features import FeatureStore
 from whycluster.clustering.kmeans import KMeans
+from whycluster.clustering.stability import refit_kmeans
 from whycluster.data import PreparedImages, Shards
 from whycluster.data.augmentation import AugmentedImages
 from whycluster.errors import UserError, whole_number
@@ -116,13 +117,9 @@ class DecClusterer:
         features = _learned_features(given, fitting) if stage else given.features
         head = with_beta(NeuralizedKMeans(centroids), self.beta, features)
         figures = {"n_iter": learned.n_iter, "changed": learned.changed}
-        return Fitted(
-            head,
-            nearest_centroid(centroids),
-            figures,
-            features=features if stage else None,
-            baseline=start.clusters.numpy(),
-        )
+        learned_features, baseline = features if stage else None, start.clusters.numpy()
+        refit = refit_kmeans(self.n_clusters)
+        return Fitted(head, nearest_centroid(centroids), figures, None, learned_features, baseline, refit)
 
     def _start(self, features: FeatureStore, fitting: Fitting, seed: int) -> Start:
         kmeans = KMeans(features, self.n_clusters, self.n_init, seed=seed)

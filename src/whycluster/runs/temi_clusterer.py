@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from whycluster.clustering.kmeans import KMeans
+from whycluster.clustering.stability import refit_kmeans
 from whycluster.clustering.temi import Temi
 from whycluster.clustering.temi_heads import TemiSettings, collapse
 from whycluster.errors import UserError
@@ -65,7 +66,8 @@ class TemiClusterer(TemiSettings):
         # argmax_k <p_k, (x - m) / |x - m|> = argmax_k p_k·x - p_k·m
         head = with_beta(NeuralizedLinear(prototypes, -prototypes @ mean, centre=mean), self.beta, features)
         figures = {"loss": float(temi.heads.loss.min())}
-        return Fitted(head, assign, figures, baseline=clusters_of(features, nearest_centroid(kmeans.centroids.cpu())))
+        baseline = clusters_of(features, nearest_centroid(kmeans.centroids.cpu()))
+        return Fitted(head, assign, figures, baseline=baseline, refit=refit_kmeans(self.n_clusters))
 
     def settings(self) -> dict[str, Any]:
         return {"name": "temi", **asdict(self)}
