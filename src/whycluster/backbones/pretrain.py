@@ -215,9 +215,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(options.threads)
     torch.use_deterministic_algorithms(True)
     torch.manual_seed(options.seed)
-    letters, classes = render_letters(face_paths())
-    net = train(letters, classes, options.steps, options.batch_size)
-    save_weights(net, options.output)
+    letters, classes = (part.to(options.device) for part in render_letters(face_paths()))
+    with torch.device(options.device):
+        net = train(letters, classes, options.steps, options.batch_size)
+    save_weights(net.cpu(), options.output)
     print(f"Wrote {options.output}", file=sys.stderr)
 
 
@@ -231,6 +232,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", type=Path, default=WEIGHTS, help="file to write")
     parser.add_argument("--steps", type=int, default=1500, help="optimiser steps")
     parser.add_argument("--batch-size", type=int, default=256, help="samples per step")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda; changes what is drawn at random")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads; changes rounding")
     return parser
 

@@ -177,7 +177,7 @@ class DeepEmbeddedClustering(pl.LightningModule):
         if not len(batch.rows):  # more processes than rows: the others add up with its zero gradients
             return 0.0 * torch.stack([p.sum() for p in self.parameters() if p.requires_grad]).sum()
         z = self._embedded(batch.inputs)
-        p = target_distribution(self.q[batch.rows], self.frequencies).to(z.device)
+        p = target_distribution(self.q[batch.rows.cpu()], self.frequencies).to(z.device)
         begun = torch.from_numpy(self.features.rows(batch.rows.numpy(force=True))).to(z.device)
         drift = (z - begun).square().sum(1) / self.settings.spread
         each = divergence(p, self._log_q(z)) + self.settings.anchor * drift
@@ -192,7 +192,7 @@ class DeepEmbeddedClustering(pl.LightningModule):
 
     def validation_step(self, batch: RowBatch) -> None:
         if len(batch.rows) and not self.trainer.sanity_checking:
-            self.found[batch.rows] = self._log_q(self._embedded(batch.inputs)).exp().to(self.found)
+            self.found[batch.rows.cpu()] = self._log_q(self._embedded(batch.inputs)).exp().to(self.found)
 
     def on_validation_epoch_end(self) -> None:
         if self.trainer.sanity_checking:
