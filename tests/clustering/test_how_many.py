@@ -89,6 +89,12 @@ def test_the_largest_number_is_a_choice_that_more_numbers_may_change():
     assert choice.verdict.endswith("; silhouettes rise up to the largest number that was tried, so try larger ones")
 
 
+def test_silhouettes_below_those_of_rows_without_groups_tell_nothing():
+    choice = choose([candidate(2, 0.05, 0.9, without=0.2), candidate(3, 0.1, 0.9, without=0.2)])
+    assert (choice.n_clusters, choice.sure) == (3, False)
+    assert "hardly above those of rows without groups; 3 is a cautious choice" in choice.verdict
+
+
 def test_where_nothing_is_stable_the_least_number_is_a_cautious_choice():
     choice = choose([candidate(2, 0.2, 0.5), candidate(3, 0.3, 0.4), candidate(4, 0.1, 0.1), candidate(7, 0.1, 0.1)])
     assert (choice.n_clusters, choice.sure) == (2, False)

@@ -191,7 +191,8 @@ def choose(curve: list[Candidate]) -> HowMany:
         reason = f"no clustering into {_listed([one.n_clusters for one in curve])} is stable"
         return HowMany(curve[0].n_clusters, False, _unknown(reason, curve[0].n_clusters), curve)
     most = max(stable, key=_excess)
-    close = [one.n_clusters for one in stable if _excess(one) >= (1 - CLOSE) * _excess(most)]
+    least = _excess(most) - CLOSE * abs(_excess(most))
+    close = [one.n_clusters for one in stable if _excess(one) >= least]
     if _excess(most) < CLEAR:
         reason = "silhouettes are hardly above those of rows without groups"
         return HowMany(close[0], False, _unknown(reason, close[0]), curve)
