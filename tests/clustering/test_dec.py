@@ -15,6 +15,7 @@ from whycluster.clustering.dec import (
     target_distribution,
 )
 from whycluster.clustering.features import FeatureStore
+from whycluster.data.augmentation import RowBatch
 from whycluster.runs.trainers import checkpointing
 
 
@@ -191,8 +192,17 @@ def test_a_loss_that_is_not_finite_names_the_learning_rate(points, tmp_path):
         fit(learned, tmp_path, 5)
 
 
-def test_images_that_are_left_out_are_noticed(points, tmp_path):
+@pytest.mark.parametrize(
+    "limit", [{"limit_val_batches": 1}, {"limit_val_batches": 0}, {"limit_train_batches": 1}, {"max_steps": 2}]
+)
+def test_images_that_are_left_out_are_noticed(points, tmp_path, limit):
     learned = module(points)
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "accelerator": "cpu"}
     with pytest.raises(ValueError, match="left out images"):
-        pl.Trainer(max_epochs=1, limit_val_batches=1, **quiet, **checkpointing(tmp_path / "fit.ckpt")).fit(learned)
+        pl.Trainer(max_epochs=1, **limit, **quiet, **checkpointing(tmp_path / "fit.ckpt")).fit(learned)
+
+
+def test_row_numbers_stay_where_the_soft_assignments_are(points):
+    batch = RowBatch(torch.arange(3), torch.rand(3, 4), 3)
+    moved = module(points).transfer_batch_to_device(batch, torch.device("meta"), 0)
+    assert (moved.rows.device.type, moved.inputs.device.type) == ("cpu", "meta")

@@ -164,6 +164,9 @@ class DeepEmbeddedClustering(pl.LightningModule):
         groups = [{"params": [self.moved], "lr": self.settings.centroid_rate}]
         return torch.optim.Adam(groups + ([{"params": stage}] if stage else []), lr=self.settings.learning_rate)
 
+    def transfer_batch_to_device(self, batch: RowBatch, device: torch.device, dataloader_idx: int) -> RowBatch:
+        return batch._replace(inputs=batch.inputs.to(device))  # row numbers index tensors that stay on the CPU
+
     def on_train_start(self) -> None:
         self.trainer.should_stop = self.n_quiet >= PATIENCE  # the checkpoint is that of a finished fit
 
@@ -177,8 +180,8 @@ class DeepEmbeddedClustering(pl.LightningModule):
         if not len(batch.rows):  # more processes than rows: the others add up with its zero gradients
             return 0.0 * torch.stack([p.sum() for p in self.parameters() if p.requires_grad]).sum()
         z = self._embedded(batch.inputs)
-        p = target_distribution(self.q[batch.rows.cpu()], self.frequencies).to(z.device)
-        begun = torch.from_numpy(self.features.rows(batch.rows.numpy(force=True))).to(z.device)
+        p = target_distribution(self.q[batch.rows], self.frequencies).to(z.device)
+        begun = torch.from_numpy(self.features.rows(batch.rows.numpy())).to(z.device)
         drift = (z - begun).square().sum(1) / self.settings.spread
         each = divergence(p, self._log_q(z)) + self.settings.anchor * drift
         loss = each.sum() / batch.total
@@ -192,7 +195,7 @@ class DeepEmbeddedClustering(pl.LightningModule):
 
     def validation_step(self, batch: RowBatch) -> None:
         if len(batch.rows) and not self.trainer.sanity_checking:
-            self.found[batch.rows.cpu()] = self._log_q(self._embedded(batch.inputs)).exp().to(self.found)
+            self.found[batch.rows] = self._log_q(self._embedded(batch.inputs)).exp().to(self.found)
 
     def on_validation_epoch_end(self) -> None:
         if self.trainer.sanity_checking:
@@ -211,6 +214,11 @@ class DeepEmbeddedClustering(pl.LightningModule):
             self.logger.log_metrics(values, step=self.current_epoch)
         self.n_quiet = self.n_quiet + 1 if self.changed <= self.settings.tol else 0
         self.trainer.should_stop = self.n_quiet >= PATIENCE
+
+    def on_train_epoch_end(self) -> None:
+        validated = self.n_iter == self.current_epoch + 1
+        if not validated or self.trainer.num_training_batches < len(self.batches):
+            raise UserError("the trainer left out images in head=dec; leave out what limits its batches.")
 
     def _add_up(self, part: Tensor) -> Tensor:
         """Sums over all processes."""
