@@ -11,7 +11,7 @@ from whycluster.backbones.stage import default_stage, stage_names, stage_paramet
     [
         ("resnet18", "layer4"),
         ("squeezenet1_0", "features.12"),
-        ("glyphnet", "features.17"),
+        ("glyphnet", "features.12"),
         ("vit_b_16", "encoder.layers.encoder_layer_11"),
         ("densenet121", "features.denseblock4"),
     ],

@@ -185,7 +185,8 @@ def test_a_collapse_is_described(sizes, sentence):
     ("name", "value", "rest"),
     [
         ("n_heads", 0, "a whole number >= 1."),
-        ("n_init", 7, "a whole number >= 24."),
+        ("n_init", 0, "a whole number >= 1."),
+        ("n_heads", 25, "<= head.n_init=24, as each head begins from a restart of k-means of its own."),
         ("n_neighbours", 2.5, "a whole number >= 1."),
         ("epochs", True, "a whole number >= 1."),
         ("temperature", 0, "a number > 0."),

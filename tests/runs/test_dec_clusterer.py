@@ -14,7 +14,7 @@ from whycluster import ClusterModel
 from whycluster.backbones import build_backbone
 from whycluster.clustering import dec
 from whycluster.data import Digits, PreparedImages
-from whycluster.runs import DecClusterer, learned_backbone
+from whycluster.runs import DecClusterer, dec_clusterer
 
 SHIFT = "{_target_:torchvision.transforms.v2.RandomAffine,degrees:0,translate:[0.1,0.1]}"
 SMALL = ("data.limit=120", "head=dec", "head.n_clusters=6", "head.n_init=2", "head.max_epochs=3", "head.tol=0")
@@ -31,7 +31,7 @@ def test_the_model_makes_the_features_that_were_clustered(learned):
     model = ClusterModel.load(learned)
     images = PreparedImages(Digits(120), model.backbone.preprocessing)
     with torch.no_grad():
-        features = model.backbone(torch.stack([images[row][1] for row in range(120)]))
+        features = model.features(torch.stack([images[row][1] for row in range(120)]))
     stored = np.load(learned / "features.npy")
     np.testing.assert_allclose(stored, features.numpy(), rtol=1e-4, atol=1e-4)
     with open(learned / "assignments.csv", newline="", encoding="utf-8") as file:
@@ -45,8 +45,8 @@ def test_the_stage_alone_has_changed(learned):
     before = build_backbone("glyphnet", "DEFAULT").network.state_dict()
     after = ClusterModel.load(learned).backbone.network.state_dict()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
-    assert changed == {"network.features.17.weight", "network.features.17.bias"}
-    assert ClusterModel.load(learned).backbone.origin["finetuned"] == ["features.17"]
+    assert changed == {"network.features.12.weight"}
+    assert ClusterModel.load(learned).backbone.origin["finetuned"] == ["features.12"]
 
 
 def test_the_baseline_is_k_means_on_the_features_before(learned, run, tmp_path):
@@ -81,8 +81,8 @@ def test_a_run_that_was_stopped_ends_as_an_undisturbed_one(learned, run, tmp_pat
     settings = (*SMALL, f"head.augment=[{SHIFT}]")
     with monkeypatch.context() as patched:
         if moment == "the features":
-            patched.setattr(learned_backbone.FeatureStore, "write", killed)
-            patched.setattr(learned_backbone, "run_pass", killed)
+            patched.setattr(dec_clusterer.FeatureStore, "write", killed)
+            patched.setattr(dec_clusterer, "run_pass", killed)
         else:
             step = dec.DeepEmbeddedClustering.training_step
             patched.setattr(
@@ -100,21 +100,21 @@ def test_a_run_that_was_stopped_ends_as_an_undisturbed_one(learned, run, tmp_pat
 def test_the_order_of_images_follows_the_seed(learned, run, tmp_path):
     folder = run("train", tmp_path / "run", *SMALL, f"head.augment=[{SHIFT}]", "seed=1")
     one, other = (ClusterModel.load(run).backbone.network.state_dict() for run in (folder, learned))
-    assert not torch.equal(one["network.features.17.weight"], other["network.features.17.weight"])
+    assert not torch.equal(one["network.features.12.weight"], other["network.features.12.weight"])
 
 
 def test_a_collapse_is_told_with_the_sizes():
     before = np.arange(100) % 4
     with pytest.warns(UserWarning, match=r"collapsed: they hold \[0, 50, 25, 25\] images, and \[25, 25, 25, 25\]"):
-        learned_backbone.warn_of_collapse(np.where(before == 0, 1, before), before, 4)
+        dec_clusterer.warn_of_collapse(np.where(before == 0, 1, before), before, 4)
     with pytest.warns(UserWarning, match=r"collapsed: they hold \[70, 10, 10, 10\]"):
-        learned_backbone.warn_of_collapse(np.repeat(np.arange(4), (70, 10, 10, 10)), before, 4)
+        dec_clusterer.warn_of_collapse(np.repeat(np.arange(4), (70, 10, 10, 10)), before, 4)
 
 
 @pytest.mark.filterwarnings("error")
 def test_clusters_of_unequal_sizes_are_no_collapse():
     before = np.repeat(np.arange(3), (60, 39, 1))
-    learned_backbone.warn_of_collapse(np.repeat(np.arange(3), (62, 37, 1)), before, 3)
+    dec_clusterer.warn_of_collapse(np.repeat(np.arange(3), (62, 37, 1)), before, 3)
 
 
 @pytest.mark.parametrize(
@@ -129,6 +129,10 @@ def test_clusters_of_unequal_sizes_are_no_collapse():
         ({"max_epochs": 1.5}, "head.max_epochs=1.5"),
         ({"finetune": 3}, "head.finetune=3"),
         ({"augment": ["flip"]}, "head.augment="),
+        ({"augment": None}, "head.augment=None should be a list of transforms"),
+        ({"augment": abs}, "head.augment=<built-in"),
+        ({"augment": [abs], "finetune": []}, "head.augment changes images"),
+        ({"n_clusters": "auto"}, "head.n_clusters='auto' should be a number"),
         ({"augment": [abs], "finetune": None}, "head.augment changes images, and head.finetune=null"),
         ({"beta": -1}, "head.beta="),
     ],
@@ -141,6 +145,12 @@ def test_impossible_settings_are_refused_before_any_work(wrong, message):
 def test_an_unknown_stage_is_refused(run, tmp_path):
     with pytest.raises(ValueError, match=r"head.finetune='layer4' is no module of the backbone; the nearest are feat"):
         run("train", tmp_path / "run", *SMALL, "head.finetune=layer4")
+
+
+def test_a_trainer_that_stops_early_makes_no_model(run, tmp_path):
+    with pytest.raises(ValueError, match="stopped before head=dec had ended"):  # 120 images are 4 steps
+        run("train", tmp_path / "run", *SMALL, "head.batch_size=30", "+trainer.max_steps=4")
+    assert not (tmp_path / "run" / "model.ckpt").exists()
 
 
 def test_equal_images_are_refused(run, tmp_path):

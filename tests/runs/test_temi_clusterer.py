@@ -76,7 +76,7 @@ def test_the_end_of_a_run_names_both(run, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"n_clusters": 1}, {"temperature": 0}, {"beta": -1}, {"epochs": 0}, {"n_neighbours": "many"}]
+    "wrong", [{"n_clusters": 1}, {"n_clusters": "auto"}, {"temperature": 0}, {"beta": -1}, {"epochs": 0}, {"n_neighbours": "many"}]
 )
 def test_impossible_settings_are_refused_before_any_work(wrong):
     with pytest.raises(ValueError, match=f"head.{next(iter(wrong))}="):

@@ -159,6 +159,11 @@ class DeepEmbeddedClustering(pl.LightningModule):
         """The centroids, `(K, D)`."""
         return self.start + self.deviation * self.moved
 
+    @property
+    def has_settled(self) -> bool:
+        """Whether few images have changed their cluster in each of the last epochs."""
+        return self.n_quiet >= PATIENCE
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
         stage = [parameter for parameter in self.embed.parameters() if parameter.requires_grad]
         groups = [{"params": [self.moved], "lr": self.settings.centroid_rate}]
@@ -168,7 +173,7 @@ class DeepEmbeddedClustering(pl.LightningModule):
         return batch._replace(inputs=batch.inputs.to(device))  # row numbers index tensors that stay on the CPU
 
     def on_train_start(self) -> None:
-        self.trainer.should_stop = self.n_quiet >= PATIENCE  # the checkpoint is that of a finished fit
+        self.trainer.should_stop = self.has_settled  # the checkpoint is that of a finished fit
 
     def on_train_epoch_start(self) -> None:
         self.batches.begin(self.n_iter)
@@ -213,7 +218,7 @@ class DeepEmbeddedClustering(pl.LightningModule):
             values = {"dec/loss": float(loss), "dec/changed": self.changed, "dec/largest_cluster": largest}
             self.logger.log_metrics(values, step=self.current_epoch)
         self.n_quiet = self.n_quiet + 1 if self.changed <= self.settings.tol else 0
-        self.trainer.should_stop = self.n_quiet >= PATIENCE
+        self.trainer.should_stop = self.has_settled
 
     def on_train_epoch_end(self) -> None:
         validated = self.n_iter == self.current_epoch + 1

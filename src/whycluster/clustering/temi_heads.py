@@ -32,8 +32,8 @@ class TemiSettings:
         n_heads: heads, which begin from the restarts of least inertia; the head of least loss wins.
         n_neighbours: of each row, of which an epoch draws one.
         temperature: of the softmax over cosine similarities.
-        exponent: `β` of the mutual information, from 0.5 to 1; the lower, the more alike in size are clusters.
-        momentum: of the teachers, from 0 to 1.
+        exponent: `β` of the mutual information, above 0, at most 1; the lower, the more alike in size are clusters.
+        momentum: of the teachers, between 0 and 1.
         learning_rate: of Adam at the beginning; it falls to 0 by a cosine.
         epochs: passes over the rows.
     """
@@ -53,9 +53,13 @@ class TemiSettings:
         Raises:
             UserError: for the first that makes no sense.
         """
-        for name in ("n_heads", "n_neighbours", "epochs"):
+        for name in ("n_init", "n_heads", "n_neighbours", "epochs"):
             whole_number(prefix + name, getattr(self, name), 1)
-        whole_number(f"{prefix}n_init", self.n_init, self.n_heads)
+        if self.n_heads > self.n_init:
+            raise UserError(
+                f"{prefix}n_heads={self.n_heads} should be <= {prefix}n_init={self.n_init}, as each head begins from a "
+                "restart of k-means of its own."
+            )
         for name in ("temperature", "learning_rate"):
             _number(prefix + name, getattr(self, name), 0, math.inf)
         _number(prefix + "exponent", self.exponent, 0, 1, "]")
@@ -77,7 +81,7 @@ def pointwise_information(log_p: Tensor, log_q: Tensor, log_marginal: Tensor, be
         log_p: `log p(c|x)`, `(H, B, K)`.
         log_q: `log q(c|x')`, `(H, B, K)`.
         log_marginal: `log q(c)`, `(H, K)`.
-        beta: `β`, from 0.5 to 1; below 1 it keeps clusters from being empty.
+        beta: `β`, above 0, at most 1; below 1 it keeps clusters from being empty.
 
     Returns:
         `(H, B)`.

@@ -46,7 +46,7 @@ class KMeansClusterer:
     spherical: ClassVar[bool] = False  # whether centroids have length 1
 
     def __post_init__(self) -> None:
-        _check(self, may_choose=True)
+        check_clusterer(self, may_choose=True)
         if not (isinstance(self.tol, int | float) and self.tol >= 0):
             raise UserError(f"head.tol={self.tol} should be a number >= 0.")
 
@@ -96,7 +96,7 @@ class KernelKMeansClusterer:
     beta: Beta = "auto"
 
     def __post_init__(self) -> None:
-        _check(self)
+        check_clusterer(self)
         check_gamma(self.gamma)
         if self.max_supports is not None:
             whole_number("head.max_supports", self.max_supports, self.n_clusters)
@@ -141,7 +141,7 @@ class GroupMeansClusterer:
     n_clusters: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
-        _check(self)
+        check_clusterer(self)
 
     def fit(self, given: ToCluster, fitting: Fitting, seed: int) -> Fitted:
         features, labels = given.features, given.labels
@@ -173,8 +173,12 @@ def _number(n_clusters: int | str, features: FeatureStore, fitting: Fitting, see
     return choice.n_clusters, {"how_many": curve, "how_many_sure": choice.sure, "how_many_verdict": choice.verdict}
 
 
-def _check(head: Any, may_choose: bool = False) -> None:
-    """What all clusterings are told; some may choose the number of clusters."""
+def check_clusterer(head: Any, may_choose: bool = False) -> None:
+    """Checks the settings that clusterings share; some may choose the number of clusters.
+
+    Raises:
+        UserError: for the first that makes no sense.
+    """
     if isinstance(head.n_clusters, str) and not may_choose:
         raise UserError(
             f"head.n_clusters={head.n_clusters!r} should be a number; only head=kmeans chooses one by itself."

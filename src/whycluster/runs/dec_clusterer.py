@@ -22,12 +22,13 @@ from whycluster.data import PreparedImages, Shards
 from whycluster.data.augmentation import AugmentedImages
 from whycluster.errors import UserError, whole_number
 from whycluster.heads import Beta, NeuralizedKMeans
-from whycluster.heads.beta import user_beta
+from whycluster.runs.clusterers import check_clusterer
 from whycluster.runs.fitting import Fitted, Fitting, ToCluster, clusters_of, fit_kmeans, nearest_centroid, with_beta
 from whycluster.runs.ranks import is_first
 from whycluster.runs.trainers import run_pass
 
 Transform = Callable[[Tensor], Tensor]
+SAME = 1e-10  # of the scatter: what rounding leaves within clusters of one image each
 GIANT = 0.5  # a cluster of more than half of the images is suspicious, where k-means has no such cluster
 
 
@@ -52,7 +53,7 @@ class DecClusterer:
     Attributes:
         n_clusters: `K`.
         finetune: the stage of the backbone to train, or several, by the names of modules; `auto`: see
-            `default_stage`; `None`: centroids alone, on the features as they are.
+            `default_stage`; `None` or none: centroids alone, on the features as they are.
         augment: transforms of images `(3, H, W)` uint8, applied in turn to each image of a training step.
         alpha: degrees of freedom of the Student-t kernel.
         sharpness: squared distances are multiplied by it, in units of the mean squared distance to the centroid.
@@ -84,19 +85,21 @@ class DecClusterer:
     beta: Beta = "auto"
 
     def __post_init__(self) -> None:
-        for name, least in (("n_clusters", 2), ("batch_size", 1), ("max_epochs", 1), ("n_init", 1)):
-            whole_number(f"head.{name}", getattr(self, name), least)
+        check_clusterer(self)
+        for name in ("batch_size", "max_epochs"):
+            whole_number(f"head.{name}", getattr(self, name), 1)
         for name in ("alpha", "sharpness", "learning_rate", "centroid_rate"):
             _number(name, getattr(self, name), 0, above=True)
         for name in ("anchor", "tol"):
             _number(name, getattr(self, name), 0)
-        user_beta(self.beta, "head.beta")
         listed = self.finetune is None or isinstance(self.finetune, Sequence)
         if not listed or not all(isinstance(name, str) for name in self._names()):
             raise UserError(f"head.finetune={self.finetune!r} should be the name of a module, a list, or null.")
-        if not all(callable(transform) for transform in self.augment):
-            raise UserError(f"head.augment={self.augment!r} should be a list of transforms, each with its _target_.")
-        if self.augment and self.finetune is None:
+        if not isinstance(self.augment, Sequence) or not all(callable(transform) for transform in self.augment):
+            raise UserError(
+                f"head.augment={self.augment!r} should be a list of transforms, each with its _target_, or []."
+            )
+        if self.augment and not self._names():
             raise UserError("head.augment changes images, and head.finetune=null reads none: set head.augment=[].")
 
     def fit(self, given: ToCluster, fitting: Fitting, seed: int) -> Fitted:
@@ -110,6 +113,8 @@ class DecClusterer:
             fitting(learned, self.max_epochs, "dec")
         finally:
             given.backbone.requires_grad_(False)
+        if not learned.has_settled and learned.n_iter < self.max_epochs:
+            raise UserError("the trainer stopped before head=dec had ended; leave out what limits its steps or time.")
         if stages:
             given.backbone.origin["finetuned"] = stages
         centroids = learned.centroids.detach().cpu().double()
@@ -124,7 +129,7 @@ class DecClusterer:
     def _start(self, features: FeatureStore, fitting: Fitting, seed: int) -> Start:
         kmeans = KMeans(features, self.n_clusters, self.n_init, seed=seed)
         fit_kmeans(kmeans, fitting)
-        if not kmeans.inertia > 0:
+        if not kmeans.inertia > SAME * kmeans.scatter:
             raise UserError(f"head.n_clusters={self.n_clusters} is the number of different images, or more; lower it.")
         centroids = kmeans.centroids.cpu()
         clusters = torch.from_numpy(clusters_of(features, nearest_centroid(centroids)))

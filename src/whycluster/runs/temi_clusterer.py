@@ -14,7 +14,7 @@ from whycluster.clustering.temi import Temi
 from whycluster.clustering.temi_heads import TemiSettings, collapse
 from whycluster.errors import UserError
 from whycluster.heads import Beta, NeuralizedLinear
-from whycluster.runs.clusterers import KMeansClusterer
+from whycluster.runs.clusterers import check_clusterer
 from whycluster.runs.fitting import (
     Assign,
     Fitted,
@@ -45,7 +45,7 @@ class TemiClusterer(TemiSettings):
 
     def __post_init__(self) -> None:
         self.check("head.")
-        KMeansClusterer(self.n_clusters, beta=self.beta)  # which checks the rest
+        check_clusterer(self)
 
     def fit(self, given: ToCluster, fitting: Fitting, seed: int) -> Fitted:
         features = given.features
