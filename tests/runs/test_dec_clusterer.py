@@ -145,6 +145,7 @@ def test_impossible_settings_are_refused_before_any_work(wrong, message):
 def test_an_unknown_stage_is_refused(run, tmp_path):
     with pytest.raises(ValueError, match=r"head.finetune='layer4' is no module of the backbone; the nearest are feat"):
         run("train", tmp_path / "run", *SMALL, "head.finetune=layer4")
+    assert not (tmp_path / "run" / "unfinished").exists()  # before any work
 
 
 def test_a_trainer_that_stops_early_makes_no_model(run, tmp_path):

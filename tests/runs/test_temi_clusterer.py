@@ -76,8 +76,22 @@ def test_the_end_of_a_run_names_both(run, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"n_clusters": 1}, {"n_clusters": "auto"}, {"temperature": 0}, {"beta": -1}, {"epochs": 0}, {"n_neighbours": "many"}]
+    "wrong",
+    [
+        {"n_clusters": 1},
+        {"n_clusters": "auto"},
+        {"temperature": 0},
+        {"beta": -1},
+        {"epochs": 0},
+        {"n_neighbours": "many"},
+    ],
 )
 def test_impossible_settings_are_refused_before_any_work(wrong):
     with pytest.raises(ValueError, match=f"head.{next(iter(wrong))}="):
         TemiClusterer(**{"n_clusters": 3, **wrong})
+
+
+def test_more_neighbours_than_images_are_refused_before_any_work(run, tmp_path):
+    with pytest.raises(ValueError, match=r"head.n_neighbours=150 should be < the number of files, 150\."):
+        run("train", tmp_path / "run", *SMALL, "head.n_neighbours=150")
+    assert not (tmp_path / "run" / "unfinished").exists()  # before any work

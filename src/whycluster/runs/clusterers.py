@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from whycluster.backbones import Backbone
+from whycluster.clustering.feature_steps import FeatureSettings
 from whycluster.clustering.features import FeatureStore, sample_rows
 from whycluster.clustering.how_many import SCAN_ROWS, choose_n_clusters, numbers_of_clusters
 from whycluster.clustering.kernel_kmeans import KernelKMeans, check_gamma
@@ -18,7 +20,7 @@ from whycluster.data import has_labels
 from whycluster.errors import UserError, whole_number
 from whycluster.heads import Beta, NeuralizedKernelKMeans, NeuralizedKMeans
 from whycluster.heads.beta import user_beta
-from whycluster.runs.fitting import Fitted, Fitting, ToCluster, fit_kmeans, nearest_centroid, with_beta
+from whycluster.runs.fitting import Fitted, Fitting, ToCluster, check_size, fit_kmeans, nearest_centroid, with_beta
 
 KERNEL_ROWS = 2000  # of which kernel k-means is fitted again, to tell how stable its clusters are
 
@@ -50,6 +52,9 @@ class KMeansClusterer:
         if not (isinstance(self.tol, int | float) and self.tol >= 0):
             raise UserError(f"head.tol={self.tol} should be a number >= 0.")
 
+    def check_input(self, backbone: Backbone, features: FeatureSettings, n_images: int, what: str) -> None:
+        check_size(self.n_clusters, n_images, what)
+
     def fit(self, given: ToCluster, fitting: Fitting, seed: int) -> Fitted:
         n_clusters, figures = _number(self.n_clusters, given.features, fitting, seed)
         lloyd = KMeans(given.features, n_clusters, self.n_init, self.max_iter, self.tol, seed, self.spherical)
@@ -70,6 +75,11 @@ class SphericalKMeansClusterer(KMeansClusterer):
     """
 
     spherical: ClassVar[bool] = True
+
+    def check_input(self, backbone: Backbone, features: FeatureSettings, n_images: int, what: str) -> None:
+        super().check_input(backbone, features, n_images, what)
+        if features.normalize != "l2":
+            raise UserError("head=spherical_kmeans clusters vectors of length 1; leave features.normalize at l2.")
 
 
 @dataclass(frozen=True)
@@ -100,6 +110,9 @@ class KernelKMeansClusterer:
         check_gamma(self.gamma)
         if self.max_supports is not None:
             whole_number("head.max_supports", self.max_supports, self.n_clusters)
+
+    def check_input(self, backbone: Backbone, features: FeatureSettings, n_images: int, what: str) -> None:
+        check_size(self.n_clusters, n_images, what)
 
     def fit(self, given: ToCluster, fitting: Fitting, seed: int) -> Fitted:
         settings = asdict(self)
@@ -142,6 +155,9 @@ class GroupMeansClusterer:
 
     def __post_init__(self) -> None:
         check_clusterer(self)
+
+    def check_input(self, backbone: Backbone, features: FeatureSettings, n_images: int, what: str) -> None:
+        check_size(self.n_clusters, n_images, what)
 
     def fit(self, given: ToCluster, fitting: Fitting, seed: int) -> Fitted:
         features, labels = given.features, given.labels

@@ -15,6 +15,7 @@ from whycluster.backbones import Backbone
 from whycluster.backbones.stage import default_stage, stage_parameters
 from whycluster.clustering.dec import DecSettings, DeepEmbeddedClustering, Inputs
 from whycluster.clustering.extraction import FeatureExtractor, FeatureWriter
+from whycluster.clustering.feature_steps import FeatureSettings
 from whycluster.clustering.features import FeatureStore
 from whycluster.clustering.kmeans import KMeans
 from whycluster.clustering.stability import refit_kmeans
@@ -23,7 +24,16 @@ from whycluster.data.augmentation import AugmentedImages
 from whycluster.errors import UserError, whole_number
 from whycluster.heads import Beta, NeuralizedKMeans
 from whycluster.runs.clusterers import check_clusterer
-from whycluster.runs.fitting import Fitted, Fitting, ToCluster, clusters_of, fit_kmeans, nearest_centroid, with_beta
+from whycluster.runs.fitting import (
+    Fitted,
+    Fitting,
+    ToCluster,
+    check_size,
+    clusters_of,
+    fit_kmeans,
+    nearest_centroid,
+    with_beta,
+)
 from whycluster.runs.ranks import is_first
 from whycluster.runs.trainers import run_pass
 
@@ -101,6 +111,10 @@ class DecClusterer:
             )
         if self.augment and not self._names():
             raise UserError("head.augment changes images, and head.finetune=null reads none: set head.augment=[].")
+
+    def check_input(self, backbone: Backbone, features: FeatureSettings, n_images: int, what: str) -> None:
+        check_size(self.n_clusters, n_images, what)
+        stage_parameters(backbone.network.network, self._stages(backbone))
 
     def fit(self, given: ToCluster, fitting: Fitting, seed: int) -> Fitted:
         stages = self._stages(given.backbone)

@@ -11,8 +11,9 @@ from pytorch_lightning.loggers import Logger
 from torch import Tensor
 
 from whycluster.backbones import Backbone
-from whycluster.clustering.feature_steps import FeatureSteps
+from whycluster.clustering.feature_steps import FeatureSettings, FeatureSteps
 from whycluster.clustering.features import FeatureStore
+from whycluster.clustering.how_many import numbers_of_clusters
 from whycluster.clustering.kmeans import KMeans
 from whycluster.clustering.lloyd import assign
 from whycluster.clustering.stability import Refit
@@ -96,6 +97,19 @@ class Clustering(Protocol):
     def n_clusters(self) -> int | str:
         """`K`, the least that it can be, or numbers to choose from; see `numbers_of_clusters`."""
 
+    def check_input(self, backbone: Backbone, features: FeatureSettings, n_images: int, what: str) -> None:
+        """Checks that it can cluster such images, before the work as well as after the features are there.
+
+        Args:
+            backbone: images to features.
+            features: which steps they take.
+            n_images: how many there are.
+            what: `files`, or `readable images`.
+
+        Raises:
+            UserError: if it cannot.
+        """
+
     def fit(self, given: ToCluster, fitting: Fitting, seed: int) -> Fitted:
         """Fits and neuralizes.
 
@@ -110,6 +124,16 @@ class Clustering(Protocol):
 
     def settings(self) -> dict[str, Any]:
         """Plain values that tell it from all others, for tables of hyper-parameters."""
+
+
+def check_size(n_clusters: int | str, n_images: int, what: str) -> None:
+    """Refuses more clusters than images; `auto` goes as far as there are.
+
+    Raises:
+        UserError: if there are fewer.
+    """
+    if n_images < numbers_of_clusters(n_clusters)[0 if n_clusters == "auto" else -1]:
+        raise UserError(f"head.n_clusters={n_clusters} should be <= the number of {what}, {n_images}.")
 
 
 def fit_kmeans(lloyd: KMeans, fitting: Fitting) -> None:

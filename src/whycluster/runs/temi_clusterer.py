@@ -8,6 +8,8 @@ import numpy as np
 from torch import Tensor
 from torch.nn import functional as F
 
+from whycluster.backbones import Backbone
+from whycluster.clustering.feature_steps import FeatureSettings
 from whycluster.clustering.kmeans import KMeans
 from whycluster.clustering.stability import refit_kmeans
 from whycluster.clustering.temi import Temi
@@ -20,6 +22,7 @@ from whycluster.runs.fitting import (
     Fitted,
     Fitting,
     ToCluster,
+    check_size,
     clusters_of,
     fit_kmeans,
     nearest_centroid,
@@ -46,6 +49,11 @@ class TemiClusterer(TemiSettings):
     def __post_init__(self) -> None:
         self.check("head.")
         check_clusterer(self)
+
+    def check_input(self, backbone: Backbone, features: FeatureSettings, n_images: int, what: str) -> None:
+        check_size(self.n_clusters, n_images, what)
+        if n_images <= self.n_neighbours:
+            raise UserError(f"head.n_neighbours={self.n_neighbours} should be < the number of {what}, {n_images}.")
 
     def fit(self, given: ToCluster, fitting: Fitting, seed: int) -> Fitted:
         features = given.features

@@ -20,7 +20,6 @@ from whycluster.backbones import Backbone
 from whycluster.clustering.description import describe_clusters
 from whycluster.clustering.feature_steps import FeatureSettings
 from whycluster.clustering.features import FeatureStore, sample_rows
-from whycluster.clustering.how_many import numbers_of_clusters
 from whycluster.clustering.metrics import SILHOUETTE_ROWS, label_agreement, silhouette
 from whycluster.data import Collection, PreparedImages, describe_labels, has_labels
 from whycluster.data.fingerprints import digest, fingerprint
@@ -34,7 +33,6 @@ from whycluster.output.clusters import EMBEDDED, show_clusters, show_embedding
 from whycluster.output.console import override, say, short, typed
 from whycluster.output.export import check_export, export_clusters
 from whycluster.output.tables import ASSIGNMENTS, TableRow, write_skipped, write_table
-from whycluster.runs.clusterers import SphericalKMeansClusterer
 from whycluster.runs.extracting import FEATURES, Extraction, extract
 from whycluster.runs.fitting import Clustering, Fitted, Fitting, ToCluster
 from whycluster.runs.folders import Run
@@ -95,10 +93,8 @@ def train(
     """
     check_export(export)
     check_loading(trainer, batch_size, num_workers)
-    _check_size(head.n_clusters, len(data.paths), "files")
+    head.check_input(backbone, features, len(data.paths), "files")
     features.check(len(data.paths), backbone.n_features)
-    if isinstance(head, SphericalKMeansClusterer) and features.normalize != "l2":
-        raise UserError("head=spherical_kmeans clusters vectors of length 1; leave features.normalize at l2.")
     obstacle = _cannot_be_explained(backbone)
     if obstacle:
         warnings.warn(f"this network can be clustered, but not explained: {obstacle}", stacklevel=1)
@@ -115,7 +111,7 @@ def train(
         if is_first() and has_labels(data.labels):
             say(describe_labels(data))
         extracted = extract(data, backbone, features, trainer, run, batch_size, num_workers)
-        _check_size(head.n_clusters, len(extracted.rows), "readable images")
+        head.check_input(backbone, features, len(extracted.rows), "readable images")
         started = time.monotonic()
         board = logger(save_dir=run.folder, name="tensorboard", version="")
         readable = PreparedImages(data, backbone.preprocessing, extracted.rows.tolist())
@@ -153,12 +149,6 @@ def train(
     show_trust(metrics, clusters)
     _report(run.folder, metrics, lost, explainable=not obstacle)
     return metrics
-
-
-def _check_size(n_clusters: int | str, n_images: int, what: str) -> None:
-    """More clusters than images is an error before the work as well as after it; `auto` goes as far as there are."""
-    if n_images < numbers_of_clusters(n_clusters)[0 if n_clusters == "auto" else -1]:
-        raise UserError(f"head.n_clusters={n_clusters} should be <= the number of {what}, {n_images}.")
 
 
 def _cannot_be_explained(backbone: Backbone) -> str:
