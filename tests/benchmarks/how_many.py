@@ -28,7 +28,7 @@ from sklearn.metrics import calinski_harabasz_score, davies_bouldin_score, silho
 
 from whycluster.backbones import Backbone, build_backbone
 from whycluster.backbones.preprocessing import Preprocessing
-from whycluster.clustering.how_many import COMPONENTS, N_INIT, STABLE, HowMany, choose_n_clusters
+from whycluster.clustering.how_many import COMPONENTS, LEAST_STABILITY, N_INIT, HowMany, choose_n_clusters
 from whycluster.data import Collection, Digits, Folder
 
 NUMBERS = np.arange(2, 21)
@@ -118,7 +118,7 @@ def choices(x: np.ndarray) -> tuple[dict[str, int], HowMany]:
     gap, error = gaps(z, np.array([fit.inertia_ for fit in fits]), random)
     within = np.flatnonzero(gap[:-1] >= gap[1:] - error[1:])
     strength = np.array([np.mean([prediction_strength(z, k, random) for _ in range(HALVES)]) for k in NUMBERS])
-    of_stable = np.where(stability >= STABLE, inner, -1)
+    of_stable = np.where(stability >= LEAST_STABILITY, inner, -1)
     best = {
         "silhouette": np.argmax([silhouette_score(x, found) for found in labels]),
         "in components": inner.argmax(),

@@ -243,7 +243,7 @@ def test_features_are_clustered_after_their_steps(trained, run, small, tmp_path)
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (("features.pca=151",), r"features\.pca=151 should be <= the number of images, 150"),
+        (("features.pca=150",), r"features\.pca=150 should be < the number of images, 150"),
         (("features.normalize=none", "head=spherical_kmeans"), r"leave features\.normalize at l2"),
     ],
 )

@@ -30,7 +30,7 @@ class PooledNetwork(CutNetwork):
 
     Args:
         network: see `CutNetwork`.
-        layer: see `CutNetwork`; the features of several layers are joined in the order of their names.
+        layer: see `CutNetwork`; the features of several layers are joined in the order given.
         pool: see `Backbone`.
         images: one blank, square image of the size that the network was trained with, `(1, 3, S, S)`.
 

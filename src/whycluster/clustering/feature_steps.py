@@ -160,9 +160,10 @@ class FeatureSettings:
                 f"features.pca takes at most {MOST_FEATURES} features, and the backbone gives {n_features}; pool them "
                 "with backbone.pool=avg, or leave features.pca at null."
             )
-        if self.pca > min(n_images, n_features):
+        if self.pca > min(n_images - 1, n_features):  # about their mean, N images vary in N - 1 directions at most
             raise UserError(
-                f"features.pca={self.pca} should be <= the number of images, {n_images}, and of features, {n_features}."
+                f"features.pca={self.pca} should be < the number of images, {n_images}, and <= that of features, "
+                f"{n_features}."
             )
 
     def fit(self, blocks: Iterable[Tensor], widths: Sequence[int]) -> FeatureSteps:

@@ -24,8 +24,8 @@ AUTO = "2-20"
 SCAN_ROWS = 10_000  # that choose the number of clusters of a large collection
 COMPONENTS = 50  # of the space in which all numbers are compared
 N_INIT = 5
-REFITS, REFIT_INIT = 8, 3
-STABLE = 0.6  # adjusted Rand index with fits to bootstrap samples; below it, the clusters depend on the sample
+SCAN_REFITS, SCAN_REFIT_INIT = 8, 3
+LEAST_STABILITY = 0.6  # adjusted Rand index with fits to bootstrap samples; below it, the clusters depend on the sample
 REFERENCES = 3  # samples of the normal distribution that has no groups
 CLEAR = 0.05  # that a silhouette has to lie above that of rows without groups
 CLOSE = 0.05  # numbers for which it lies above that by at most this share less are as good, and fewer are preferred
@@ -137,7 +137,7 @@ class _Comparison:
     def candidate(self, n_clusters: int) -> Candidate:
         """Fits as many clusters to the rows, to bootstrap samples of them, and to the rows without groups."""
         fit = KMeans(n_clusters, n_init=N_INIT, random_state=self.seed).fit(self.z)
-        refits = bootstrap_clusters(self.z, refit_kmeans(n_clusters, REFIT_INIT), REFITS, self.seed)
+        refits = bootstrap_clusters(self.z, refit_kmeans(n_clusters, SCAN_REFIT_INIT), SCAN_REFITS, self.seed)
         stability = np.mean([adjusted_rand_score(fit.labels_, clusters) for clusters in refits])
         others = [KMeans(n_clusters, n_init=1, random_state=self.seed).fit_predict(each) for each in self.groupless]
         silhouette, *without = (
@@ -186,7 +186,7 @@ def choose(curve: list[Candidate]) -> HowMany:
     Args:
         curve: the numbers that were tried, ascending.
     """
-    stable = [one for one in curve if one.stability >= STABLE]
+    stable = [one for one in curve if one.stability >= LEAST_STABILITY]
     if not stable:
         reason = f"no clustering into {_listed([one.n_clusters for one in curve])} is stable"
         return HowMany(curve[0].n_clusters, False, _unknown(reason, curve[0].n_clusters), curve)

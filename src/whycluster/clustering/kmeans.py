@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from whycluster.clustering.assignments import Assignments, readonly_tensor
-from whycluster.clustering.features import FeatureStore
+from whycluster.clustering.features import FeatureStore, sample_rows
 from whycluster.clustering.lloyd import Sums, inertia, moments, reseed, starts, update
 from whycluster.data import share_of_rank
 from whycluster.errors import UserError, whole_number
@@ -114,8 +114,7 @@ class KMeans(pl.LightningModule):
 
     def _sample(self, size: int) -> np.ndarray:
         """Draws rows at random, in order."""
-        rows = np.random.RandomState(self.seed).permutation(len(self.features))[:size]
-        return self.features.rows(np.sort(rows))
+        return self.features.rows(sample_rows(len(self.features), size, self.seed))
 
     def on_train_start(self) -> None:
         self.trainer.should_stop = not len(self.active)  # the checkpoint is that of a finished fit

@@ -50,8 +50,10 @@ class Temi(pl.LightningModule):
         return self.heads.optimizer()
 
     def on_fit_start(self) -> None:
-        self.neighbours = self._neighbours()
         settings, (_, n_clusters, _) = self.heads.settings, self.heads.student.shape
+        if self.heads.step == self.steps * settings.epochs:
+            return  # the checkpoint is that of a finished fit
+        self.neighbours = self._neighbours()
         if self.heads.step == 0:  # nothing to go on from
             rows = self.features.rows(start_rows(len(self.features), n_clusters, self.seed))
             starts = warm_starts(unit_rows(rows, self.mean).cpu().numpy(), n_clusters, settings, self.seed)

@@ -15,6 +15,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from whycluster.clustering.features import sample_rows
 from whycluster.errors import UserError, whole_number
 
 MARGINAL_MOMENTUM = 0.9  # of the running mean of cluster probabilities
@@ -140,8 +141,7 @@ def epoch_pairs(neighbours: np.ndarray, steps: int, seed: int, epoch: int) -> li
 
 def start_rows(n_rows: int, n_clusters: int, seed: int) -> np.ndarray:
     """Draws the rows on which k-means is run, ascending: all of them unless they are many."""
-    size = max(START_ROWS, 10 * n_clusters)
-    return np.sort(np.random.RandomState(seed).permutation(n_rows)[:size])
+    return sample_rows(n_rows, max(START_ROWS, 10 * n_clusters), seed)
 
 
 def warm_starts(z: np.ndarray, n_clusters: int, settings: TemiSettings, seed: int) -> Tensor:

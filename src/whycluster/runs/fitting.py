@@ -58,7 +58,7 @@ class Fitted(NamedTuple):
         groups: names of the clusters, where they are known groups.
         features: those that it clusters, after the steps, if it trained the backbone that makes them; else `None`.
         baseline: the clusters by k-means on the features it began with, `(N,)`, for a clustering that is learned.
-        refit: clusters some rows anew, as the clustering did all; tells how stable the clusters are.
+        refit: clusters some rows anew, by k-means where the clustering is learned; tells how stable the clusters are.
     """
 
     head: Head
