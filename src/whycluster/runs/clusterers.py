@@ -131,7 +131,7 @@ class KernelKMeansClusterer:
 
         def refit(rows: np.ndarray, seed: int) -> Callable[[np.ndarray], np.ndarray]:
             # Drawn in random order, so that the first ones are a sample; a fit takes all pairs of its rows.
-            return KernelKMeans(**again, random_state=seed).fit(rows[:KERNEL_ROWS]).predict
+            return KernelKMeans(**again, random_state=seed).fit(rows[: max(KERNEL_ROWS, self.n_clusters)]).predict
 
         return Fitted(head, nearest, figures, refit=refit)
 
