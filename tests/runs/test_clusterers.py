@@ -23,5 +23,5 @@ def test_impossible_settings_are_refused_before_any_work(wrong):
 @pytest.mark.parametrize("setting", ["auto", "2-20"])
 def test_k_means_alone_chooses_the_number_of_clusters(setting):
     assert KMeansClusterer(setting).n_clusters == setting
-    with pytest.raises(ValueError, match=f"head.n_clusters='{setting}' should be a number; only head=kmeans chooses"):
+    with pytest.raises(ValueError, match=f"head.n_clusters='{setting}' should be a number; only head=kmeans"):
         KernelKMeansClusterer(setting)

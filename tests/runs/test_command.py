@@ -157,6 +157,17 @@ def test_a_fault_of_the_machine_is_one_line(command, monkeypatch, fault, message
     assert len(said.splitlines()) == 1
 
 
+def test_a_fault_in_a_process_that_decodes_keeps_its_traceback(command, monkeypatch):
+    def fault(*_):
+        raise RuntimeError("Caught RuntimeError in DataLoader worker process 0.\nOriginal Traceback: shapes differ")
+
+    monkeypatch.setattr("whycluster.runs.training.extract", fault)
+    ended, said = command("train.py", "data.limit=9", "head.n_clusters=2")
+    assert ended == 1
+    assert "in fault" in said
+    assert said.splitlines()[-1].startswith("this is a bug in whycluster ")
+
+
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("made", [SystemExit(1), AttributeError("tidy_up"), RuntimeError("DataLoader worker exited")])
 def test_an_interrupt_is_one_line_whatever_a_library_makes_of_it(command, monkeypatch, sent, made):

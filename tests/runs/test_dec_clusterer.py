@@ -2,6 +2,7 @@
 
 import csv
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -70,7 +71,7 @@ def test_centroids_alone_leave_the_backbone_as_it_is(run, trained, tmp_path):
     assert np.abs(centroids - start).max() > 1e-3 * np.abs(start).max()
 
 
-@pytest.mark.parametrize("moment", ["an epoch", "the features"])
+@pytest.mark.parametrize("moment", ["an epoch", "the features", "the end"])
 def test_a_run_that_was_stopped_ends_as_an_undisturbed_one(learned, run, tmp_path, monkeypatch, moment):
     class KilledError(RuntimeError):
         pass
@@ -81,8 +82,19 @@ def test_a_run_that_was_stopped_ends_as_an_undisturbed_one(learned, run, tmp_pat
     settings = (*SMALL, f"head.augment=[{SHIFT}]")
     with monkeypatch.context() as patched:
         if moment == "the features":
-            patched.setattr(dec_clusterer.FeatureStore, "write", killed)
             patched.setattr(dec_clusterer, "run_pass", killed)
+        elif (
+            moment == "the end"
+        ):  # what kept the run going is being removed: the steps are gone, their features are not
+            unlink = Path.unlink
+
+            def unlink_until_killed(path, **settings):
+                if path.name != "features.npy":
+                    unlink(path, **settings)
+                if path.name == "steps.pt":
+                    killed(path)
+
+            patched.setattr(Path, "unlink", unlink_until_killed)
         else:
             step = dec.DeepEmbeddedClustering.training_step
             patched.setattr(

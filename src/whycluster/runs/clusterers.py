@@ -197,7 +197,8 @@ def check_clusterer(head: Any, may_choose: bool = False) -> None:
     """
     if isinstance(head.n_clusters, str) and not may_choose:
         raise UserError(
-            f"head.n_clusters={head.n_clusters!r} should be a number; only head=kmeans chooses one by itself."
+            f"head.n_clusters={head.n_clusters!r} should be a number; only head=kmeans and head=spherical_kmeans "
+            "choose one."
         )
     numbers_of_clusters(head.n_clusters)
     for name in ("n_init", "max_iter"):

@@ -143,7 +143,7 @@ def _sentence(error: BaseException, refusals: tuple[type[Exception], ...]) -> st
         return f"{error.full_key} is missing; give it as {error.full_key}=..."
     if isinstance(error, torch.OutOfMemoryError):
         return "the device has not enough memory; lower batch_size."
-    if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):  # which has no type of its own
+    if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker (pid"):  # it has no type of its own
         return "a process that decodes images has ended, perhaps for lack of memory; lower num_workers."
     if not isinstance(error, refusals):
         return None

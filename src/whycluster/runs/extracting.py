@@ -71,7 +71,7 @@ def extract(
     unread = shards.skipped()
     rows = np.setdiff1d(np.arange(len(images)), list(unread))
     file, problem = run.state / FEATURES, ""
-    if is_first() and not file.exists():
+    if is_first() and not (file.exists() and file.with_name(STEPS).exists()):  # one may be gone, as a run finishes
         try:
             _take_steps(shards, len(rows), settings, backbone.widths, file)
         except UserError as error:
@@ -92,5 +92,5 @@ def _take_steps(shards: Shards, n_rows: int, settings: FeatureSettings, widths: 
         return blocks((shard["features"] for shard in shards if len(shard["features"])), batch_rows(sum(widths)))
 
     steps = settings.fit(parts(), widths)
-    write_tensors(file.with_name(STEPS), steps.content())  # first: where there are features, there are their steps
+    write_tensors(file.with_name(STEPS), steps.content())
     FeatureStore.write(file, map(steps, parts()), n_rows, steps.n_features)
