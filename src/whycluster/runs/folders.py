@@ -101,6 +101,7 @@ class Run:
         beside.write_text(json.dumps(self.request, indent=2) + "\n", encoding="utf-8")
         sync(beside)
         os.replace(beside, self.state / REQUEST)
+        sync(self.state)
         sync(self.folder)
 
     def _finish(self) -> None:
