@@ -229,6 +229,17 @@ def test_sixteen_bits_in_png(read, channels, white):
     assert np.abs(read(png(samples, 16), guessed=white == 4095) - wanted).max() <= 1.5
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_sixteen_bits_in_a_png_that_is_read_already(tmp_path, channels):
+    values = np.linspace(0, 65535, 12 * channels).astype(np.uint16).reshape((3, 4, 3)[: 2 + channels // 3])
+    path = tmp_path / "a.png"
+    path.write_bytes(png(values, 16))
+    image = Image.open(path)
+    image.load()
+    difference = np.asarray(to_rgb(image)).astype(int) - np.asarray(read_image(path))
+    assert np.abs(difference).max() <= (channels > 1)  # of colours Pillow has kept the high bytes
+
+
 def test_alpha_of_sixteen_bits_on_colours_of_twelve(read):
     samples = np.dstack([COLOURS, np.full(COLOURS.shape[:2], 65535, np.uint16)])
     assert np.abs(read(png(samples, 16), guessed=True) - COLOURS / 4095 * 255).max() <= 0.5

@@ -118,7 +118,7 @@ def _tagged_range(image: Image.Image) -> Bounds | None:
 
 
 def _declared(image: Any, values: np.ndarray) -> Bounds | None:
-    """Returns the range that a file declares of its numbers; the file of a PNG is still open."""
+    """Returns the range that a file declares of its numbers, of a PNG as long as it is open."""
     tagged = _tagged_range(image)
     if tagged is not None:
         return tagged
@@ -127,7 +127,8 @@ def _declared(image: Any, values: np.ndarray) -> Bounds | None:
     # JPEG 2000 of fewer than 16 bits Pillow has shifted up.
     if (image.format == "PPM" and image.mode == "I") or (image.format == "JPEG2000" and not np.any(values % 4)):
         return FULL
-    bits = _png_significant_bits(image.fp) if isinstance(image, PngImagePlugin.PngImageFile) else None
+    png = isinstance(image, PngImagePlugin.PngImageFile) and image.fp is not None
+    bits = _png_significant_bits(image.fp) if png else None
     return None if bits is None else _significant_range(values, bits)
 
 
