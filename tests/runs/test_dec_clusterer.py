@@ -154,6 +154,17 @@ def test_impossible_settings_are_refused_before_any_work(wrong, message):
         DecClusterer(**{"n_clusters": 3, **wrong})
 
 
+@pytest.mark.parametrize(
+    ("limit", "message"),
+    [("max_steps=2", "stopped before head=dec had ended"), ("limit_train_batches=1", "leaves out images in head=dec")],
+)
+def test_a_trainer_that_stops_early_learns_nothing(run, tmp_path, limit, message):
+    settings = ("data.limit=40", "head=dec", "head.n_clusters=3", "head.n_init=1", "head.finetune=null")
+    with pytest.raises(ValueError, match=message):
+        run("train", tmp_path / "run", *settings, "head.augment=[]", "head.batch_size=16", f"+trainer.{limit}")
+    assert not (tmp_path / "run" / "model.ckpt").exists()
+
+
 def test_an_unknown_stage_is_refused(run, tmp_path):
     with pytest.raises(ValueError, match=r"head.finetune='layer4' is no module of the backbone; the nearest are feat"):
         run("train", tmp_path / "run", *SMALL, "head.finetune=layer4")
