@@ -1,7 +1,7 @@
 """Which rules explain a really trained vision transformer best? What its defaults are chosen by.
 
-    WHYCLUSTER_ASSETS=… PYTHONPATH=tests python tests/benchmarks/transformer_rules.py [--images 32] [--steps 6] [--patch 14]
-        [--keep folder] [--pictures folder] [methods …]
+    WHYCLUSTER_ASSETS=… PYTHONPATH=tests python tests/benchmarks/transformer_rules.py [--images 32]
+        [--steps 6] [--patch 14] [--keep folder] [--pictures folder] [methods …]
 
 Photos are clustered by the class token of a DINOv2 ViT-S/14 (k-means, K=4), and each is explained by each method; a
 method is named by a pattern (`cp*box`). Patches are then flipped to the mean colour, up to half of the image.
