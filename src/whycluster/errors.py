@@ -1,5 +1,6 @@
 """The error of a request that cannot be met, and the checks that most often raise it."""
 
+import math
 import numbers
 from typing import Any
 
@@ -40,3 +41,28 @@ def whole_number(name: str, value: Any, least: int) -> int:
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
         raise UserError(f"{name}={value!r} should be a whole number >= {least}.")
     return int(value)
+
+
+def real_number(
+    name: str,
+    value: Any,
+    least: float = -math.inf,
+    above: float = -math.inf,
+    most: float = math.inf,
+    below: float = math.inf,
+) -> float:
+    """A setting that has to be a finite number within bounds.
+
+    Raises:
+        UserError: if it is no number, or out of bounds.
+
+    Example:
+        >>> real_number("temperature", 0.1, above=0)
+        0.1
+    """
+    number = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+    if not number or not (least <= value <= most and above < value < below):
+        bounds = {">=": least, ">": above, "<=": most, "<": below}
+        wanted = " and ".join(f"{sign} {bound:g}" for sign, bound in bounds.items() if math.isfinite(bound))
+        raise UserError(f"{name}={value!r} should be a number {wanted}.")
+    return float(value)

@@ -1,3 +1,4 @@
+import errno
 import os
 import struct
 import warnings
@@ -268,6 +269,17 @@ def test_permission_error_is_told(tmp_path, picture, monkeypatch):
 
     monkeypatch.setattr(Image, "open", refuse)
     assert reason(path) == "no permission to read the file"
+
+
+def test_a_fault_of_the_system_is_not_blamed_on_the_file(tmp_path, picture, monkeypatch):
+    path = saved(tmp_path / "a.png", picture)
+
+    def refuse(*args, **kwargs):
+        raise OSError(errno.EMFILE, "Too many open files", str(path))
+
+    monkeypatch.setattr(Image, "open", refuse)
+    with pytest.raises(OSError, match="Too many open files"):
+        read_image(path)
 
 
 def test_result_outlives_its_file(tmp_path, picture, pixels):

@@ -5,7 +5,6 @@ Models, BMVC 2023, arXiv 2303.17896. `H` heads, `B` rows, `K` clusters, `D` feat
 """
 
 import math
-import numbers
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from whycluster.clustering.features import sample_rows
-from whycluster.errors import UserError, whole_number
+from whycluster.errors import UserError, real_number, whole_number
 
 MARGINAL_MOMENTUM = 0.9  # of the running mean of cluster probabilities
 STEP_ROWS = 512  # rows of a step, about
@@ -62,17 +61,9 @@ class TemiSettings:
                 "restart of k-means of its own."
             )
         for name in ("temperature", "learning_rate"):
-            _number(prefix + name, getattr(self, name), 0, math.inf)
-        _number(prefix + "exponent", self.exponent, 0, 1, "]")
-        _number(prefix + "momentum", self.momentum, 0, 1)
-
-
-def _number(name: str, value: object, least: float, most: float, end: str = ")") -> None:
-    """Checks that a setting is a number above `least` and below `most`, or up to it."""
-    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if not number or not (least < value < most or (end == "]" and value == most)):  # type: ignore[operator]
-        upper = "" if most == math.inf else f" and {'<=' if end == ']' else '<'} {most}"
-        raise UserError(f"{name}={value!r} should be a number > {least}{upper}.")
+            real_number(prefix + name, getattr(self, name), above=0)
+        real_number(f"{prefix}exponent", self.exponent, above=0, most=1)
+        real_number(f"{prefix}momentum", self.momentum, above=0, below=1)
 
 
 def pointwise_information(log_p: Tensor, log_q: Tensor, log_marginal: Tensor, beta: float) -> Tensor:

@@ -1,5 +1,6 @@
 """Decoding of image files to RGB with 8 bits a channel, as a viewer shows them."""
 
+import errno
 import warnings
 from pathlib import Path
 
@@ -15,6 +16,8 @@ __all__ = ["FORMATS", "UnreadableImageError", "read_image", "to_rgb"]
 # program in the file is run.
 KNOWN_FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 ORIENTATION = 0x0112  # in EXIF
+# Too many open files, or a network drive that was lost: the run ends, and goes on later with all images.
+FAULTS_OF_THE_SYSTEM = {errno.EMFILE, errno.ENFILE, errno.ESTALE}
 
 Image.init()
 # `Image.open` fails on every file if one of the formats is not in this build of Pillow.
@@ -32,6 +35,7 @@ def read_image(path: Path) -> Image.Image:
 
     Raises:
         UnreadableImageError: with the reason.
+        OSError: where the system is at fault, and not the file.
     """
     try:
         if path.stat().st_size == 0:
@@ -51,6 +55,8 @@ def read_image(path: Path) -> Image.Image:
     except MemoryError:
         raise UnreadableImageError("there is not enough memory to decode it; scale it down first") from None
     except Exception as error:  # on damaged files Pillow's decoders raise errors of many kinds
+        if isinstance(error, OSError) and error.errno in FAULTS_OF_THE_SYSTEM:
+            raise
         if isinstance(error, OSError) and error.strerror:
             raise UnreadableImageError(f"cannot be read: {error.strerror}") from error
         reason = str(error).replace(str(path), path.name) or type(error).__name__

@@ -16,7 +16,7 @@ from whycluster.heads import Head, NeuralizedKernelKMeans, NeuralizedKMeans, Neu
 from whycluster.heads.pooling import best_two
 
 FORMAT = "whycluster model"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # since feature steps; files of 1 have none
 FILE_NAME = "model.ckpt"
 
 # Kind of a head in a file `->` its class, and the names of its arguments besides beta.
@@ -154,7 +154,7 @@ class ClusterModel(nn.Module):
                 content["versions"],
                 content.get("groups"),
                 content.get("images"),
-                FeatureSteps(**content["steps"]) if "steps" in content else None,  # files of 0.1 have none
+                FeatureSteps(**content["steps"]) if "steps" in content else None,
             )
         except (AttributeError, KeyError, TypeError, RuntimeError) as error:
             raise UserError(f"the checkpoint {str(path)!r} is incomplete or damaged ({error!r:.200}).") from error
@@ -199,9 +199,9 @@ def _read(path: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(f"{str(file)!r} is not a checkpoint of whycluster; it wants the model.ckpt of a train run.")
-    if content["format_version"] != FORMAT_VERSION:
+    if content["format_version"] not in range(1, FORMAT_VERSION + 1):
         raise UserError(
-            f"the checkpoint {str(file)!r} has format {content['format_version']}, and this version reads "
+            f"the checkpoint {str(file)!r} has format {content['format_version']}, and this version reads 1 to "
             f"{FORMAT_VERSION}; use the whycluster that wrote it, {content['versions'].get('whycluster')}."
         )
     return content

@@ -17,7 +17,7 @@ from whycluster.clustering.kmeans import KMeans
 from whycluster.clustering.soft_distances import assign_softly
 from whycluster.clustering.stability import refit_kmeans
 from whycluster.data import has_labels
-from whycluster.errors import UserError, whole_number
+from whycluster.errors import UserError, real_number, whole_number
 from whycluster.heads import Beta, NeuralizedKernelKMeans, NeuralizedKMeans
 from whycluster.heads.beta import user_beta
 from whycluster.runs.fitting import Fitted, Fitting, ToCluster, check_size, fit_kmeans, nearest_centroid, with_beta
@@ -49,14 +49,13 @@ class KMeansClusterer:
 
     def __post_init__(self) -> None:
         check_clusterer(self, may_choose=True)
-        if not (isinstance(self.tol, int | float) and self.tol >= 0):
-            raise UserError(f"head.tol={self.tol} should be a number >= 0.")
+        real_number("head.tol", self.tol, least=0)
 
     def check_input(self, backbone: Backbone, features: FeatureSettings, n_images: int, what: str) -> None:
         check_size(self.n_clusters, n_images, what)
 
     def fit(self, given: ToCluster, fitting: Fitting, seed: int) -> Fitted:
-        n_clusters, figures = _number(self.n_clusters, given.features, fitting, seed)
+        n_clusters, figures = _chosen(self.n_clusters, given.features, fitting, seed)
         lloyd = KMeans(given.features, n_clusters, self.n_init, self.max_iter, self.tol, seed, self.spherical)
         fit_kmeans(lloyd, fitting)
         centroids = lloyd.centroids.cpu()
@@ -175,7 +174,7 @@ class GroupMeansClusterer:
         return {"name": "group_means", **asdict(self)}
 
 
-def _number(n_clusters: int | str, features: FeatureStore, fitting: Fitting, seed: int) -> tuple[int, dict[str, Any]]:
+def _chosen(n_clusters: int | str, features: FeatureStore, fitting: Fitting, seed: int) -> tuple[int, dict[str, Any]]:
     """The number of clusters, chosen where it is to be chosen, and what `metrics.json` says about the choice."""
     numbers = numbers_of_clusters(n_clusters)
     if len(numbers) == 1:

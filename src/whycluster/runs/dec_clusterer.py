@@ -1,6 +1,5 @@
 """Deep embedded clustering for the train command: fitted, neuralized, and with the features of the trained backbone."""
 
-import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -21,7 +20,7 @@ from whycluster.clustering.kmeans import KMeans
 from whycluster.clustering.stability import refit_kmeans
 from whycluster.data import PreparedImages, Shards
 from whycluster.data.augmentation import AugmentedImages
-from whycluster.errors import UserError, whole_number
+from whycluster.errors import UserError, real_number, whole_number
 from whycluster.heads import Beta, NeuralizedKMeans
 from whycluster.runs.clusterers import check_clusterer
 from whycluster.runs.fitting import (
@@ -99,9 +98,9 @@ class DecClusterer:
         for name in ("batch_size", "max_epochs"):
             whole_number(f"head.{name}", getattr(self, name), 1)
         for name in ("alpha", "sharpness", "learning_rate", "centroid_rate"):
-            _number(name, getattr(self, name), 0, above=True)
+            real_number(f"head.{name}", getattr(self, name), above=0)
         for name in ("anchor", "tol"):
-            _number(name, getattr(self, name), 0)
+            real_number(f"head.{name}", getattr(self, name), least=0)
         listed = self.finetune is None or isinstance(self.finetune, Sequence)
         if not listed or not all(isinstance(name, str) for name in self._names()):
             raise UserError(f"head.finetune={self.finetune!r} should be the name of a module, a list, or null.")
@@ -195,13 +194,6 @@ class _Rows:
 
     def __call__(self, rows: np.ndarray, epoch: int) -> Tensor:
         return torch.from_numpy(self.features.rows(rows))
-
-
-def _number(name: str, value: Any, least: float, above: bool = False) -> None:
-    """Checks a setting that has to be a finite number from `least` on, or above it."""
-    fits = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not fits or value < least or (above and value == least):
-        raise UserError(f"head.{name}={value!r} should be a number {'>' if above else '>='} {least:g}.")
 
 
 def _learned_features(given: ToCluster, fitting: Fitting) -> FeatureStore:

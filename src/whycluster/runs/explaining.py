@@ -28,7 +28,7 @@ from whycluster.output.explanations import (
 from whycluster.output.tables import ASSIGNMENTS, RECEIPTS, write_skipped, write_table
 from whycluster.runs.evaluate_sample import EVALUATION, evaluate_sample
 from whycluster.runs.folders import Run, asked, find_checkpoint
-from whycluster.runs.ranks import is_first, part
+from whycluster.runs.ranks import is_first, leave_group
 from whycluster.runs.trainers import check_loading, run_pass
 
 METRICS = "metrics.json"
@@ -113,7 +113,8 @@ def explain(
     }
     run = Run(folder, RESULTS, {"command": "explain", **request, **content}, resume)
     if run.is_finished():
-        say(f"the run in {short(run.folder)} is finished already")
+        if is_first():
+            say(f"the run in {short(run.folder)} is finished already")
         return 0
     with run.working():
         shards = Shards(run.state / "explanations", len(prepared))
@@ -123,7 +124,7 @@ def explain(
         writer = ExplanationWriter(run.folder, collection, targets, shards)
         explaining = trainer(logger=False, callbacks=[writer], precision="32-true")  # or receipts would not balance
         figures = run_pass(explaining, ExplanationModule(explainer, targets, prepared, shards, batch_size, num_workers))
-        part()
+        leave_group()
         if not is_first():
             return 0
         metrics = _write_tables(run.folder, prepared, targets, shards) | figures

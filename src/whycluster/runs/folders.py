@@ -23,7 +23,9 @@ TRAIN_RUNS = Path("outputs/train")
 FREE = {
     *("_target_", "_partial_", "resume", "num_workers", "check", "logger"),
     *(f"trainer.{name}" for name in ("devices", "strategy", "num_nodes", "profiler", "log_every_n_steps")),
-    *(f"trainer.{name}" for name in ("enable_progress_bar", "enable_model_summary", "limit_predict_batches")),
+    *(f"trainer.{name}" for name in ("enable_progress_bar", "enable_model_summary")),
+    *(f"trainer.{name}" for name in ("max_steps", "max_time")),  # a run that they end early goes on without them
+    *(f"trainer.limit_{name}_batches" for name in ("train", "val", "predict")),
 }
 
 

@@ -29,8 +29,8 @@ def end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def part() -> None:
-    """The last thing that the processes of a run do together: so each may end when it likes."""
+def leave_group() -> None:
+    """Ends what the processes of a run do together: from here on each may end when it likes."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()

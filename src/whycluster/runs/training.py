@@ -36,7 +36,7 @@ from whycluster.output.tables import ASSIGNMENTS, TableRow, write_skipped, write
 from whycluster.runs.extracting import FEATURES, Extraction, extract
 from whycluster.runs.fitting import Clustering, Fitted, Fitting, ToCluster
 from whycluster.runs.folders import Run
-from whycluster.runs.ranks import is_first, part
+from whycluster.runs.ranks import is_first, leave_group
 from whycluster.runs.trainers import check_loading
 
 NAMED = 10  # images that a report gives by name
@@ -104,7 +104,8 @@ def train(
     }
     run = Run(folder, RESULTS, {"command": "train", **request, **content}, resume)
     if run.is_finished():
-        say(f"the run in {short(run.folder)} is finished already")
+        if is_first():
+            say(f"the run in {short(run.folder)} is finished already")
         metrics: dict[str, Any] = json.loads((run.folder / "metrics.json").read_text(encoding="utf-8"))
         return metrics
     with run.working():
@@ -120,7 +121,7 @@ def train(
         given = ToCluster(extracted.features, labels, readable, backbone, extracted.steps, *loading)
         fitted = head.fit(given, Fitting(trainer, board, run.state), seed)
         clustered = time.monotonic() - started
-        part()
+        leave_group()
         if not is_first():
             return {}
         if fitted.features is not None:
