@@ -30,7 +30,6 @@ relu     relu         pass
 conv2    Convolution  ZPlus(stabilizer=1e-06)            bn2
 slice    slice        move back
 slice_1  slice        move back
-slice_2  slice        move back
 pad      pad          move back
 add      Add          {}(stabilizer=1e-06)
 relu_1   relu         pass"""

@@ -154,13 +154,10 @@ def test_impossible_settings_are_refused_before_any_work(wrong, message):
         DecClusterer(**{"n_clusters": 3, **wrong})
 
 
-@pytest.mark.parametrize(
-    ("limit", "message"),
-    [("max_steps=2", "stopped before head=dec had ended"), ("limit_train_batches=1", "leaves out images in head=dec")],
-)
-def test_a_trainer_that_stops_early_learns_nothing(run, tmp_path, limit, message):
+@pytest.mark.parametrize("limit", ["max_steps=2", "limit_train_batches=1"])
+def test_a_trainer_that_leaves_out_images_learns_nothing(run, tmp_path, limit):
     settings = ("data.limit=40", "head=dec", "head.n_clusters=3", "head.n_init=1", "head.finetune=null")
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match="the trainer left out images in head=dec"):
         run("train", tmp_path / "run", *settings, "head.augment=[]", "head.batch_size=16", f"+trainer.{limit}")
     assert not (tmp_path / "run" / "model.ckpt").exists()
 

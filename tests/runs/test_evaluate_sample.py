@@ -48,7 +48,7 @@ def test_groups_of_scenes_are_clusters(marked):
     assert model.groups == ["marked", "plain"]
     scenes = Scenes("mark", 10)
     prepared = [model.backbone.preprocessing(scenes.load(at)) for at in range(20)]
-    features = np.stack([model.backbone(image[None])[0].numpy() for image in prepared])
+    features = np.stack([model.features(image[None])[0].numpy() for image in prepared])
     np.testing.assert_allclose(
         model.head.centroids, [features[:10].mean(0), features[10:].mean(0)], rtol=1e-4, atol=1e-5
     )
