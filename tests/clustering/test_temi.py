@@ -101,6 +101,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_two_processes_learn_what_one_learns(tmp_path):
     stored(tmp_path)
     (tmp_path / "fit.py").write_text(

@@ -44,7 +44,7 @@ def shell(folder, script, *settings):
 def test_runs_killed_at_random_moments_end_as_undisturbed_ones(tmp_path):
     commands = {
         "train": (
-            *("data.limit=400", "head=spherical_kmeans", "head.n_clusters=5-7", "head.n_init=3", "batch_size=8"),
+            *("data.limit=400", "head=spherical_kmeans", "head.n_clusters=6", "head.n_init=3", "batch_size=8"),
             *("features.standardize=true", "features.pca=20"),
         ),
         "explain": ("checkpoint=train", "limit=40", "batch_size=4"),
@@ -64,7 +64,7 @@ def test_runs_killed_at_random_moments_end_as_undisturbed_ones(tmp_path):
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_an_interrupt_prints_the_line_that_goes_on(tmp_path, sent):
-    settings = ("data.limit=500", "head.n_clusters=6", "head.n_init=1", "batch_size=2")
+    settings = ("data.limit=200", "head.n_clusters=6", "head.n_init=1", "batch_size=2")
     settings += ("num_workers=0", "trainer.accelerator=cpu")
     arguments = [sys.executable, ROOT / "train.py", *settings, "hydra.run.dir='my run'"]
     process = subprocess.Popen(arguments, cwd=tmp_path, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
