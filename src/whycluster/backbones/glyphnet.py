@@ -2,8 +2,8 @@
 
 Its feature maps describe strokes well enough to cluster small grey images of written symbols, although it is much
 smaller than a backbone for photos. It has no biases: black gives zeros, and an image of half the contrast gives half
-the features, so that all relevance of its features arrives at the pixels. `python -m whycluster.backbones.pretrain`
-with its defaults writes the weights beside this file.
+the features, so that all relevance of its features arrives at the pixels. `python -m whycluster.backbones.pretrain
+--device cuda` writes the weights beside this file.
 """
 
 from pathlib import Path
