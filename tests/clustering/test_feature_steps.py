@@ -30,6 +30,16 @@ def features():
     return torch.from_numpy(np.hstack([mixed, np.full((60, 1), 0.1)]).astype(np.float32))
 
 
+@pytest.mark.parametrize("name", ["standardize", "all"])
+def test_a_feature_that_was_constant_counts_when_it_is_not(features, name):
+    settings, steps = STEPS[name]
+    new = features.clone()
+    new[:, -1] += torch.arange(60.0)
+    wanted = make_pipeline(*steps).fit(features.double().numpy()).transform(new.double().numpy())
+    found = FeatureSettings(**settings).fit([features], [7])(new).numpy()
+    np.testing.assert_allclose(np.abs(found), np.abs(wanted), rtol=2e-3, atol=2e-3)
+
+
 @pytest.mark.parametrize("name", STEPS)
 def test_steps_are_those_of_scikit_learn(features, name):
     settings, steps = STEPS[name]
