@@ -90,7 +90,7 @@ def test_check_prints_the_rules_and_explains_nothing(trained, run, tmp_path, cap
         "ZBox(stabilizer=1e-06)",
     ] in rows
     assert [
-        "backbone.network.features.3",
+        "backbone.network.features.2",
         "Convolution",
         "Gamma(gamma=0.25,",
         "stabilizer=1e-06)",
