@@ -94,6 +94,9 @@ def export_graph(network: nn.Module, images: Tensor) -> Graph:
             # A fixed batch would be a constant of the graph. The graph runs for batches of any size; the maximum keeps
             # export from a refusal of kernels on a GPU that have one, such as cuDNN's batch norm with 65,535.
             program = export(network, (example,), dynamic_shapes=({0: Dim("batch", max=64)},))
+            # Decomposed attention gives other strides than attention does, of which torch 2.11 has no view.
+            for node in program.graph.nodes:
+                node.target = SUBSTITUTES.get(node.target, node.target)
             program = program.run_decompositions(decompositions())
     except Exception as error:  # the network's own program runs here, on tensors without values: anything may fail
         raise UserError(_reason(network, error)) from error
