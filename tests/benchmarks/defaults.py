@@ -76,13 +76,14 @@ def photos(assets: Path, n: int) -> Case:
     return clustered(backbone, Folder(assets / "photos"), 5, n, ("ratio",))
 
 
-def cifar(assets: Path, n: int) -> Case:
+def resnet56(assets: Path) -> Backbone:
     network = ResNet56()
     network.load_state_dict(torch.load(assets / "resnet56_cifar10.pt", weights_only=True))
-    preprocessing = Preprocessing(32, 32, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    return clustered(
-        Backbone(network, preprocessing, "layer3"), Folder(assets / "cifar10"), 10, 2 * n, tuple(RESIDUALS)
-    )
+    return Backbone(network, Preprocessing(32, 32, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), "layer3")
+
+
+def cifar(assets: Path, n: int) -> Case:
+    return clustered(resnet56(assets), Folder(assets / "cifar10"), 10, 2 * n, tuple(RESIDUALS))
 
 
 def digits(assets: Path, n: int) -> Case:

@@ -17,13 +17,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from defaults import loaded
-from networks import ResNet56
+from defaults import loaded, resnet56
 from sklearn.cluster import KMeans
 from torch import Tensor
 
 from whycluster.backbones import Backbone, build_backbone
-from whycluster.backbones.preprocessing import Preprocessing
 from whycluster.clustering.feature_steps import FeatureSettings, FeatureSteps
 from whycluster.clustering.metrics import label_agreement
 from whycluster.data import Collection, Digits, Folder
@@ -49,12 +47,6 @@ CHOICES = {
 
 def squeezenet(assets: Path, **settings: object) -> Backbone:
     return build_backbone("squeezenet1_0", str(assets / "squeezenet1_0.pt"), **settings)
-
-
-def resnet56(assets: Path) -> Backbone:
-    network = ResNet56()
-    network.load_state_dict(torch.load(assets / "resnet56_cifar10.pt", weights_only=True))
-    return Backbone(network, Preprocessing(32, 32, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), "layer3")
 
 
 # Collection, backbone, and number of clusters.

@@ -20,14 +20,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from networks import ResNet56
+from defaults import resnet56
 from sklearn.cluster import KMeans
 from sklearn.datasets import load_wine, make_blobs
 from sklearn.decomposition import PCA
 from sklearn.metrics import calinski_harabasz_score, davies_bouldin_score, silhouette_score
 
 from whycluster.backbones import Backbone, build_backbone
-from whycluster.backbones.preprocessing import Preprocessing
 from whycluster.clustering.how_many import COMPONENTS, LEAST_STABILITY, N_INIT, HowMany, choose_n_clusters
 from whycluster.data import Collection, Digits, Folder
 
@@ -42,12 +41,6 @@ def features_of(backbone: Backbone, collection: Collection) -> Rows:
     with torch.no_grad():
         features = torch.cat([backbone(some) for some in images.split(8)])
     return features.numpy(), np.array(collection.labels)
-
-
-def resnet56(assets: Path) -> Backbone:
-    network = ResNet56()
-    network.load_state_dict(torch.load(assets / "resnet56_cifar10.pt", weights_only=True))
-    return Backbone(network, Preprocessing(32, 32, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), "layer3")
 
 
 def normalised(x: np.ndarray) -> np.ndarray:

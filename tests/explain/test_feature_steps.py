@@ -138,7 +138,7 @@ def test_evaluation_measures_the_whole_model(backbone, photos):
     clusters = model(photos).argmax(1)
     scores = cluster_scores(model, photos, clusters)
     torch.testing.assert_close(scores[:, 0], model(photos).amax(1))
-    pytest.importorskip("captum")
+    pytest.importorskip("captum", reason="captum is not installed (whycluster[evaluation])")
     x = backbone.normalise(photos).requires_grad_()
     own = model.head(model.steps(backbone.network(x))).gather(1, clusters[:, None]).sum()
     expected = (torch.autograd.grad(own, x)[0] * x).sum(1).detach().float()

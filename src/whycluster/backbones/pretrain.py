@@ -2,8 +2,8 @@
 
 The letters a-z and A-Z are drawn in the typefaces that come with matplotlib, but no digits, so that digits can test the
 features. Each sample is warped, scaled to fill its frame, redrawn with another stroke width, reduced to an 8×8 grid of
-grey levels and enlarged again: coarse like small scans of handwriting. The run is deterministic for a seed and a thread
-count.
+grey levels and enlarged again: coarse like small scans of handwriting. The run is deterministic for a seed, a device
+and a thread count.
 """
 
 import argparse

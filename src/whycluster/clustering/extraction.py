@@ -1,6 +1,7 @@
 """Images `->` features: a LightningModule that computes them, and a callback that writes them to shards."""
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -38,3 +39,8 @@ class FeatureWriter(ShardWriter):
 
     def results(self, prediction: Tensor, batch: Batch) -> Shard:
         return {"features": prediction.float().cpu()}
+
+
+def features_in(shards: Shards) -> Iterator[Tensor]:
+    """Returns the features in shards in the order of the images, `(n, D)` of those of a shard that could be read."""
+    return (shard["features"] for shard in shards if len(shard["features"]))

@@ -13,7 +13,7 @@ from torchvision.transforms import v2
 from whycluster.backbones import Backbone
 from whycluster.backbones.stage import default_stage, stage_parameters
 from whycluster.clustering.dec import DecSettings, DeepEmbeddedClustering, Inputs
-from whycluster.clustering.extraction import FeatureExtractor, FeatureWriter
+from whycluster.clustering.extraction import FeatureExtractor, FeatureWriter, features_in
 from whycluster.clustering.feature_steps import FeatureSettings
 from whycluster.clustering.features import FeatureStore
 from whycluster.clustering.kmeans import KMeans
@@ -208,8 +208,7 @@ def _learned_features(given: ToCluster, fitting: Fitting) -> FeatureStore:
         raise UserError("some images could be read when the run began, and others now; begin anew in another folder.")
     file = fitting.folder / "learned.npy"
     if is_first() and not file.exists():
-        parts = (shard["features"] for shard in shards if len(shard["features"]))
-        FeatureStore.write(file, parts, len(rows), given.features.n_features)
+        FeatureStore.write(file, features_in(shards), len(rows), given.features.n_features)
     trainer.strategy.barrier()  # the others wait for the file
     return FeatureStore(file)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from whycluster.backbones import Backbone
-from whycluster.clustering.extraction import FeatureExtractor, FeatureWriter
+from whycluster.clustering.extraction import FeatureExtractor, FeatureWriter, features_in
 from whycluster.clustering.feature_steps import FeatureSettings, FeatureSteps
 from whycluster.clustering.features import FeatureStore, batch_rows, blocks
 from whycluster.data import Collection, PreparedImages, Shards
@@ -89,7 +89,7 @@ def _take_steps(shards: Shards, n_rows: int, settings: FeatureSettings, widths: 
 
     def parts() -> Iterator[Tensor]:
         """Reads the features in blocks whose size does not depend on that of the shards."""
-        return blocks((shard["features"] for shard in shards if len(shard["features"])), batch_rows(sum(widths)))
+        return blocks(features_in(shards), batch_rows(sum(widths)))
 
     steps = settings.fit(parts(), widths)
     write_tensors(file.with_name(STEPS), steps.content())
