@@ -126,7 +126,7 @@ def test_receipts_add_up(model, images, composite, rule, target):
     torch.testing.assert_close(explanation.heatmap.sum((1, 2)), receipt.pixels.float(), rtol=1e-3, atol=1e-3)
     (chosen,) = parse_target(target, 4)
     head = model.head.attribute(model.backbone(images), explanation.target, chosen.against, rule)
-    torch.testing.assert_close(receipt.features, head.relevance.sum(1), rtol=1e-3, atol=1e-4 * float(scale.max()))
+    torch.testing.assert_close(receipt.features.float(), head.relevance.sum(1), rtol=1e-3, atol=1e-4 * float(scale.max()))
     torch.testing.assert_close(receipt.discriminant, head.explained, rtol=1e-4, atol=1e-4)
 
 
@@ -441,7 +441,7 @@ def test_tiny_is_the_network_restated(tiny):
 def test_residual_sums_by_the_head_rule(model, rule, residual):
     explainer = Explainer(model, head_rule=rule)
     assert (explainer.composite, explainer.residual) == ("epsilon_gamma_box", residual)
-    assert type(explainer.lrp.composite.rule(Add, "", False)).__name__.lower() == residual
+    assert type(explainer.network.composite.rule(Add, "", False)).__name__.lower() == residual
     assert Explainer(model, head_rule=rule, residual="ratio").residual == "ratio"
     assert Explainer(model, EpsilonPlus()).residual is None
 

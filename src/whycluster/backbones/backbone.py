@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from whycluster.backbones.cut import CutNetwork
 from whycluster.backbones.default_layer import default_layer
 from whycluster.backbones.layers import REFUSALS, blank_images, evaluated
-from whycluster.backbones.pooling import POOLS, layout_of, pooled
+from whycluster.backbones.pooling import POOLS, channel_of_feature, layout_of, pooled
 from whycluster.backbones.preprocessing import Preprocessing
 from whycluster.errors import UserError
 
@@ -37,6 +37,7 @@ class PooledNetwork(CutNetwork):
     Attributes:
         poolings: how each layer is pooled.
         widths: how many features each layer gives.
+        channels: the channel of each feature, `(D,)`; those of several layers are numbered one after the other.
 
     Raises:
         UserError: for an unknown layer (with the nearest names) or pool, one that does not fit a layer, or a layer
@@ -50,8 +51,13 @@ class PooledNetwork(CutNetwork):
         with torch.no_grad():
             outputs = self.features_before_pooling(images)
             self.poolings = [self._pooling(at, pool, output, images) for at, output in enumerate(outputs)]
-            pairs = zip(outputs, self.poolings, strict=True)
+            pairs = list(zip(outputs, self.poolings, strict=True))
             self.widths = [pooled(output, *how).shape[1] for output, how in pairs]
+        self.channels = torch.empty(0, dtype=torch.long)
+        for output, how in pairs:
+            n_before = int(self.channels.max()) + 1 if len(self.channels) else 0
+            own = channel_of_feature(output, how.pool, how.layout)
+            self.channels = torch.cat([self.channels, n_before + own])
 
     @property
     def pool(self) -> str | None:
@@ -121,6 +127,7 @@ class Backbone(nn.Module):
         network: normalised images `->` features `(N, D)`.
         n_features: `D`.
         widths: how many of them each layer gives.
+        n_channels: how many channels the features come from, `C`; see `channel_sums`.
 
     Raises:
         UserError: for a layer or a pool that does not fit the network.
@@ -149,6 +156,7 @@ class Backbone(nn.Module):
         self.register_buffer("std", blank.new_tensor(preprocessing.std).view(1, 3, 1, 1), persistent=False)
         self.widths = self.network.widths
         self.n_features = sum(self.widths)
+        self.n_channels = int(self.network.channels.max()) + 1
         self.requires_grad_(False)
         self.eval()
 
@@ -165,6 +173,13 @@ class Backbone(nn.Module):
             normalised = normalised.contiguous(memory_format=torch.channels_last)
         features: Tensor = self.network(normalised)
         return features
+
+    def channel_sums(self, values: Tensor) -> Tensor:
+        """Sums a value of each feature, `(N, D)`, over the features of each channel, `(N, C)`: where `pool=flatten`
+        keeps the places of a feature map, a channel has a feature for each of them, else one.
+        """
+        sums = values.new_zeros(len(values), self.n_channels)
+        return sums.index_add_(1, self.network.channels.to(values.device), values)
 
     def bounds(self) -> tuple[Tensor, Tensor]:
         """Returns the values of black and of white after normalisation, `(1, 3, 1, 1)` each."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -30,6 +31,24 @@ def pooled(features: Tensor, pool: str, layout: str, n_prefix: int = 0) -> Tenso
     elif pool == "sum":
         maps = maps.sum((2, 3), keepdim=True)
     return maps.flatten(1)
+
+
+def channel_of_feature(features: Tensor, pool: str, layout: str) -> Tensor:
+    """Returns of which channel of a layer each feature is, `(D,)`: `flatten` makes several of each, other pools one.
+
+    Args:
+        features: the output of the layer; this and what follows as in `pooled`.
+
+    Example:
+        >>> channel_of_feature(torch.zeros(1, 2, 1, 3), "flatten", "channels first").tolist()
+        [0, 0, 0, 1, 1, 1]
+    """
+    if pool != "flatten" or layout == "no places":
+        return torch.arange(pooled(features[:1], pool, layout).shape[1])
+    if layout == "tokens":
+        return torch.arange(features.shape[2]).repeat(features.shape[1])
+    maps = _as_maps(features, layout, 0)
+    return torch.arange(maps.shape[1]).repeat_interleave(maps[0, 0].numel())
 
 
 def layout_of(features: Tensor, of_wider: Callable[[], Tensor | None]) -> str:

@@ -43,16 +43,12 @@ def randomization(
         two figures of each heatmap, `(N,)`, averaged over shuffles: its rank `correlation` with the original one, NaN
         where the heatmap is constant, and its `size`, the absolute value, as a pattern may stay and change its sign.
     """
-    before = _heatmaps(explainer, explainer.lrp, images, clusters)
+    before = _heatmaps(explainer, explainer.network, images, clusters)
     # For each shuffle: the order of features, the network, and its layers with weights, from the top.
     shuffled: list[tuple[Tensor, nn.Module, list[nn.Module]]] = []
     for _ in range(SHUFFLES):
-        network = copy.deepcopy(explainer.lrp.network)
-        layers = [
-            module
-            for module in network.get_submodule("backbone").modules()
-            if any(True for _ in module.parameters(recurse=False))
-        ][::-1]
+        network = copy.deepcopy(explainer.network.network)
+        layers = [module for module in network.modules() if any(True for _ in module.parameters(recurse=False))][::-1]
         order = torch.randperm(explainer.model.head.n_features, generator=generator).to(images.device)
         shuffled.append((order, network, layers))
     done = 0
@@ -61,7 +57,7 @@ def randomization(
         for order, network, layers in shuffled:
             for layer in layers[done:count]:
                 shuffle(layer, generator)
-            after = _heatmaps(explainer, explainer.lrp.of(network), images, clusters, order)
+            after = _heatmaps(explainer, explainer.network.of(network), images, clusters, order)
             correlations.append(rank_correlation(before, after))
         done = count
         every = torch.stack(correlations)
@@ -80,7 +76,8 @@ def shuffle(layer: nn.Module, generator: torch.Generator) -> None:
 def _heatmaps(explainer: Explainer, lrp: LRP, images: Tensor, clusters: Tensor, order: Tensor | None = None) -> Tensor:
     """Heatmaps `(N, H, W)` of the network in `lrp`; the head reads its features in the given order, `(D,)`."""
     cache = lrp.forward(explainer.model.backbone.normalise(images))
-    features, discriminants = cache.output
+    clustering = explainer.clustering.forward(cache.output)
+    features, discriminants = clustering.output
     if order is not None:
         features = features[:, order]
     head = explainer.model.head.attribute(features, clusters, None, explainer.head_rule, explainer.beta)
@@ -88,7 +85,8 @@ def _heatmaps(explainer: Explainer, lrp: LRP, images: Tensor, clusters: Tensor, 
     if order is not None:
         relevance = torch.empty_like(relevance).index_copy_(1, order, relevance)
     entering = relevance.to(features), torch.zeros_like(discriminants)
-    return cache.propagate(entering, retain_graph=False).relevance.sum(1)
+    at_features = clustering.propagate(entering, retain_graph=False).relevance
+    return cache.propagate(at_features, retain_graph=False).relevance.sum(1)
 
 
 def unrelated(explainer: Explainer, images: Tensor, clusters: Tensor) -> Tensor:
@@ -96,7 +94,7 @@ def unrelated(explainer: Explainer, images: Tensor, clusters: Tensor) -> Tensor:
 
     This is the chance level of `size` above: it is not 0, as a heatmap has few regions. Arguments as above.
     """
-    heatmaps = _heatmaps(explainer, explainer.lrp, images, clusters)
+    heatmaps = _heatmaps(explainer, explainer.network, images, clusters)
     if len(heatmaps) < 2:
         return torch.full((len(heatmaps),), torch.nan, dtype=torch.float64)
     shifts = range(1, min(len(heatmaps), OTHER_IMAGES + 1))
@@ -112,12 +110,12 @@ def sensitivity(
         Of the noise with the largest effect, `(N,)` each: the `change`, the Euclidean norm of the change as a fraction
         of the norm of the heatmap; and the rank `correlation` with the heatmap without noise.
     """
-    before = _heatmaps(explainer, explainer.lrp, images, clusters)
+    before = _heatmaps(explainer, explainer.network, images, clusters)
     length = before.flatten(1).norm(dim=1)
     changes, correlations = [], []
     for _ in range(SENSITIVITY_SAMPLES):
         noise = (2 * torch.rand(images.shape, generator=generator).to(images) - 1) * SENSITIVITY_NOISE
-        after = _heatmaps(explainer, explainer.lrp, (images + noise).clamp(0, 1), clusters)
+        after = _heatmaps(explainer, explainer.network, (images + noise).clamp(0, 1), clusters)
         changes.append((after - before).flatten(1).norm(dim=1) / length)
         correlations.append(rank_correlation(before, after))
     return {"change": torch.stack(changes).amax(0), "correlation": torch.stack(correlations).amin(0)}

@@ -1,7 +1,6 @@
 """Images `->` explanations: the discriminant of a cluster, propagated back through head and backbone to the pixels."""
 
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
 from typing import Literal, NamedTuple
 
 import torch
@@ -16,17 +15,18 @@ from whycluster.heads.beta import user_beta
 from whycluster.heads.layers import HeadRule
 from whycluster.lrp import LRP, Attention, Composite, Epsilon, Residual, named_composite
 from whycluster.lrp.composites import Row
+from whycluster.lrp.forward_cache import ForwardCache
 
 BATCH_SIZE = 16
-HEAD, STEPS = "head.discriminants", "steps.*"  # their nodes in the graph
+STEPS = "steps.*"  # nodes of the feature steps in the graph
 HEAD_RULES: dict[RuleName, type[HeadRule]] = {"zero": Zero, "midpoint": Midpoint}
 # Chosen by the figures in docs/defaults.md.
 RESIDUAL_OF_HEAD_RULE: dict[RuleName, Residual] = {"zero": "norm", "midpoint": "ratio"}
 
 
-class FeaturesAndDiscriminants(nn.Module):
-    """A network from normalised images to features after the steps `(N, D')` and discriminants `(N, K)`, from either of
-    which relevance is propagated.
+class StepsAndHead(nn.Module):
+    """The part of a model behind the backbone: features `(N, D)` `->` features after the steps `(N, D')` and
+    discriminants `(N, K)`, from either of which relevance is propagated.
 
     Args:
         model: a fitted model.
@@ -34,12 +34,12 @@ class FeaturesAndDiscriminants(nn.Module):
 
     def __init__(self, model: ClusterModel) -> None:
         super().__init__()
-        self.backbone, self.steps, self.head = model.backbone.network, model.steps, model.head
+        self.steps, self.head = model.steps, model.head
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Computes both outputs."""
-        features = self.steps(self.backbone(images))
-        return features, self.head(features)
+        after = self.steps(features)
+        return after, self.head(after)
 
 
 class DiscriminantReceipt(NamedTuple):
@@ -64,14 +64,18 @@ class Explanation(NamedTuple):
     Attributes:
         target: the cluster explained, `(N,)`.
         heatmap: relevance of each pixel, summed over colours, `(N, H, W)`.
+        concepts: relevance of each channel of the features, `(N, C)`; see `whycluster.explain.concepts`.
         receipt: where the relevance went.
         assignment: the clusters that the images are assigned to, whatever was explained.
+        features: of the backbone, before the feature steps, `(N, D)`.
     """
 
     target: Tensor
     heatmap: Tensor
+    concepts: Tensor
     receipt: DiscriminantReceipt
     assignment: Assignment
+    features: Tensor
 
     @property
     def cluster(self) -> Tensor:
@@ -102,6 +106,8 @@ class Explainer:
     Attributes:
         composite: its name, or its type.
         residual: the rule of residual additions in a named composite, else `None`.
+        network: LRP through the backbone, normalised images `->` features.
+        clustering: LRP through what is behind it; see `StepsAndHead`.
 
     Raises:
         UserError: for an unknown composite or rule, a midpoint rule behind centred features, or a network that LRP
@@ -143,14 +149,16 @@ class Explainer:
             composite = named_composite(composite, *model.backbone.bounds(), self.residual, attention)
         # Without a stabiliser: behind the zero rule the relevance of an output of a step vanishes where that does.
         rows: list[Row] = [(ClusterLayer, HEAD_RULES[self.head_rule](beta)), (STEPS, Epsilon(0)), *composite.rows]
-        self.lrp = LRP(FeaturesAndDiscriminants(model), Composite(rows), attention)
-        side = model.backbone.preprocessing.crop
-        self._blank = model.backbone.normalise(torch.zeros(1, 3, side, side, device=model.head.centre.device))
-        self.lrp.prepare(self._blank)  # raises at once if LRP cannot pass the network
+        self.clustering = LRP(StepsAndHead(model), Composite(rows), attention)
+        self.network = LRP(model.backbone.network, composite, attention)
+        side, centre = model.backbone.preprocessing.crop, model.head.centre
+        self._blank = model.backbone.normalise(torch.zeros(1, 3, side, side, device=centre.device))
+        self.network.prepare(self._blank)  # raises at once if LRP cannot pass the network
 
     def describe(self) -> str:
-        """Lists the rule of each node of the network in a table."""
-        return self.lrp.describe(self._blank)
+        """Lists the rule of each node of the network, and of what is behind it, in a table each."""
+        blank_features = self._blank.new_zeros(1, self.model.backbone.n_features)
+        return f"{self.network.describe(self._blank)}\n{self.clustering.describe(blank_features)}"
 
     def explain(self, images: Images, target: str | int = "assigned") -> Explanation:
         """Explains images.
@@ -182,31 +190,46 @@ class Explainer:
 
     def explain_targets(self, images: Tensor, targets: Sequence[Target]) -> list[Explanation]:
         """Explains one batch `(N, 3, H, W)` for each target, with one forward pass."""
-        cache = self.lrp.forward(self.model.backbone.normalise(images))
-        features, discriminants = cache.output
-        assignment = self.model.assign(features)
+        network = self.network.forward(self.model.backbone.normalise(images))
+        clustering = self.clustering.forward(network.output)
+        assignment = self.model.assign(clustering.output[0])
         explanations = []
         for number, target in enumerate(targets, start=1):
-            clusters = target.clusters(assignment)
-            if target.against is None:
-                explained = discriminants.gather(1, clusters[:, None])[:, 0]
-                of_head = torch.zeros_like(discriminants).scatter_(1, clusters[:, None], explained[:, None])
-                entering, absorbed = (torch.zeros_like(features), of_head), torch.zeros_like(explained)
-            else:  # the margin to one competitor is no output of the network
-                head = self.model.head.attribute(features, clusters, target.against, self.head_rule, self.beta)
-                explained, absorbed = head.explained, head.absorbed
-                entering = head.relevance.to(features), torch.zeros_like(discriminants)
-            network = cache.propagate(entering, retain_graph=number < len(targets))
-            layers = network.receipt.layers
-            behind = sum((one.total for name, one in layers.items() if _is_behind_features(name)), absorbed)
+            more = number < len(targets)
+            entering, explained, absorbed = self.entering(clustering, target)
+            at_features = clustering.propagate(entering, more)
+            at_pixels = network.propagate(at_features.relevance, more)
             receipt = DiscriminantReceipt(
                 explained,
-                explained - behind,
-                network.relevance.flatten(1).sum(1, dtype=torch.float64),
-                absorbed + network.receipt.absorbed,
+                at_features.relevance.sum(1, dtype=torch.float64),
+                at_pixels.relevance.flatten(1).sum(1, dtype=torch.float64),
+                absorbed + at_features.receipt.absorbed + at_pixels.receipt.absorbed,
             )
-            explanations.append(Explanation(clusters, network.relevance.sum(1), receipt, assignment))
+            clusters, heatmap = target.clusters(assignment), at_pixels.relevance.sum(1)
+            concepts = self.model.backbone.channel_sums(at_features.relevance)
+            explanations.append(Explanation(clusters, heatmap, concepts, receipt, assignment, network.output))
         return explanations
+
+    def entering(self, clustering: ForwardCache, target: Target) -> tuple[list[Tensor], Tensor, Tensor]:
+        """Starts the propagation of a target.
+
+        Args:
+            clustering: a forward pass of `self.clustering`.
+            target: what to explain.
+
+        Returns:
+            The relevance that enters at the features after the steps, `(N, D')`, and at the discriminants, `(N, K)`;
+            the discriminants that are explained, `(N,)`; and what biases absorbed of these before, `(N,)`.
+        """
+        features, discriminants = clustering.output  # after the steps
+        clusters = target.clusters(self.model.assign(features))
+        if target.against is None:
+            explained = discriminants.gather(1, clusters[:, None])[:, 0]
+            of_head = torch.zeros_like(discriminants).scatter_(1, clusters[:, None], explained[:, None])
+            return [torch.zeros_like(features), of_head], explained, torch.zeros_like(explained)
+        # The margin to one competitor is no output of the head.
+        head = self.model.head.attribute(features, clusters, target.against, self.head_rule, self.beta)
+        return [head.relevance.to(features), torch.zeros_like(discriminants)], head.explained, head.absorbed
 
     def _batches(self, images: Images, targets: Sequence[Target]) -> list[list[Explanation]]:
         device = self.model.head.centre.device
@@ -214,17 +237,14 @@ class Explainer:
         return [self.explain_targets(batch.to(device), targets) for batch in prepared]
 
 
-def _is_behind_features(name: str) -> bool:
-    """Tells whether a node of the graph belongs to the head or to a feature step."""
-    return name == HEAD or fnmatchcase(name, STEPS)
-
-
 def joined(parts: Sequence[Explanation]) -> Explanation:
     """Concatenates the explanations of batches."""
-    targets, heatmaps, receipts, assignments = zip(*parts, strict=True)
+    targets, heatmaps, concepts, receipts, assignments, features = zip(*parts, strict=True)
     return Explanation(
         torch.cat(targets),
         torch.cat(heatmaps),
+        torch.cat(concepts),
         DiscriminantReceipt(*(torch.cat(column) for column in zip(*receipts, strict=True))),
         Assignment(*(torch.cat(column) for column in zip(*assignments, strict=True))),
+        torch.cat(features),
     )

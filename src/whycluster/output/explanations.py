@@ -9,23 +9,26 @@ import numpy as np
 from PIL import Image
 from pytorch_lightning.utilities import move_data_to_device
 from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
 
 from whycluster.data import Batch, Collection, PreparedImages, Shards, UnreadableImageError
 from whycluster.data.image_pass import ShardWriter
 from whycluster.data.shards import Shard
-from whycluster.explain import Explanation, Target
+from whycluster.explain import Assignment, Explanation, Target
 from whycluster.files import sync, written_whole
 from whycluster.output.heatmaps import heatmap_picture
 from whycluster.output.tables import TableRow
 from whycluster.output.tensorboard import ExplanationGallery, tile
 
 FILE_ENDINGS = {"heatmaps": "png", "relevance": "npy"}  # sub-folders of a run, and the endings of files there
+PLACES = 14  # in a row and in a column, of the heatmaps that are compared with each other
 LONGEST_NAME = 240  # bytes; file systems allow 255, and endings are appended
 
 
 class ExplanationWriter(ShardWriter):
-    """Writes a heatmap and an array for each image to files, and a row for each image, `images`, to shards; see
-    `_image_rows`.
+    """Writes a heatmap and an array for each image to files, and to shards what else is known of the images: `images`,
+    a row each (see `_image_rows`); `features` of the backbone, `(n, D)`; and, where assigned clusters are explained,
+    `places`, the mean relevance in each of `PLACES²` parts of the image, `(n, PLACES, PLACES)`.
 
     Args:
         folder: the run folder.
@@ -46,7 +49,13 @@ class ExplanationWriter(ShardWriter):
                 folders |= self._write_files(target, explanation, photos[place], place, self.collection.paths[number])
         for folder in folders:
             sync(folder)
-        return {"images": _image_rows(batch.indices, explanations)}
+        kept: Shard = {"images": _image_rows(batch.indices, explanations)}
+        if explanations:
+            kept["features"] = explanations[0].features.float()
+        for target, explanation in zip(self.targets, explanations, strict=False):  # none where no image can be read
+            if target.name == "assigned":
+                kept["places"] = adaptive_avg_pool2d(explanation.heatmap[:, None].float(), PLACES)[:, 0]
+        return kept
 
     def _write_files(self, target: Target, explanation: Explanation, photo: Tensor, place: int, path: str) -> set[Path]:
         """Writes the files of one image; returns the folders to which an entry was added."""
@@ -77,6 +86,15 @@ def assignment_rows(shards: Shards, collection: Collection) -> Iterator[TableRow
     """Yields the rows of `assignments.csv`."""
     for index, where, _ in _images(shards):
         yield (collection.paths[index], *where, collection.labels[index])
+
+
+def assignments(shards: Shards) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Returns the numbers of the images that were explained, `(N,)`, and their assignments by name, `(N,)` each."""
+    rows, columns = [], []
+    for index, where, _ in _images(shards):
+        rows.append(index)
+        columns.append(where)
+    return np.array(rows), dict(zip(Assignment._fields, map(np.array, zip(*columns, strict=True)), strict=True))
 
 
 def receipt_rows(shards: Shards, collection: Collection, targets: Sequence[Target]) -> Iterator[TableRow]:

@@ -17,6 +17,8 @@ from whycluster.explain.predict import ExplanationModule
 from whycluster.files import write_json
 from whycluster.heads import Beta
 from whycluster.lrp import Attention, Residual
+from whycluster.output.cluster_tables import CLUSTERS
+from whycluster.output.concepts import CONCEPTS
 from whycluster.output.console import say, short
 from whycluster.output.explanations import (
     ExplanationWriter,
@@ -26,6 +28,7 @@ from whycluster.output.explanations import (
     receipt_rows,
 )
 from whycluster.output.tables import ASSIGNMENTS, RECEIPTS, write_skipped, write_table
+from whycluster.runs.describing import CONCEPT_RELEVANCE, describe
 from whycluster.runs.evaluate_sample import EVALUATION, evaluate_sample
 from whycluster.runs.folders import Run, asked, find_checkpoint
 from whycluster.runs.ranks import is_first, leave_group
@@ -33,7 +36,7 @@ from whycluster.runs.trainers import check_loading, run_pass
 
 METRICS = "metrics.json"
 TABLES = ("assignments.csv", "receipts.csv", "skipped.csv")
-RESULTS = (*TABLES, METRICS, EVALUATION, "heatmaps", "relevance", "tensorboard")
+RESULTS = (*TABLES, METRICS, EVALUATION, CLUSTERS, CONCEPTS, CONCEPT_RELEVANCE, "heatmaps", "relevance", "tensorboard")
 
 
 def explain(
@@ -128,12 +131,13 @@ def explain(
         if not is_first():
             return 0
         metrics = _write_tables(run.folder, prepared, targets, shards) | figures
+        model.to(explaining.strategy.root_device)
+        describe(explainer, prepared, shards, run, file, batch_size)
         write_json(run.folder / METRICS, metrics)
         board = logger(save_dir=run.folder, name="tensorboard", version="")
         deepest(shards, prepared, targets, run.folder).write(board.experiment)
         board.experiment.flush()
         if evaluate:
-            model.to(explaining.strategy.root_device)
             quiet = explaining.progress_bar_callback is None
             evaluate_sample(explainer, evaluator, prepared, run.folder, Path(board.log_dir), batch_size, quiet)
     _report(run.folder, metrics)

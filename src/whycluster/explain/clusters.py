@@ -1,0 +1,220 @@
+"""What a cluster is about: typical images, doubtful ones, the concepts that carry it, and what sets it apart.
+
+`N` images, `K` clusters, `C` channels.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from whycluster.clustering.features import FeatureStore
+from whycluster.explain.concepts import feature_relevance
+from whycluster.explain.explainer import Explainer
+from whycluster.explain.targets import Target
+
+PROTOTYPES = BORDERLINE = OUTLIERS = 8  # images of a cluster that are named
+CONCEPTS = 5  # channels of a cluster, or of a pair, that are named
+REGIONS = 6  # images of a cluster in which a channel is shown
+CONTRAST_ROWS = 100  # images of a cluster, by which it is compared with each other one
+UNLIKE = 3.5  # robust standard scores above which an image is an outlier (Iglewicz and Hoaglin 1993)
+FEWEST = 8  # images of a cluster, of which some may be outliers
+MOST_ROWS = 10_000  # images of a cluster whose relevance over channels is compared
+
+
+class Concept(NamedTuple):
+    """A channel, and its share of the relevance of a cluster or of a pair."""
+
+    channel: int
+    share: float
+
+
+class Contrast(NamedTuple):
+    """How a cluster differs from another one.
+
+    Attributes:
+        rival: the other cluster.
+        distance: between the mean features of the two, after the steps.
+        lost: how many images of the cluster have the rival as their runner-up.
+        concepts: the channels that decide for the cluster and against the rival.
+    """
+
+    rival: int
+    distance: float
+    lost: int
+    concepts: list[Concept]
+
+
+class ClusterDescription(NamedTuple):
+    """What is known of a cluster; images are numbers of rows.
+
+    Attributes:
+        cluster: its number.
+        prototypes: images nearest to the mean of the cluster's features, nearest first.
+        borderline: images of smallest discriminant, smallest first.
+        outliers: images whose relevance over channels is unlike their cluster's, most unlike first, with their robust
+            standard scores.
+        concepts: the channels that carry its relevance, largest first.
+        regions: of each concept, the images in which its relevance is largest.
+        contrasts: with each other cluster that has images, by its number.
+    """
+
+    cluster: int
+    prototypes: list[int]
+    borderline: list[int]
+    outliers: list[tuple[int, float]]
+    concepts: list[Concept]
+    regions: list[list[int]]
+    contrasts: list[Contrast]
+
+
+class Assigned(NamedTuple):
+    """Where images belong: clusters, discriminants and runners-up, `(N,)` each."""
+
+    cluster: np.ndarray
+    discriminant: np.ndarray
+    runner_up: np.ndarray
+
+
+def concept_relevance(explainer: Explainer, features: FeatureStore) -> Iterator[Tensor]:
+    """Yields the relevance of each channel for the assigned clusters, `(n, C)`, of features in batches.
+
+    Args:
+        explainer: says by which rules.
+        features: of the backbone, before the steps.
+    """
+    backbone, device = explainer.model.backbone, explainer.model.head.centre.device
+    for batch in features.batches(explainer.model.head.width):
+        relevance = feature_relevance(explainer, batch.to(device), Target("assigned"))
+        yield backbone.channel_sums(relevance).float().cpu()
+
+
+def describe_clusters(
+    explainer: Explainer, features: FeatureStore, concepts: FeatureStore, assigned: Assigned
+) -> list[ClusterDescription]:
+    """Describes all clusters that have images, by what is known of their images already.
+
+    Args:
+        explainer: says by which rules relevance is passed.
+        features: of the backbone, before the steps, `(N, D)`.
+        concepts: relevance of each channel for the assigned cluster, `(N, C)`.
+        assigned: where the images belong.
+    """
+    n_clusters = explainer.model.n_clusters
+    means, distances = _means_and_distances(explainer, features, assigned.cluster, n_clusters)
+    found = []
+    for cluster in np.unique(assigned.cluster).tolist():
+        rows = np.flatnonzero(assigned.cluster == cluster)
+        compared = _spaced(rows, MOST_ROWS)
+        own = concepts.rows(compared)  # (n, C)
+        named = strongest(own.mean(0, dtype=np.float64))
+        regions = [_first(compared, -own[:, concept.channel], REGIONS) for concept in named]
+        found.append(
+            ClusterDescription(
+                cluster,
+                _first(rows, distances[rows], PROTOTYPES),
+                _first(rows, assigned.discriminant[rows], BORDERLINE),
+                [(int(compared[at]), score) for at, score in outliers(own)],
+                named,
+                regions,
+                _contrasts(explainer, features, assigned, cluster, means),
+            )
+        )
+    return found
+
+
+def strongest(relevance: np.ndarray, most: int = CONCEPTS) -> list[Concept]:
+    """Returns the channels of largest positive relevance, with their shares of its sum over all channels.
+
+    Args:
+        relevance: of each channel, `(C,)`.
+        most: how many.
+
+    Example:
+        >>> strongest(np.array([1.0, -1.0, 4.0]))
+        [Concept(channel=2, share=1.0), Concept(channel=0, share=0.25)]
+    """
+    total = relevance.sum()
+    order = np.argsort(-relevance, kind="stable")[:most]
+    return [Concept(int(at), float(relevance[at] / total) if total else 0.0) for at in order if relevance[at] > 0]
+
+
+def outliers(relevance: np.ndarray, most: int = OUTLIERS) -> list[tuple[int, float]]:
+    """Finds rows whose relevance over channels points elsewhere than that of the others.
+
+    A row's distance is one minus the cosine with the mean row of length 1. Its robust standard score is that of the
+    logarithm of this distance among all rows, by median and median absolute deviation. The idea is that of Dreyer et
+    al. 2024 (PCX, arXiv 2311.16681), who use the likelihood of a mixture of normal distributions.
+
+    Args:
+        relevance: of the images of one cluster, `(n, C)`.
+        most: how many to return.
+
+    Returns:
+        Rows and their scores above `UNLIKE`, largest first.
+    """
+    if len(relevance) < FEWEST:
+        return []
+    norms = np.linalg.norm(relevance, axis=1, keepdims=True)
+    directions = relevance / np.where(norms == 0, 1, norms)
+    mean = directions.mean(0)
+    cosines = directions @ mean / (np.linalg.norm(mean) or 1)
+    distances = np.log(np.maximum(1 - cosines, 1e-12))
+    median = np.median(distances)
+    scale = 1.4826 * float(np.median(np.abs(distances - median)))  # of a normal distribution: its standard deviation
+    if not scale:
+        return []
+    scores = (distances - median) / scale
+    order = np.argsort(-scores, kind="stable")[:most]
+    return [(int(at), float(scores[at])) for at in order if scores[at] > UNLIKE]
+
+
+def _first(rows: np.ndarray, keys: np.ndarray, most: int) -> list[int]:
+    """Returns the rows of least keys, least first."""
+    chosen: list[int] = rows[np.argsort(keys, kind="stable")[:most]].tolist()
+    return chosen
+
+
+def _spaced(rows: np.ndarray, most: int) -> np.ndarray:
+    """Returns at most so many of the rows, evenly spaced."""
+    return rows[np.linspace(0, len(rows) - 1, min(len(rows), most)).round().astype(int)]
+
+
+def _means_and_distances(
+    explainer: Explainer, features: FeatureStore, clusters: np.ndarray, n_clusters: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Computes the mean of each cluster after the steps, `(K, D')`, and the distance of each row to its own, `(N,)`."""
+    steps = explainer.model.steps
+    device = explainer.model.head.centre.device
+
+    def after() -> Iterator[Tensor]:
+        return (steps(batch.to(device)).double().cpu() for batch in features.batches())
+
+    sums, parts = torch.zeros(n_clusters, explainer.model.head.n_features, dtype=torch.float64), []
+    numbers = torch.split(torch.from_numpy(clusters), features.batch_rows())
+    for own, batch in zip(numbers, after(), strict=True):
+        sums.index_add_(0, own, batch)
+    means = sums / torch.from_numpy(np.bincount(clusters, minlength=n_clusters))[:, None]
+    for own, batch in zip(numbers, after(), strict=True):
+        parts.append((batch - means[own]).norm(dim=1))
+    return means.numpy(), torch.cat(parts).numpy()
+
+
+def _contrasts(
+    explainer: Explainer, features: FeatureStore, assigned: Assigned, cluster: int, means: np.ndarray
+) -> list[Contrast]:
+    """Compares a cluster with each other one, by at most `CONTRAST_ROWS` of its images, evenly spaced."""
+    rows = np.flatnonzero(assigned.cluster == cluster)
+    lost = np.bincount(assigned.runner_up[rows], minlength=len(means))
+    x: Tensor = torch.from_numpy(features.rows(_spaced(rows, CONTRAST_ROWS))).to(explainer.model.head.centre.device)
+    found = []
+    for rival in range(len(means)):
+        if rival == cluster or np.isnan(means[rival]).any():
+            continue
+        relevance = feature_relevance(explainer, x, Target("pair", cluster, rival))
+        mean = explainer.model.backbone.channel_sums(relevance).double().mean(0).cpu().numpy()
+        distance = float(np.linalg.norm(means[cluster] - means[rival]))
+        found.append(Contrast(rival, distance, int(lost[rival]), strongest(mean)))
+    return found

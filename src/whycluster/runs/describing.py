@@ -1,0 +1,152 @@
+"""The second part of an explain run: explanations of images `->` what each cluster is about."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from whycluster.clustering.extraction import features_in
+from whycluster.clustering.features import FeatureStore
+from whycluster.data import PreparedImages, Shards
+from whycluster.explain import Explainer
+from whycluster.explain.clusters import Assigned, ClusterDescription, concept_relevance, describe_clusters
+from whycluster.explain.concepts import concept_heatmaps_of
+from whycluster.files import write_json
+from whycluster.output.cluster_tables import CLUSTERS
+from whycluster.output.concepts import Region, region_of, write_concept
+from whycluster.output.explanations import assignments
+from whycluster.runs.folders import Run
+
+CONCEPT_RELEVANCE = "concepts.npy"
+FROM_TRAINING = ("stability", "verdict", "silhouette")  # of a cluster
+
+
+def describe(
+    explainer: Explainer, images: PreparedImages, shards: Shards, run: Run, trained: Path, batch_size: int
+) -> list[dict[str, Any]]:
+    """Describes the clusters of the images that were explained, and writes `clusters.json` and pictures of concepts.
+
+    Args:
+        explainer: says by which rules.
+        images: all images of the run.
+        shards: what is known of each of them.
+        run: whose folder is written to.
+        trained: the model file; what its run says of the clusters is taken over.
+        batch_size: images computed at once.
+
+    Returns:
+        The content of `clusters.json`.
+    """
+    rows, where = assignments(shards)  # numbers of the images in the collection, and their assignments
+    features = FeatureStore.write(
+        run.state / "features.npy", features_in(shards), len(rows), explainer.model.backbone.n_features
+    )
+    concepts = FeatureStore.write(
+        run.folder / CONCEPT_RELEVANCE,
+        concept_relevance(explainer, features),
+        len(rows),
+        explainer.model.backbone.n_channels,
+    )
+    assigned = Assigned(where["cluster"], where["discriminant"], where["runner_up"])
+    found = describe_clusters(explainer, features, concepts, assigned)
+    readable = PreparedImages(images.collection, images.prepare, rows.tolist())
+    regions = _regions(explainer, readable, found, run.folder, batch_size)
+    paths = [images.collection.paths[row] for row in rows]
+    known = _known_from_training(trained)
+    clusters = [
+        _plain(one, paths, assigned, regions, known, _places(shards, assigned.cluster, one.cluster)) for one in found
+    ]
+    write_json(run.folder / CLUSTERS, clusters)
+    return clusters
+
+
+def _regions(
+    explainer: Explainer, images: PreparedImages, found: list[ClusterDescription], folder: Path, batch_size: int
+) -> dict[tuple[int, int], list[Region]]:
+    """Computes the regions of all concepts of all clusters, `(cluster, channel)` `->` regions, and writes them."""
+    wanted: dict[int, list[int]] = {}
+    for one in found:
+        for concept, rows in zip(one.concepts, one.regions, strict=True):
+            for row in rows:
+                wanted.setdefault(row, []).append(concept.channel)
+    cut = {
+        (each.row, each.channel): region_of(each) for each in concept_heatmaps_of(explainer, images, wanted, batch_size)
+    }
+    regions = {}
+    for one in found:
+        for concept, rows in zip(one.concepts, one.regions, strict=True):
+            key = one.cluster, concept.channel
+            regions[key] = [cut[row, concept.channel] for row in rows if (row, concept.channel) in cut]
+            if regions[key]:
+                write_concept(folder, *key, concept.share, regions[key])
+    return regions
+
+
+def _known_from_training(model: Path) -> Mapping[int, Mapping[str, Any]]:
+    """Returns what the train run of a model says of each cluster; nothing where the model lies elsewhere."""
+    file = model.with_name(CLUSTERS)
+    if not file.is_file():
+        return {}
+    return {row["cluster"]: row for row in json.loads(file.read_text(encoding="utf-8"))}
+
+
+def _places(shards: Shards, clusters: np.ndarray, cluster: int) -> list[list[float]] | None:
+    """Computes the mean heatmap of a cluster, as shares of the sum of its absolute values; `None` if unknown."""
+    total: Any = 0.0
+    first = 0
+    for shard in shards:
+        if "places" not in shard:
+            if len(shard["images"]):
+                return None
+            continue
+        own = torch.from_numpy(clusters[first : first + len(shard["images"])] == cluster)
+        total = total + shard["places"][own].double().sum(0)
+        first += len(shard["images"])
+    whole = float(total.abs().sum())
+    shares: list[list[float]] = (total / whole if whole else total).tolist()
+    return shares
+
+
+def _plain(
+    one: ClusterDescription,
+    paths: list[str],
+    assigned: Assigned,
+    regions: Mapping[tuple[int, int], list[Region]],
+    known: Mapping[int, Mapping[str, Any]],
+    places: list[list[float]] | None,
+) -> dict[str, Any]:
+    """Returns an entry of `clusters.json`."""
+    shown = [
+        {
+            **concept._asdict(),
+            "regions": [
+                {"path": paths[region.row], "box": list(region.box)} for region in regions[one.cluster, concept.channel]
+            ],
+        }
+        for concept in one.concepts
+    ]
+    return {
+        "cluster": one.cluster,
+        "size": int((assigned.cluster == one.cluster).sum()),
+        **{name: known.get(one.cluster, {}).get(name) for name in FROM_TRAINING},
+        "margin": float(assigned.discriminant[assigned.cluster == one.cluster].mean()),
+        "prototypes": [paths[row] for row in one.prototypes],
+        "borderline": [
+            {
+                "path": paths[row],
+                "rival": int(assigned.runner_up[row]),
+                "discriminant": float(assigned.discriminant[row]),
+            }
+            for row in one.borderline
+        ],
+        "outliers": [{"path": paths[row], "score": score} for row, score in one.outliers],
+        "concepts": shown,
+        "contrasts": [
+            {**contrast._asdict(), "concepts": [concept._asdict() for concept in contrast.concepts]}
+            for contrast in one.contrasts
+        ],
+        "places": places,
+    }
