@@ -179,7 +179,8 @@ def _first(rows: np.ndarray, keys: np.ndarray, most: int) -> list[int]:
 
 def _spaced(rows: np.ndarray, most: int) -> np.ndarray:
     """Returns at most so many of the rows, evenly spaced."""
-    return rows[np.linspace(0, len(rows) - 1, min(len(rows), most)).round().astype(int)]
+    spaced: np.ndarray = rows[np.linspace(0, len(rows) - 1, min(len(rows), most)).round().astype(int)]
+    return spaced
 
 
 def _means_and_distances(
