@@ -126,7 +126,9 @@ def test_receipts_add_up(model, images, composite, rule, target):
     torch.testing.assert_close(explanation.heatmap.sum((1, 2)), receipt.pixels.float(), rtol=1e-3, atol=1e-3)
     (chosen,) = parse_target(target, 4)
     head = model.head.attribute(model.backbone(images), explanation.target, chosen.against, rule)
-    torch.testing.assert_close(receipt.features.float(), head.relevance.sum(1), rtol=1e-3, atol=1e-4 * float(scale.max()))
+    torch.testing.assert_close(
+        receipt.features.float(), head.relevance.sum(1), rtol=1e-3, atol=1e-4 * float(scale.max())
+    )
     torch.testing.assert_close(receipt.discriminant, head.explained, rtol=1e-4, atol=1e-4)
 
 

@@ -85,12 +85,12 @@ def test_check_prints_the_rules_and_explains_nothing(trained, run, tmp_path, cap
     assert "composite epsilon_gamma_box, residual sums by norm" in said.splitlines()[0]
     rows = [line.split() for line in said.splitlines()]
     assert [
-        "backbone.network.features.0",
+        "network.features.0",
         "Convolution",
         "ZBox(stabilizer=1e-06)",
     ] in rows
     assert [
-        "backbone.network.features.2",
+        "network.features.2",
         "Convolution",
         "Gamma(gamma=0.25,",
         "stabilizer=1e-06)",

@@ -65,6 +65,9 @@ class PooledNetwork(CutNetwork):
         pools = {how.pool for how in self.poolings}
         return pools.pop() if len(pools) == 1 else None
 
+    def extra_repr(self) -> str:
+        return f"layers={self.layers}, poolings={[tuple(how) for how in self.poolings]}"
+
     def features_before_pooling(self, images: Tensor) -> list[Any]:
         """Computes the output of each layer."""
         outputs = super().forward(images)

@@ -59,6 +59,9 @@ class FeatureSteps(nn.Module):
         self.register_buffer("scale", scale)
         self.register_buffer("components", components)
 
+    def extra_repr(self) -> str:
+        return f"{self.widths}, normalise={self.normalise}"
+
     def joined(self, features: Tensor) -> Tensor:
         """Joins the features of several layers, `(N, D)`, each normalised on its own if vectors are."""
         if not self.normalise or len(self.widths) == 1:
