@@ -10,8 +10,8 @@ from torch import Tensor
 
 from whycluster.backbones import Backbone
 from whycluster.clustering.feature_steps import FeatureSettings
-from whycluster.clustering.features import FeatureStore, sample_rows
-from whycluster.clustering.how_many import SCAN_ROWS, choose_n_clusters, numbers_of_clusters
+from whycluster.clustering.features import FeatureStore, sample_rows, sample_size
+from whycluster.clustering.how_many import choose_n_clusters, numbers_of_clusters
 from whycluster.clustering.kernel_kmeans import KernelKMeans, check_gamma
 from whycluster.clustering.kmeans import KMeans
 from whycluster.clustering.soft_distances import assign_softly
@@ -21,6 +21,7 @@ from whycluster.errors import UserError, real_number, whole_number
 from whycluster.heads import Beta, NeuralizedKernelKMeans, NeuralizedKMeans
 from whycluster.heads.beta import user_beta
 from whycluster.runs.fitting import Fitted, Fitting, ToCluster, check_size, fit_kmeans, nearest_centroid, with_beta
+from whycluster.runs.ranks import by_first
 
 KERNEL_ROWS = 2000  # of which kernel k-means is fitted again, to tell how stable its clusters are
 
@@ -179,8 +180,10 @@ def _chosen(n_clusters: int | str, features: FeatureStore, fitting: Fitting, see
     numbers = numbers_of_clusters(n_clusters)
     if len(numbers) == 1:
         return numbers[0], {}
-    sample = features.rows(sample_rows(len(features), SCAN_ROWS, seed))
-    choice = choose_n_clusters(sample, numbers, seed)
+    sample = sample_rows(len(features), sample_size(features.n_features, numbers[-1]), seed)
+    choice = by_first(
+        lambda: choose_n_clusters(features.rows(sample), numbers, seed)
+    )  # processes may round differently
     curve = [one._asdict() for one in choice.curve]
     for row in curve:
         named = {f"how_many/{name}": value for name, value in row.items() if name != "n_clusters"}

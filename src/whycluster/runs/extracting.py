@@ -14,10 +14,9 @@ from whycluster.clustering.extraction import FeatureExtractor, FeatureWriter, fe
 from whycluster.clustering.feature_steps import FeatureSettings, FeatureSteps
 from whycluster.clustering.features import FeatureStore, batch_rows, blocks
 from whycluster.data import Collection, PreparedImages, Shards
-from whycluster.errors import UserError
 from whycluster.files import write_tensors
 from whycluster.runs.folders import Run
-from whycluster.runs.ranks import is_first
+from whycluster.runs.ranks import by_first
 from whycluster.runs.trainers import run_pass
 
 FEATURES, STEPS = "features.npy", "steps.pt"
@@ -70,15 +69,13 @@ def extract(
     figures = run_pass(extraction, FeatureExtractor(backbone, images, shards, batch_size, num_workers))
     unread = shards.skipped()
     rows = np.setdiff1d(np.arange(len(images)), list(unread))
-    file, problem = run.state / FEATURES, ""
-    if is_first() and not (file.exists() and file.with_name(STEPS).exists()):  # one may be gone, as a run finishes
-        try:
+    file = run.state / FEATURES
+
+    def write() -> None:
+        if not (file.exists() and file.with_name(STEPS).exists()):  # one may be gone, as a run finishes
             _take_steps(shards, len(rows), settings, backbone.widths, file)
-        except UserError as error:
-            problem = str(error)
-    problem = extraction.strategy.broadcast(problem)  # the others wait for the file
-    if problem:
-        raise UserError(problem)
+
+    by_first(write)
     steps = FeatureSteps(**torch.load(file.with_name(STEPS), weights_only=True))
     skipped = data.skipped | {data.paths[number]: reason for number, reason in unread.items()}
     return Extraction(FeatureStore(file), steps, rows, skipped, figures)
