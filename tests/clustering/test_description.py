@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from whycluster.clustering import description
+from whycluster.clustering import features as stored
 from whycluster.clustering.description import describe_clusters
 from whycluster.clustering.features import FeatureStore
 from whycluster.clustering.stability import refit_kmeans
@@ -31,6 +32,21 @@ def test_clusters_are_described_by_their_rows(features):
 
 
 def test_more_clusters_than_rows_of_the_sample(features, monkeypatch):
-    monkeypatch.setattr(description, "STABILITY_ROWS", 3)
-    rows = describe_clusters(features, CLUSTERS, np.zeros(24), 4, refit_kmeans(4), seed=0)
+    monkeypatch.setattr(description, "sample_size", lambda *_: 3)
+    rows = describe_clusters(features, CLUSTERS, np.zeros(24), 4, refit_kmeans(3), seed=0)
     assert any(row["stability"] is not None for row in rows)
+
+
+def test_a_sample_of_wide_rows_is_smaller(features, monkeypatch):
+    sizes = []
+
+    def refit(rows, seed):
+        sizes.append(len(rows))
+        return lambda x: np.arange(len(x)) % 2
+
+    monkeypatch.setattr(stored, "SAMPLE_BYTES", 4 * 2 * 17)  # 17 rows of two numbers
+    for clusters_rows in (1, 5):  # of which the second asks for 20
+        monkeypatch.setattr(stored, "CLUSTER_ROWS", clusters_rows)
+        describe_clusters(features, CLUSTERS, np.zeros(24), 4, refit, seed=0)
+    assert set(sizes[:20]) == {17}
+    assert set(sizes[20:]) == {20}

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from sklearn.metrics import silhouette_samples
 
-from whycluster.clustering.features import FeatureStore, sample_rows
+from whycluster.clustering.features import FeatureStore, sample_rows, sample_size
 from whycluster.clustering.metrics import SILHOUETTE_ROWS
-from whycluster.clustering.stability import STABILITY_ROWS, Refit, stability, verdict
+from whycluster.clustering.stability import Refit, stability, verdict
 
 
 def describe_clusters(
@@ -35,7 +35,7 @@ def describe_clusters(
         sample of rows), `margin` (mean discriminant), `nearest` (the other cluster of nearest mean) and the `distance`
         of the two means. `None` stands for what cannot be known.
     """
-    sample = sample_rows(len(clusters), max(STABILITY_ROWS, n_clusters), seed)
+    sample = sample_rows(len(clusters), sample_size(features.n_features, n_clusters), seed)
     x, own = features.rows(sample), clusters[sample]
     stable = np.full(n_clusters, math.nan) if refit is None else stability(x, own, n_clusters, refit, seed=seed)
     few = sample_rows(len(sample), SILHOUETTE_ROWS, seed)

@@ -13,6 +13,9 @@ from whycluster.files import written_whole
 # blocks would be requested from the system each time, page by page.
 BATCH_BYTES = 16 * 2**20
 MAPPED_ROWS = 256  # scattered rows that are read through one map
+# Size of a sample that is clustered in memory, where several copies of it are made.
+SAMPLE_ROWS, SAMPLE_BYTES = 10_000, 256 * 2**20
+CLUSTER_ROWS = 10  # of each cluster, at least
 
 
 def batch_rows(n_features: int, width: int = 1) -> int:
@@ -45,6 +48,17 @@ def blocks(parts: Iterable[Tensor], n_rows: int) -> Iterator[Tensor]:
 def sample_rows(n_rows: int, size: int, seed: int) -> np.ndarray:
     """Draws the numbers of some rows, ascending; all of them, where there are no more than `size`."""
     return np.sort(np.random.RandomState(seed).choice(n_rows, min(n_rows, size), replace=False))
+
+
+def sample_size(n_features: int, n_clusters: int) -> int:
+    """Returns how many rows are drawn where a sample is clustered: 10,000, or as many as 256 MiB hold if that is fewer,
+    but at least ten for each cluster.
+
+    Example:
+        >>> sample_size(512, 10), sample_size(25_088, 10), sample_size(25_088, 1000)
+        (10000, 2674, 10000)
+    """
+    return max(min(SAMPLE_ROWS, SAMPLE_BYTES // (4 * n_features)), CLUSTER_ROWS * n_clusters)
 
 
 class FeatureStore:

@@ -21,7 +21,6 @@ from whycluster.clustering.stability import bootstrap_clusters, refit_kmeans
 from whycluster.errors import UserError, whole_number
 
 AUTO = "2-20"
-SCAN_ROWS = 10_000  # that choose the number of clusters of a large collection
 COMPONENTS = 50  # of the space in which all numbers are compared
 N_INIT = 5
 SCAN_REFITS, SCAN_REFIT_INIT = 8, 3
@@ -95,7 +94,7 @@ def choose_n_clusters(features: np.ndarray, numbers: Sequence[int] = range(2, 21
     falls into two parts more easily than a round one, does not count as two groups.
 
     Args:
-        features: rows, or a sample of them, `(N, D)`; about 10,000 are enough.
+        features: rows, or a sample of them, `(N, D)`; see `sample_size`.
         numbers: of clusters to try, ascending; those above the number of distinct rows, or of rows less one, are left
             out.
         seed: same seed, same result.

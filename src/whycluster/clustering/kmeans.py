@@ -11,12 +11,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from whycluster.clustering.assignments import Assignments, readonly_tensor
-from whycluster.clustering.features import FeatureStore, sample_rows
+from whycluster.clustering.features import FeatureStore, sample_rows, sample_size
 from whycluster.clustering.lloyd import Sums, inertia, moments, reseed, starts, update
 from whycluster.data import share_of_rank
 from whycluster.errors import UserError, whole_number
 
-START_ROWS = 10_000  # rows from which k-means++ draws starts; more for many clusters
 ORIGIN_ROWS = 1000  # rows whose median is the origin of the products
 
 
@@ -106,7 +105,7 @@ class KMeans(pl.LightningModule):
     def on_fit_start(self) -> None:
         if self.candidates.isnan().all():  # nothing to go on from
             n_init, n_clusters, _ = self.candidates.shape
-            sample = self._sample(max(START_ROWS, 10 * n_clusters)) - self.origin.numpy()
+            sample = self._sample(sample_size(self.features.n_features, n_clusters)) - self.origin.numpy()
             start = starts(sample, n_clusters, n_init, self.seed).double() + self.origin
             self.candidates.copy_(self.trainer.strategy.broadcast(start))
         origin, n_rows = self.origin.to(self.device), len(self.features)

@@ -14,7 +14,6 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics.cluster import contingency_matrix
 from threadpoolctl import threadpool_limits
 
-STABILITY_ROWS = 10_000  # rows that are clustered again, and again; more for more clusters
 REFITS = 20
 STABLE, DOUBTFUL = 0.75, 0.6  # Hennig's limits: stable from the first on, and not to be trusted below the second
 
