@@ -6,7 +6,7 @@ import torch
 from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 
-from whycluster.clustering.lloyd import Sums, assign, inertia, moments, reseed, starts, update
+from whycluster.clustering.lloyd import Sums, assign, inertia, moments, reseed, spherical_centroids, starts, update
 
 
 def blobs(n=200, d=5, seed=0):
@@ -105,3 +105,33 @@ def test_spherical_centroids_move_to_the_directions_of_the_means():
     wanted[0, 2], wanted[1, 4] = centroids[0, 2], centroids[1, 4]
     np.testing.assert_allclose(moved, wanted, rtol=1e-12)
     np.testing.assert_allclose(shift, ((wanted - centroids.numpy()) ** 2).sum((1, 2)), rtol=1e-12)
+
+
+def directions(n, d, seed=0):
+    """Rows of length 1, most of them in the first quadrant as features behind a ReLU are."""
+    x = np.random.RandomState(seed).randn(n, d) + 1
+    return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+def test_spherical_k_means_in_memory_restated():
+    x, start = directions(400, 6), directions(5, 6, seed=1)
+    ours = spherical_centroids(torch.from_numpy(x), torch.from_numpy(3 * start), tol=0)
+    centroids = start
+    for _ in range(300):
+        nearest = (x @ centroids.T).argmax(1)
+        sums = np.stack([x[nearest == cluster].sum(0) for cluster in range(5)])
+        centroids = sums / np.linalg.norm(sums, axis=1, keepdims=True)
+    np.testing.assert_allclose(ours, centroids, rtol=0, atol=1e-12)
+    means = KMeans(5, init=start, n_init=1, tol=0, max_iter=300).fit(x).cluster_centers_
+    assert np.abs(means / np.linalg.norm(means, axis=1, keepdims=True) - centroids).max() > 1e-3  # which is another
+
+
+def test_spherical_k_means_ends_where_it_is_told_to_and_fills_empty_clusters():
+    x = torch.from_numpy(directions(400, 6)).float()
+    start = torch.cat((x[:4], -x[:1]))  # the last one is the nearest of no row
+    one, two = (spherical_centroids(x, start, max_iter=n) for n in (1, 2))
+    assert one.dtype == torch.float32
+    assert (one - two).norm() > 1e-3
+    torch.testing.assert_close(spherical_centroids(x, start, tol=1e9), one)
+    assert (x @ spherical_centroids(x, start).T).argmax(1).bincount(minlength=5).min() > 0
+    torch.testing.assert_close(one.norm(dim=1), torch.ones(5))

@@ -3,7 +3,14 @@ import pytest
 from sklearn.cluster import KMeans
 
 from whycluster.clustering.kernel_kmeans import KernelKMeans
-from whycluster.clustering.stability import bootstrap_clusters, largest_jaccard, refit_kmeans, stability, verdict
+from whycluster.clustering.stability import (
+    bootstrap_clusters,
+    largest_jaccard,
+    refit_kmeans,
+    refit_spherical_kmeans,
+    stability,
+    verdict,
+)
 
 
 def jaccard(one, other):
@@ -99,6 +106,18 @@ def test_kernel_k_means_can_be_refitted():
 
     assert stability(x, ring, 2, refit, n_refits=4).min() >= 0.75
     assert stability(x, ring, 2, refit_kmeans(2), n_refits=4).max() < 0.75  # which cuts the rings in two
+
+
+def test_directions_are_found_again_by_spherical_k_means():
+    random = np.random.RandomState(0)
+    groups = np.repeat(np.arange(4), 50)
+    x = (random.randn(4, 8)[groups] + 0.2 * random.randn(200, 8)).astype(np.float32)
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    assert stability(x, groups, 4, refit_spherical_kmeans(4), n_refits=4).min() >= 0.75
+    drawn = x[random.randint(200, size=200)]
+    one, again, other = (refit_spherical_kmeans(4)(drawn, seed)(x) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(one, again)
+    assert not np.array_equal(one, other)
 
 
 @pytest.mark.parametrize(

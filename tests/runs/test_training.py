@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from whycluster import ClusterModel
 from whycluster.clustering.how_many import Candidate, choose, choose_n_clusters
-from whycluster.clustering.stability import verdict
+from whycluster.clustering.stability import refit_kmeans, refit_spherical_kmeans, stability, verdict
 from whycluster.data import Digits
 from whycluster.lrp import operations
 
@@ -131,6 +131,18 @@ def test_stability_is_measured_where_there_is_something_to_fit(run, tmp_path, he
     clusters = json.loads((folder / "clusters.json").read_text())
     assert {cluster["stability"] is not None for cluster in clusters} == {measured}
     assert {cluster["verdict"] == "not measured" for cluster in clusters} == {not measured}
+
+
+def test_spherical_k_means_is_refitted_as_such(run, tmp_path):
+    folder = run("train", tmp_path / "run", "head=spherical_kmeans", "data.limit=150", "head.n_clusters=6")
+    x, rows = np.load(folder / "features.npy"), table(folder / "assignments.csv")
+    found = [cluster["stability"] for cluster in json.loads((folder / "clusters.json").read_text())]
+    spherical, ordinary = (
+        stability(x, np.array([int(row["cluster"]) for row in rows]), 6, refit(6))
+        for refit in (refit_spherical_kmeans, refit_kmeans)
+    )
+    np.testing.assert_allclose(found, spherical, atol=1e-6)
+    assert np.abs(spherical - ordinary).max() > 1e-3
 
 
 def test_the_same_seed_gives_the_same_bytes(trained, run, small, tmp_path):

@@ -127,6 +127,33 @@ def reseed(sums: Sums, far: Tensor, far_clusters: Tensor) -> Sums:
     return Sums(features, counts)
 
 
+def spherical_centroids(x: Tensor, start: Tensor, max_iter: int = 300, tol: float = 1e-4) -> Tensor:
+    """Fits spherical k-means to rows in memory (Dhillon and Modha 2001, doi 10.1023/A:1007612920971).
+
+    Args:
+        x: rows of length 1, `(N, D)`.
+        start: centroids to begin with, of any length, `(K, D)`.
+        max_iter: iterations at most.
+        tol: it ends when centroids move by no more than `tol` times the variance of the features, as in `KMeans`.
+
+    Returns:
+        Centroids of length 1, `(K, D)` in the type of `x`.
+    """
+    origin, n_clusters = x.mean(0), len(start)
+    near = x - origin
+    threshold = tol * float(near.square().mean())
+    centroids = torch.nn.functional.normalize(start.double())[None]  # (1, K, D)
+    for _ in range(max_iter):
+        clusters, distances = assign(near, centroids[0].to(x) - origin)
+        features = torch.zeros_like(start, dtype=x.dtype).index_add_(0, clusters, x)
+        sums = Sums(features.double()[None], clusters.bincount(minlength=n_clusters).double()[None])
+        far = distances.topk(n_clusters).indices
+        centroids, shift = update(reseed(sums, x[far], clusters[far]), centroids, spherical=True)
+        if shift <= threshold:
+            break
+    return centroids[0].to(x)
+
+
 def starts(sample: np.ndarray, n_clusters: int, n_init: int, seed: int) -> Tensor:
     """Draws greedy k-means++ starts (Arthur and Vassilvitskii 2007).
 

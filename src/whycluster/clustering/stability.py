@@ -9,10 +9,13 @@ import warnings
 from collections.abc import Callable, Iterator
 
 import numpy as np
+import torch
 from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics.cluster import contingency_matrix
 from threadpoolctl import threadpool_limits
+
+from whycluster.clustering.lloyd import spherical_centroids, starts
 
 REFITS = 20
 STABLE, DOUBTFUL = 0.75, 0.6  # Hennig's limits: stable from the first on, and not to be trusted below the second
@@ -93,6 +96,16 @@ def refit_kmeans(n_clusters: int, n_init: int = 1) -> Refit:
     def refit(rows: np.ndarray, seed: int) -> Callable[[np.ndarray], np.ndarray]:
         model = KMeans(n_clusters, n_init=n_init, random_state=seed).fit(rows)
         return lambda x: np.asarray(model.predict(x))
+
+    return refit
+
+
+def refit_spherical_kmeans(n_clusters: int) -> Refit:
+    """Returns a refit by spherical k-means, of rows of length 1, from a k-means++ start."""
+
+    def refit(rows: np.ndarray, seed: int) -> Callable[[np.ndarray], np.ndarray]:
+        centroids = spherical_centroids(torch.from_numpy(rows), starts(rows, n_clusters, 1, seed)[0]).numpy()
+        return lambda x: np.asarray((x @ centroids.T).argmax(1))
 
     return refit
 

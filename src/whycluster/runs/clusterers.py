@@ -15,7 +15,7 @@ from whycluster.clustering.how_many import choose_n_clusters, numbers_of_cluster
 from whycluster.clustering.kernel_kmeans import KernelKMeans, check_gamma
 from whycluster.clustering.kmeans import KMeans
 from whycluster.clustering.soft_distances import assign_softly
-from whycluster.clustering.stability import refit_kmeans
+from whycluster.clustering.stability import refit_kmeans, refit_spherical_kmeans
 from whycluster.data import has_labels
 from whycluster.errors import UserError, real_number, whole_number
 from whycluster.heads import Beta, NeuralizedKernelKMeans, NeuralizedKMeans
@@ -62,7 +62,8 @@ class KMeansClusterer:
         centroids = lloyd.centroids.cpu()
         head = with_beta(NeuralizedKMeans(centroids), self.beta, given.features)
         figures |= {"inertia": lloyd.inertia, "n_iter": lloyd.n_iter}
-        return Fitted(head, nearest_centroid(centroids), figures, refit=refit_kmeans(n_clusters))
+        refit = refit_spherical_kmeans if self.spherical else refit_kmeans
+        return Fitted(head, nearest_centroid(centroids), figures, refit=refit(n_clusters))
 
     def settings(self) -> dict[str, Any]:
         return {"name": "spherical_kmeans" if self.spherical else "kmeans", **asdict(self)}
