@@ -15,7 +15,7 @@ from whycluster import ClusterModel
 from whycluster.backbones import build_backbone
 from whycluster.clustering import dec
 from whycluster.data import Digits, PreparedImages
-from whycluster.runs import DecClusterer, dec_clusterer
+from whycluster.runs import DecClusterer, dec_clusterer, trainers
 
 SHIFT = "{_target_:torchvision.transforms.v2.RandomAffine,degrees:0,translate:[0.1,0.1]}"
 SMALL = ("data.limit=120", "head=dec", "head.n_clusters=6", "head.n_init=2", "head.max_epochs=3", "head.tol=0")
@@ -79,6 +79,7 @@ def test_a_run_that_was_stopped_ends_as_an_undisturbed_one(learned, run, tmp_pat
     def killed(self, *_):
         raise KilledError
 
+    monkeypatch.setattr(trainers, "SAVE_SECONDS", 0)
     settings = (*SMALL, f"head.augment=[{SHIFT}]")
     with monkeypatch.context() as patched:
         if moment == "the features":
@@ -104,6 +105,7 @@ def test_a_run_that_was_stopped_ends_as_an_undisturbed_one(learned, run, tmp_pat
             )
         with pytest.raises(KilledError):
             run("train", tmp_path / "run", *settings)
+    assert (tmp_path / "run" / "unfinished" / "dec.ckpt").exists()
     folder = run("train", tmp_path / "run", *settings, "resume=true")
     for name in FILES:
         assert (folder / name).read_bytes() == (learned / name).read_bytes()

@@ -9,7 +9,7 @@ import torch
 from whycluster import ClusterModel
 from whycluster.clustering.temi_heads import TemiHeads
 from whycluster.heads import NeuralizedLinear
-from whycluster.runs import TemiClusterer
+from whycluster.runs import TemiClusterer, trainers
 
 SMALL = ("data.limit=150", "head=temi", "head.n_clusters=6", "head.n_init=3", "head.n_heads=2", "head.epochs=4")
 TIMES = ("seconds", "images_per_second")
@@ -57,10 +57,12 @@ def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(learned, run, tmp_pat
             raise StoppedError
         return learn(heads, *arguments)
 
+    monkeypatch.setattr(trainers, "SAVE_SECONDS", 0)
     learn = TemiHeads.learn
     monkeypatch.setattr(TemiHeads, "learn", stop)
     with pytest.raises(StoppedError):
         run("train", tmp_path / "run", *SMALL)
+    assert (tmp_path / "run" / "unfinished" / "temi.ckpt").exists() == (at > 4)  # steps of an epoch
     monkeypatch.setattr(TemiHeads, "learn", learn)
     run("train", tmp_path / "run", *SMALL, "resume=true")
     for name in ("model.ckpt", "assignments.csv", "features.npy"):

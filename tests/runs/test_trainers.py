@@ -1,12 +1,13 @@
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from whycluster import UserError
-from whycluster.runs import make_trainer
-from whycluster.runs.trainers import WholeFiles, check_loading
+from whycluster.runs import make_trainer, trainers
+from whycluster.runs.trainers import LastEpoch, WholeFiles, check_loading
 
 
 def test_auto_never_takes_a_device_without_double_precision():
@@ -52,3 +53,37 @@ def test_a_checkpoint_that_is_not_written_whole_leaves_the_one_before(tmp_path, 
         files.save_checkpoint({"epoch": 2}, path)
     assert files.load_checkpoint(path) == {"epoch": 1}
     assert [file.name for file in tmp_path.iterdir()] == ["lloyd.ckpt"]
+
+
+class Epochs:
+    """A trainer of seven epochs of four seconds each, as its callbacks see it; notes after which of them it saved."""
+
+    max_epochs, should_stop = 7, False
+
+    def __init__(self, monkeypatch, first_decides=lambda mine: mine):
+        self.clock, self.asked, self.saved = 0.0, [], []
+        monkeypatch.setattr(trainers, "time", SimpleNamespace(monotonic=lambda: self.clock))
+        self.strategy = SimpleNamespace(broadcast=lambda mine: self.asked.append(mine) or first_decides(mine))
+
+    def save_checkpoint(self, path):
+        self.saved.append(self.current_epoch)
+
+    def run(self, n_epochs=7):
+        callback = LastEpoch(Path("fit.ckpt"))
+        for self.current_epoch in range(n_epochs):
+            self.clock += 4
+            self.should_stop = self.current_epoch == n_epochs - 1 < 6
+            callback.on_train_epoch_end(self, None)
+        return self.saved
+
+
+def test_a_fit_is_saved_every_ten_seconds_and_at_its_end(monkeypatch):
+    assert Epochs(monkeypatch).run() == [2, 5, 6]
+    assert Epochs(monkeypatch).run(5) == [2, 4]  # the module stopped it
+
+
+@pytest.mark.parametrize(("decision", "saved"), [(True, [*range(7)]), (False, [6])])
+def test_the_first_process_decides_when_all_of_them_save(monkeypatch, decision, saved):
+    epochs = Epochs(monkeypatch, lambda mine: decision)
+    assert epochs.run() == saved
+    assert len(epochs.asked) == 7  # all processes meet after each epoch

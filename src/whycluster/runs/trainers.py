@@ -17,6 +17,7 @@ from whycluster.files import write_tensors
 from whycluster.output.console import say
 from whycluster.runs.ranks import is_first
 
+SAVE_SECONDS = 10  # between two checkpoints of a fit, as an epoch may take milliseconds, and saving longer
 # Settings of a trainer that a run decides by itself.
 DECIDED = {"max_epochs", "logger", "callbacks", "plugins", "enable_checkpointing"}
 
@@ -85,13 +86,21 @@ def run_pass(trainer: pl.Trainer, images: ImagePass) -> dict[str, float]:
 
 
 class LastEpoch(Checkpoint):
-    """Saves after each epoch; `ModelCheckpoint` would not, as it goes by optimizer steps, and Lloyd takes none."""
+    """Saves after the last epoch, and after others at intervals of `SAVE_SECONDS` at least.
+
+    `ModelCheckpoint` would not, as it goes by optimizer steps, and Lloyd's algorithm takes none.
+    """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path, self.saved = path, time.monotonic()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        trainer.save_checkpoint(self.path)
+        is_last = trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs
+        # All processes save together, and their clocks differ.
+        is_due = trainer.strategy.broadcast(time.monotonic() - self.saved >= SAVE_SECONDS)
+        if is_last or is_due:
+            trainer.save_checkpoint(self.path)
+            self.saved = time.monotonic()
 
 
 class WholeFiles(TorchCheckpointIO):
