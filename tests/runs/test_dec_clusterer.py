@@ -83,7 +83,7 @@ def test_a_run_that_was_stopped_ends_as_an_undisturbed_one(learned, run, tmp_pat
     settings = (*SMALL, f"head.augment=[{SHIFT}]")
     with monkeypatch.context() as patched:
         if moment == "the features":
-            patched.setattr(dec_clusterer, "run_pass", killed)
+            patched.setattr(dec_clusterer, "compute_features", killed)
         elif (
             moment == "the end"
         ):  # what kept the run going is being removed: the steps are gone, their features are not

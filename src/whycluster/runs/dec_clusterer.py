@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +14,7 @@ from torchvision.transforms import v2
 from whycluster.backbones import Backbone
 from whycluster.backbones.stage import default_stage, stage_parameters
 from whycluster.clustering.dec import DecSettings, DeepEmbeddedClustering, Inputs
-from whycluster.clustering.extraction import FeatureExtractor, FeatureWriter, features_in
+from whycluster.clustering.extraction import features_in
 from whycluster.clustering.feature_steps import FeatureSettings
 from whycluster.clustering.features import FeatureStore
 from whycluster.clustering.kmeans import KMeans
@@ -23,6 +24,7 @@ from whycluster.data.augmentation import AugmentedImages
 from whycluster.errors import UserError, real_number, whole_number
 from whycluster.heads import Beta, NeuralizedKMeans
 from whycluster.runs.clusterers import check_clusterer
+from whycluster.runs.extracting import compute_features
 from whycluster.runs.fitting import (
     Fitted,
     Fitting,
@@ -34,7 +36,6 @@ from whycluster.runs.fitting import (
     with_beta,
 )
 from whycluster.runs.ranks import is_first
-from whycluster.runs.trainers import run_pass
 
 Transform = Callable[[Tensor], Tensor]
 SAME = 1e-10  # of the scatter: what rounding leaves within clusters of one image each
@@ -198,18 +199,17 @@ class _Rows:
 
 def _learned_features(given: ToCluster, fitting: Fitting) -> FeatureStore:
     """Computes the features of all images by the trained backbone, going on behind those that are done."""
-    images = PreparedImages(given.images.collection, given.images.prepare)
+    images, file = PreparedImages(given.images.collection, given.images.prepare), fitting.folder / "learned.npy"
     shards = Shards(fitting.folder / "learned", len(images))
-    trainer = fitting.trainer(logger=False, callbacks=[FeatureWriter(shards)], precision="32-true")
-    embed = nn.Sequential(given.backbone, given.steps)
-    run_pass(trainer, FeatureExtractor(embed, images, shards, given.batch_size, given.num_workers))
-    rows = np.setdiff1d(np.arange(len(images)), list(shards.skipped()))
-    if rows.tolist() != list(given.images.rows):
-        raise UserError("some images could be read when the run began, and others now; begin anew in another folder.")
-    file = fitting.folder / "learned.npy"
-    if is_first() and not file.exists():
-        FeatureStore.write(file, features_in(shards), len(rows), given.features.n_features)
-    trainer.strategy.barrier()  # the others wait for the file
+
+    def write(rows: np.ndarray) -> None:
+        if rows.tolist() != list(given.images.rows):
+            raise UserError("some images could be read when the run began, others now; begin anew in another folder.")
+        if not file.exists():
+            FeatureStore.write(file, features_in(shards), len(rows), given.features.n_features)
+
+    embed, trainer = nn.Sequential(given.backbone, given.steps), partial(fitting.trainer, precision="32-true")
+    compute_features(embed, images, shards, trainer, given.batch_size, given.num_workers, write)
     return FeatureStore(file)
 
 

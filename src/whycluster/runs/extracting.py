@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from whycluster.backbones import Backbone
 from whycluster.clustering.extraction import FeatureExtractor, FeatureWriter, features_in
@@ -63,22 +63,51 @@ def extract(
     Raises:
         UserError: if no image can be read, the trainer stops early, or the steps cannot be fitted.
     """
-    images = PreparedImages(data, backbone.preprocessing)
+    images, file = PreparedImages(data, backbone.preprocessing), run.state / FEATURES
     shards = Shards(run.state / "features", len(images))
-    extraction = trainer(logger=False, callbacks=[FeatureWriter(shards)])
-    figures = run_pass(extraction, FeatureExtractor(backbone, images, shards, batch_size, num_workers))
-    unread = shards.skipped()
-    rows = np.setdiff1d(np.arange(len(images)), list(unread))
-    file = run.state / FEATURES
 
-    def write() -> None:
-        if not (file.exists() and file.with_name(STEPS).exists()):  # one may be gone, as a run finishes
+    def write(rows: np.ndarray) -> None:
+        if not (file.exists() and file.with_name(STEPS).exists()):  # a run that ends moves the features
             _take_steps(shards, len(rows), settings, backbone.widths, file)
 
-    by_first(write)
+    rows, unread, figures = compute_features(backbone, images, shards, trainer, batch_size, num_workers, write)
     steps = FeatureSteps(**torch.load(file.with_name(STEPS), weights_only=True))
     skipped = data.skipped | {data.paths[number]: reason for number, reason in unread.items()}
     return Extraction(FeatureStore(file), steps, rows, skipped, figures)
+
+
+def compute_features(
+    embed: nn.Module,
+    images: PreparedImages,
+    shards: Shards,
+    trainer: Callable[..., pl.Trainer],
+    batch_size: int,
+    num_workers: int | None,
+    write: Callable[[np.ndarray], None],
+) -> tuple[np.ndarray, dict[int, str], dict[str, float]]:
+    """Computes the features of all images that are not done, by all processes, and lets the first one write the rest.
+
+    Args:
+        embed: images to features.
+        images: all of them.
+        shards: where features go.
+        trainer: makes a Lightning trainer; this and what follows as in `extract`.
+        batch_size: images loaded at once.
+        num_workers: processes that decode.
+        write: makes files of the shards, given the numbers of the images that can be read, `(N,)`, ascending.
+
+    Returns:
+        These numbers; number `->` reason, of the images that cannot be read; and figures of the pass.
+
+    Raises:
+        UserError: as `run_pass` and `write` do, in all processes.
+    """
+    extractor = FeatureExtractor(embed, images, shards, batch_size, num_workers)
+    figures = run_pass(trainer(logger=False, callbacks=[FeatureWriter(shards)]), extractor)
+    unread = shards.skipped()
+    rows = np.setdiff1d(np.arange(len(images)), list(unread))
+    by_first(lambda: write(rows))
+    return rows, unread, figures
 
 
 def _take_steps(shards: Shards, n_rows: int, settings: FeatureSettings, widths: Sequence[int], file: Path) -> None:
