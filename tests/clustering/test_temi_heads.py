@@ -8,7 +8,6 @@ from scipy.special import softmax
 from whycluster.clustering.temi_heads import (
     TemiHeads,
     TemiSettings,
-    collapse,
     epoch_pairs,
     n_steps,
     pair_weights,
@@ -162,23 +161,6 @@ def test_many_rows_are_sampled_for_the_starts():
 
 def test_steps_have_about_as_many_rows_as_they_should():
     assert [n_steps(rows) for rows in (2, 512, 2303, 2305, 100_000)] == [2, 4, 4, 5, 195]
-
-
-@pytest.mark.parametrize(
-    ("sizes", "sentence"),
-    [
-        ([5, 5, 5], ""),
-        ([65, 35], ""),
-        ([75, 25], ""),
-        ([76, 24], "0 of 2 clusters are empty, and the largest has 76 of 100 rows"),
-        ([50, 20, 0, 30], "1 of 4 clusters are empty, and the largest has 50 of 100 rows"),
-        ([9], ""),
-    ],
-)
-def test_a_collapse_is_described(sizes, sentence):
-    said = collapse(np.array(sizes))
-    assert sentence in said
-    assert bool(said) == bool(sentence)
 
 
 @pytest.mark.parametrize(

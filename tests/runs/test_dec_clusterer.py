@@ -117,20 +117,6 @@ def test_the_order_of_images_follows_the_seed(learned, run, tmp_path):
     assert not torch.equal(one["network.features.12.weight"], other["network.features.12.weight"])
 
 
-def test_a_collapse_is_told_with_the_sizes():
-    before = np.arange(100) % 4
-    with pytest.warns(UserWarning, match=r"collapsed: they hold \[0, 50, 25, 25\] images, and \[25, 25, 25, 25\]"):
-        dec_clusterer.warn_of_collapse(np.where(before == 0, 1, before), before, 4)
-    with pytest.warns(UserWarning, match=r"collapsed: they hold \[70, 10, 10, 10\]"):
-        dec_clusterer.warn_of_collapse(np.repeat(np.arange(4), (70, 10, 10, 10)), before, 4)
-
-
-@pytest.mark.filterwarnings("error")
-def test_clusters_of_unequal_sizes_are_no_collapse():
-    before = np.repeat(np.arange(3), (60, 39, 1))
-    dec_clusterer.warn_of_collapse(np.repeat(np.arange(3), (62, 37, 1)), before, 3)
-
-
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [

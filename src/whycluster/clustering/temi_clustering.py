@@ -15,12 +15,12 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
+from whycluster.clustering.collapse import collapse
 from whycluster.clustering.kernel_kmeans import DTYPES, readable
 from whycluster.clustering.neighbours import nearest_neighbours, query_blocks, unit_rows
 from whycluster.clustering.temi_heads import (
     TemiHeads,
     TemiSettings,
-    collapse,
     epoch_pairs,
     n_steps,
     start_rows,

@@ -159,26 +159,6 @@ def n_steps(n_rows: int) -> int:
     return max(min(n_rows, LEAST_STEPS), round(n_rows / STEP_ROWS))
 
 
-def collapse(sizes: np.ndarray) -> str:
-    """Describes a clustering that has collapsed: a cluster is empty, or one has more than the mean of `N / K` and `N`.
-
-    Args:
-        sizes: of the clusters, `(K,)`.
-
-    Returns:
-        A sentence; empty for a clustering as it should be.
-
-    Example:
-        >>> collapse(np.array([30, 40, 20])), collapse(np.array([90, 0, 0]))
-        ('', 'the clustering has collapsed: 2 of 3 clusters are empty, and the largest has 90 of 90 rows.')
-    """
-    even = sizes.sum() / len(sizes)
-    if len(sizes) == 1 or (sizes.all() and sizes.max() <= (sizes.sum() + even) / 2):
-        return ""
-    found = f"{(sizes == 0).sum()} of {len(sizes)} clusters are empty, and the largest has"
-    return f"the clustering has collapsed: {found} {sizes.max()} of {sizes.sum()} rows."
-
-
 class TemiHeads(nn.Module):
     """Heads of `K` unit prototypes each, `p(c|z) = softmax_c(<prototype_c, z> / temperature)`, and their teachers.
 

@@ -1,6 +1,5 @@
 """Deep embedded clustering for the train command: fitted, neuralized, and with the features of the trained backbone."""
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -33,13 +32,13 @@ from whycluster.runs.fitting import (
     clusters_of,
     fit_kmeans,
     nearest_centroid,
+    warn_of_collapse,
     with_beta,
 )
-from whycluster.runs.ranks import is_first
 
 Transform = Callable[[Tensor], Tensor]
 SAME = 1e-10  # of the scatter: what rounding leaves within clusters of one image each
-GIANT = 0.5  # a cluster of more than half of the images is suspicious, where k-means has no such cluster
+CURE = "raise head.anchor, lower head.learning_rate, or take head.finetune=null."
 
 
 class Start(NamedTuple):
@@ -132,7 +131,7 @@ class DecClusterer:
         if stages:
             given.backbone.origin["finetuned"] = stages
         centroids = learned.centroids.detach().cpu().double()
-        warn_of_collapse(learned.clusters.numpy(), start.clusters.numpy(), self.n_clusters)
+        warn_of_collapse(learned.clusters.numpy(), start.clusters.numpy(), self.n_clusters, CURE)
         features = _learned_features(given, fitting) if stage else given.features
         head = with_beta(NeuralizedKMeans(centroids), self.beta, features)
         figures = {"n_iter": learned.n_iter, "changed": learned.changed}
@@ -211,16 +210,3 @@ def _learned_features(given: ToCluster, fitting: Fitting) -> FeatureStore:
     embed, trainer = nn.Sequential(given.backbone, given.steps), partial(fitting.trainer, precision="32-true")
     compute_features(embed, images, shards, trainer, given.batch_size, given.num_workers, write)
     return FeatureStore(file)
-
-
-def warn_of_collapse(clusters: np.ndarray, before: np.ndarray, n_clusters: int) -> None:
-    """Says if a cluster has lost all images, or if one has taken most of them."""
-    sizes, sizes_before = (np.bincount(found, minlength=n_clusters) for found in (clusters, before))
-    empty = np.count_nonzero(sizes == 0) > np.count_nonzero(sizes_before == 0)
-    giant = sizes.max() > GIANT * len(clusters) > sizes_before.max()
-    if is_first() and (empty or giant):
-        warnings.warn(
-            f"the clusters have collapsed: they hold {sizes.tolist()} images, and {sizes_before.tolist()} before the "
-            "backbone was trained; raise head.anchor, lower head.learning_rate, or take head.finetune=null.",
-            stacklevel=2,
-        )

@@ -1,6 +1,7 @@
 """What the clusterings of the train command are given, how they fit Lightning modules, and what they return."""
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -11,6 +12,7 @@ from pytorch_lightning.loggers import Logger
 from torch import Tensor
 
 from whycluster.backbones import Backbone
+from whycluster.clustering.collapse import collapse
 from whycluster.clustering.feature_steps import FeatureSettings, FeatureSteps
 from whycluster.clustering.features import FeatureStore
 from whycluster.clustering.how_many import numbers_of_clusters
@@ -21,6 +23,7 @@ from whycluster.data import PreparedImages
 from whycluster.errors import UserError
 from whycluster.heads import Beta, Head, heuristic_beta
 from whycluster.heads.beta import user_beta
+from whycluster.runs.ranks import is_first
 from whycluster.runs.trainers import checkpointing
 
 Assign = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -156,6 +159,14 @@ def nearest_centroid(centroids: Tensor) -> Assign:
 def clusters_of(features: FeatureStore, assign: Assign) -> np.ndarray:
     """Returns the cluster of each row, `(N,)`."""
     return np.concatenate([assign(batch)[0].numpy() for batch in features.batches()])
+
+
+def warn_of_collapse(clusters: np.ndarray, baseline: np.ndarray, n_clusters: int, cure: str) -> None:
+    """Warns, once for all processes, of a learned clustering `(N,)` that has collapsed, and k-means `(N,)` has not."""
+    sizes, kmeans_sizes = (np.bincount(found, minlength=n_clusters) for found in (clusters, baseline))
+    collapsed = collapse(sizes, kmeans_sizes)
+    if collapsed and is_first():
+        warnings.warn(f"{collapsed[:-1]}; {cure}", stacklevel=2)
 
 
 def with_beta(head: Head, beta: Beta, features: FeatureStore) -> Head:

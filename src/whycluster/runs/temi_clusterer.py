@@ -1,10 +1,8 @@
 """TEMI for the train command: fitted, neuralized, and beside k-means."""
 
-import warnings
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -13,7 +11,7 @@ from whycluster.clustering.feature_steps import FeatureSettings
 from whycluster.clustering.kmeans import KMeans
 from whycluster.clustering.stability import refit_kmeans
 from whycluster.clustering.temi import Temi
-from whycluster.clustering.temi_heads import TemiSettings, collapse
+from whycluster.clustering.temi_heads import TemiSettings
 from whycluster.errors import UserError
 from whycluster.heads import Beta, NeuralizedLinear
 from whycluster.runs.clusterers import check_clusterer
@@ -26,9 +24,9 @@ from whycluster.runs.fitting import (
     clusters_of,
     fit_kmeans,
     nearest_centroid,
+    warn_of_collapse,
     with_beta,
 )
-from whycluster.runs.ranks import is_first
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,13 +66,11 @@ class TemiClusterer(TemiSettings):
             raise UserError("the trainer stopped before TEMI had ended; leave out what limits its steps or time.")
         prototypes, mean = temi.heads.prototypes.cpu(), kmeans.mean
         assign = _most_similar(prototypes, mean)
-        collapsed = collapse(np.bincount(clusters_of(features, assign), minlength=self.n_clusters))
-        if collapsed and is_first():
-            warnings.warn(f"{collapsed} See docs/deep_clustering.md.", stacklevel=2)
+        baseline = clusters_of(features, nearest_centroid(kmeans.centroids.cpu()))
+        warn_of_collapse(clusters_of(features, assign), baseline, self.n_clusters, "see docs/deep_clustering.md.")
         # argmax_k <p_k, (x - m) / |x - m|> = argmax_k p_k·x - p_k·m
         head = with_beta(NeuralizedLinear(prototypes, -prototypes @ mean, centre=mean), self.beta, features)
         figures = {"loss": float(temi.heads.loss.min())}
-        baseline = clusters_of(features, nearest_centroid(kmeans.centroids.cpu()))
         return Fitted(head, assign, figures, baseline=baseline, refit=refit_kmeans(self.n_clusters))
 
     def settings(self) -> dict[str, Any]:
