@@ -79,24 +79,28 @@ def test_the_choice_is_stable_and_far_above_rows_without_groups():
         candidate(6, 0.40, 0.59),  # the largest silhouette, but another one in each sample
         candidate(7, 0.10, 0.90),
     ]
-    choice = choose(curve)
+    choice = choose(curve, 20)
     assert (choice.n_clusters, choice.sure, choice.curve) == (4, True, curve)
     assert choice.verdict == "4 clusters are stable and stand out most; 4 to 5 are about as good"
 
 
 def test_the_largest_number_is_a_choice_that_more_numbers_may_change():
-    choice = choose([candidate(2, 0.2, 0.9), candidate(3, 0.3, 0.9)])
-    assert choice.verdict.endswith("; silhouettes rise up to the largest number that was tried, so try larger ones")
+    curve = [candidate(2, 0.2, 0.9), candidate(3, 0.3, 0.9)]
+    rise = "; silhouettes rise up to the largest number that was tried"
+    assert choose(curve, 4).verdict.endswith(f"{rise}, so try larger ones")
+    assert choose(curve, 3).verdict.endswith(rise)  # there is none
 
 
 def test_silhouettes_below_those_of_rows_without_groups_tell_nothing():
-    choice = choose([candidate(2, 0.05, 0.9, without=0.2), candidate(3, 0.1, 0.9, without=0.2)])
+    choice = choose([candidate(2, 0.05, 0.9, without=0.2), candidate(3, 0.1, 0.9, without=0.2)], 20)
     assert (choice.n_clusters, choice.sure) == (3, False)
     assert "hardly above those of rows without groups; 3 is a cautious choice" in choice.verdict
 
 
 def test_where_nothing_is_stable_the_least_number_is_a_cautious_choice():
-    choice = choose([candidate(2, 0.2, 0.5), candidate(3, 0.3, 0.4), candidate(4, 0.1, 0.1), candidate(7, 0.1, 0.1)])
+    choice = choose(
+        [candidate(2, 0.2, 0.5), candidate(3, 0.3, 0.4), candidate(4, 0.1, 0.1), candidate(7, 0.1, 0.1)], 20
+    )
     assert (choice.n_clusters, choice.sure) == (2, False)
     assert "do not tell" in choice.verdict
     assert "no clustering into 2 to 4, 7 is stable; 2 is a cautious choice" in choice.verdict
@@ -108,6 +112,8 @@ def test_numbers_that_the_rows_do_not_allow_are_left_out():
     alike = np.repeat(np.array([[0.0], [1], [9]]), 30, axis=0)
     choice = choose_n_clusters(alike)
     assert [one.n_clusters for one in choice.curve] == [2, 3]
+    assert choice.verdict.endswith("the largest number that was tried")  # no larger one is possible
+    assert choose_n_clusters(alike, [2]).verdict.endswith("so try larger ones")
 
 
 @pytest.mark.parametrize(

@@ -109,10 +109,10 @@ def choose_n_clusters(features: np.ndarray, numbers: Sequence[int] = range(2, 21
         4
     """
     x = np.asarray(features, dtype=np.float32)
-    numbers = _possible(x, numbers)
+    possible, most = _possible(x, numbers)
     with threadpool_limits(1):  # several threads add up in any order
         comparison = _Comparison(x, seed)
-        return choose([comparison.candidate(number) for number in numbers])
+        return choose([comparison.candidate(number) for number in possible], most)
 
 
 class _Comparison:
@@ -151,8 +151,8 @@ def _scatter(x: np.ndarray) -> float:
     return float(np.square(x, dtype=np.float64).sum())
 
 
-def _possible(x: np.ndarray, numbers: Sequence[int]) -> list[int]:
-    """Returns the numbers of clusters that these rows allow."""
+def _possible(x: np.ndarray, numbers: Sequence[int]) -> tuple[list[int], int]:
+    """Returns the numbers of clusters that these rows allow, and the largest of all that they would allow."""
     if not np.isfinite(x).all():
         raise UserError("the features contain NaN or infinity; the weights of the backbone are not usable.")
     n_distinct = len(np.unique(x, axis=0))
@@ -168,7 +168,7 @@ def _possible(x: np.ndarray, numbers: Sequence[int]) -> list[int]:
             f"the number of clusters should be from 2 to {most} for {len(x)} images with {n_distinct} different "
             f"features, which leaves none of {_listed(list(numbers))}."
         )
-    return possible
+    return possible, most
 
 
 def _silhouette(distances: np.ndarray, clusters: np.ndarray) -> float:
@@ -178,12 +178,13 @@ def _silhouette(distances: np.ndarray, clusters: np.ndarray) -> float:
     return float(silhouette_score(distances, clusters, metric="precomputed"))
 
 
-def choose(curve: list[Candidate]) -> HowMany:
+def choose(curve: list[Candidate], most_clusters: int) -> HowMany:
     """Chooses, of the numbers that are stable, the one whose silhouette is farthest above that of rows without groups,
     or the least of those that are about as good.
 
     Args:
         curve: the numbers that were tried, ascending.
+        most_clusters: the largest number that can be tried.
     """
     stable = [one for one in curve if one.stability >= LEAST_STABILITY]
     if not stable:
@@ -196,7 +197,9 @@ def choose(curve: list[Candidate]) -> HowMany:
         reason = "silhouettes are hardly above those of rows without groups"
         return HowMany(close[0], False, _unknown(reason, close[0]), curve)
     also = f"; {_listed(close)} are about as good" if len(close) > 1 else ""
-    edge = "; silhouettes rise up to the largest number that was tried, so try larger ones" if most is curve[-1] else ""
+    edge = "; silhouettes rise up to the largest number that was tried" if most is curve[-1] else ""
+    if edge and most.n_clusters < most_clusters:
+        edge += ", so try larger ones"
     return HowMany(close[0], True, f"{close[0]} clusters are stable and stand out most{also}{edge}", curve)
 
 
