@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from omegaconf import OmegaConf
 
 from whycluster.runs import command as frame
@@ -197,10 +198,30 @@ def test_an_interrupt_is_one_line_whatever_a_library_makes_of_it(command, monkey
 def test_the_line_that_goes_on_has_settings_side_by_side(monkeypatch, tmp_path, typed, printed):
     monkeypatch.chdir(tmp_path)
     hydra = OmegaConf.create({"mode": "RUN", "runtime": {"output_dir": "a"}, "job": {"config_name": "train"}})
-    monkeypatch.setattr(frame.HydraConfig, "initialized", lambda: True)
-    monkeypatch.setattr(frame.HydraConfig, "get", lambda: hydra)
+    monkeypatch.setattr(frame, "_jobs", [hydra])
     monkeypatch.setattr(sys, "argv", ["train.py", *typed])
     assert frame._way_on() == f"go on by: {printed}"
+
+
+@pytest.mark.parametrize("n_finished", [0, 1])
+def test_a_sweep_interrupted_between_two_jobs_tells_how_to_go_on(command, tmp_path, monkeypatch, n_finished):
+    executed, compose = [], ConfigLoaderImpl.load_sweep_config
+
+    def interrupted(*arguments, **settings):
+        if len(executed) == n_finished:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(60)
+        return compose(*arguments, **settings)
+
+    monkeypatch.setattr(ConfigLoaderImpl, "load_sweep_config", interrupted)
+    monkeypatch.setattr(frame, "_execute", executed.append)
+    ended, said = command("train.py", "-m", "seed=1,2")
+    [sweep] = (tmp_path / "outputs" / "train").glob("*")
+    assert (ended, len(executed)) == (130, n_finished)
+    if n_finished:
+        assert said.endswith(f"train.py seed=1,2 hydra.sweep.dir={sweep.relative_to(tmp_path)} resume=true -m\n")
+    else:
+        assert said == "interrupted; nothing was done.\n"
 
 
 def test_processes_that_start_at_once_need_a_folder(command, monkeypatch):

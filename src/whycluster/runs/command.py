@@ -15,6 +15,7 @@ from types import FrameType
 import hydra
 import pytorch_lightning as pl
 import torch
+from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException
 from hydra.types import RunMode
@@ -41,6 +42,7 @@ IGNORED = (
 REFUSALS = (UserError, OSError, MemoryError, torch.OutOfMemoryError, HydraException, OmegaConfBaseException)
 
 _interrupts: list[int] = []  # signals to end that this process got, and has not answered yet
+_jobs: list[HydraConf] = []  # Hydra's own settings of each job that has begun; between those of a sweep it has none
 
 
 class FailedJobError(Exception):
@@ -49,6 +51,7 @@ class FailedJobError(Exception):
 
 def run(command: str) -> None:
     """Runs a command, `train` or `explain`, with the settings in `sys.argv`."""
+    _jobs.clear()
     for message in IGNORED:
         warnings.filterwarnings("ignore", message=message)
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
@@ -95,6 +98,7 @@ def succeeds(work: Callable[[], object], refusals: tuple[type[Exception], ...] =
 
 
 def _job(config: DictConfig) -> None:
+    _jobs.append(HydraConfig.get())
     if not succeeds(lambda: _execute(config)):
         raise FailedJobError if HydraConfig.get().mode == RunMode.MULTIRUN else SystemExit(1)
 
@@ -121,9 +125,9 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 def _way_on() -> str:
     """How to go on with the run, in one line."""
-    if not HydraConfig.initialized() or OmegaConf.is_missing(HydraConfig.get().runtime, "output_dir"):
+    if not _jobs:
         return "nothing was done."
-    settings = HydraConfig.get()
+    settings = _jobs[-1]
     key, folder = "hydra.run.dir", settings.runtime.output_dir
     if settings.mode == RunMode.MULTIRUN:
         key, folder = "hydra.sweep.dir", settings.sweep.dir
