@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from whycluster import ClusterModel
 from whycluster.data import Scenes
@@ -79,9 +80,14 @@ def test_an_evaluation_that_cannot_be_is_refused_before_the_work(trained, run, t
 def test_groups_need_labels(run, photos, tmp_path):
     with pytest.raises(ValueError, match="head=group_means takes the labels of images for groups"):
         run("train", tmp_path / "groups", "data=folder", f"data.root={photos / 'dark'}", "head=group_means")
+    assert not (tmp_path / "groups" / "unfinished").exists()  # before any work
+    Image.new("RGB", (40, 40)).save(photos / "of no group.png")
+    with pytest.raises(ValueError, match="not all images have one of two"):
+        run("train", tmp_path / "some", "data=folder", f"data.root={photos}", "head=group_means")
 
 
 def test_groups_of_a_folder(run, photos, tmp_path):
+    (photos / "notes.txt").write_text("no image, and so of no group")
     folder = run("train", tmp_path / "groups", "data=folder", f"data.root={photos}", "head=group_means")
     metrics = json.loads((folder / "metrics.json").read_text())
     assert (metrics["n_clusters"], metrics["accuracy"]) == (2, 1)

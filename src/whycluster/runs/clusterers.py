@@ -1,6 +1,6 @@
 """Clusterings of stored features: each fits them and neuralizes what it found."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal
 
@@ -52,8 +52,8 @@ class KMeansClusterer:
         check_clusterer(self, may_choose=True)
         real_number("head.tol", self.tol, least=0)
 
-    def check_input(self, backbone: Backbone, features: FeatureSettings, n_images: int, what: str) -> None:
-        check_size(self.n_clusters, n_images, what)
+    def check_input(self, backbone: Backbone, features: FeatureSettings, labels: Sequence[str], what: str) -> None:
+        check_size(self.n_clusters, len(labels), what)
 
     def fit(self, given: ToCluster, fitting: Fitting, seed: int) -> Fitted:
         n_clusters, figures = _chosen(self.n_clusters, given.features, fitting, seed)
@@ -77,8 +77,8 @@ class SphericalKMeansClusterer(KMeansClusterer):
 
     spherical: ClassVar[bool] = True
 
-    def check_input(self, backbone: Backbone, features: FeatureSettings, n_images: int, what: str) -> None:
-        super().check_input(backbone, features, n_images, what)
+    def check_input(self, backbone: Backbone, features: FeatureSettings, labels: Sequence[str], what: str) -> None:
+        super().check_input(backbone, features, labels, what)
         if features.normalize != "l2":
             raise UserError("head=spherical_kmeans clusters vectors of length 1; leave features.normalize at l2.")
 
@@ -112,8 +112,8 @@ class KernelKMeansClusterer:
         if self.max_supports is not None:
             whole_number("head.max_supports", self.max_supports, self.n_clusters)
 
-    def check_input(self, backbone: Backbone, features: FeatureSettings, n_images: int, what: str) -> None:
-        check_size(self.n_clusters, n_images, what)
+    def check_input(self, backbone: Backbone, features: FeatureSettings, labels: Sequence[str], what: str) -> None:
+        check_size(self.n_clusters, len(labels), what)
 
     def fit(self, given: ToCluster, fitting: Fitting, seed: int) -> Fitted:
         settings = asdict(self)
@@ -157,16 +157,13 @@ class GroupMeansClusterer:
     def __post_init__(self) -> None:
         check_clusterer(self)
 
-    def check_input(self, backbone: Backbone, features: FeatureSettings, n_images: int, what: str) -> None:
-        check_size(self.n_clusters, n_images, what)
+    def check_input(self, backbone: Backbone, features: FeatureSettings, labels: Sequence[str], what: str) -> None:
+        check_size(self.n_clusters, len(labels), what)
+        self._check_labels([label for label in labels if label])  # a file without one may not be an image
 
     def fit(self, given: ToCluster, fitting: Fitting, seed: int) -> Fitted:
         features, labels = given.features, given.labels
-        if not has_labels(list(labels)):
-            raise UserError(
-                "head=group_means takes the labels of images for groups, and not all images have one of two; lay "
-                "each group into a sub-folder of its own, or take head=kmeans."
-            )
+        self._check_labels(labels)
         groups, of_row = np.unique(np.asarray(labels), return_inverse=True)
         means = features.means(of_row, len(groups))
         head = with_beta(NeuralizedKMeans(means), self.beta, features)
@@ -174,6 +171,13 @@ class GroupMeansClusterer:
 
     def settings(self) -> dict[str, Any]:
         return {"name": "group_means", **asdict(self)}
+
+    def _check_labels(self, labels: Sequence[str]) -> None:
+        if not has_labels(list(labels)):
+            raise UserError(
+                "head=group_means takes the labels of images for groups, and not all images have one of two; lay "
+                "each group into a sub-folder of its own, or take head=kmeans."
+            )
 
 
 def _chosen(n_clusters: int | str, features: FeatureStore, fitting: Fitting, seed: int) -> tuple[int, dict[str, Any]]:

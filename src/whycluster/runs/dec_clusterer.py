@@ -111,8 +111,8 @@ class DecClusterer:
         if self.augment and not self._names():
             raise UserError("head.augment changes images, and head.finetune=null reads none: set head.augment=[].")
 
-    def check_input(self, backbone: Backbone, features: FeatureSettings, n_images: int, what: str) -> None:
-        check_size(self.n_clusters, n_images, what)
+    def check_input(self, backbone: Backbone, features: FeatureSettings, labels: Sequence[str], what: str) -> None:
+        check_size(self.n_clusters, len(labels), what)
         stage_parameters(backbone.network.network, self._stages(backbone))
 
     def fit(self, given: ToCluster, fitting: Fitting, seed: int) -> Fitted:

@@ -100,13 +100,13 @@ class Clustering(Protocol):
     def n_clusters(self) -> int | str:
         """`K`, the least that it can be, or numbers to choose from; see `numbers_of_clusters`."""
 
-    def check_input(self, backbone: Backbone, features: FeatureSettings, n_images: int, what: str) -> None:
+    def check_input(self, backbone: Backbone, features: FeatureSettings, labels: Sequence[str], what: str) -> None:
         """Checks that it can cluster such images, before the work as well as after the features are there.
 
         Args:
             backbone: images to features.
             features: which steps they take.
-            n_images: how many there are.
+            labels: what is known of each image; empty where nothing is.
             what: `files`, or `readable images`.
 
         Raises:

@@ -1,5 +1,6 @@
 """TEMI for the train command: fitted, neuralized, and beside k-means."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -48,10 +49,10 @@ class TemiClusterer(TemiSettings):
         self.check("head.")
         check_clusterer(self)
 
-    def check_input(self, backbone: Backbone, features: FeatureSettings, n_images: int, what: str) -> None:
-        check_size(self.n_clusters, n_images, what)
-        if n_images <= self.n_neighbours:
-            raise UserError(f"head.n_neighbours={self.n_neighbours} should be < the number of {what}, {n_images}.")
+    def check_input(self, backbone: Backbone, features: FeatureSettings, labels: Sequence[str], what: str) -> None:
+        check_size(self.n_clusters, len(labels), what)
+        if len(labels) <= self.n_neighbours:
+            raise UserError(f"head.n_neighbours={self.n_neighbours} should be < the number of {what}, {len(labels)}.")
 
     def fit(self, given: ToCluster, fitting: Fitting, seed: int) -> Fitted:
         features = given.features

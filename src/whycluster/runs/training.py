@@ -93,7 +93,7 @@ def train(
     """
     check_export(export)
     check_loading(trainer, batch_size, num_workers)
-    head.check_input(backbone, features, len(data.paths), "files")
+    head.check_input(backbone, features, data.labels, "files")
     features.check(len(data.paths), backbone.n_features)
     obstacle = _cannot_be_explained(backbone)
     if obstacle:
@@ -112,11 +112,11 @@ def train(
         if is_first() and has_labels(data.labels):
             say(describe_labels(data))
         extracted = extract(data, backbone, features, trainer, run, batch_size, num_workers)
-        head.check_input(backbone, features, len(extracted.rows), "readable images")
+        labels = [data.labels[row] for row in extracted.rows]
+        head.check_input(backbone, features, labels, "readable images")
         started = time.monotonic()
         board = logger(save_dir=run.folder, name="tensorboard", version="")
         readable = PreparedImages(data, backbone.preprocessing, extracted.rows.tolist())
-        labels = [data.labels[row] for row in extracted.rows]
         loading = batch_size, num_workers
         given = ToCluster(extracted.features, labels, readable, backbone, extracted.steps, *loading)
         fitted = head.fit(given, Fitting(trainer, board, run.state), seed)
