@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from whycluster.data.listing import FINISHED, UNFINISHED
+from whycluster.data.listing import FINISHED, UNFINISHED, is_unfinished_run
 from whycluster.data.listing import REQUEST as REQUEST_FILE
 from whycluster.runs.folders import Run, find_checkpoint
 
@@ -153,34 +153,57 @@ def test_a_run_that_fails_with_results_but_no_state_goes_on(folder):
         assert names(folder) == ["tensorboard", UNFINISHED]
 
 
-@pytest.mark.parametrize("step", range(8))
-def test_a_run_killed_as_it_begins_or_finishes_goes_on(folder, monkeypatch, step):
-    """At each change of the file system, before or after."""
-    left = [step]
+CHANGES = (
+    *((os, "replace"), (shutil, "rmtree"), (shutil, "copyfile")),
+    *((Path, name) for name in ("mkdir", "rmdir", "unlink", "write_text")),
+)
+
+
+@pytest.mark.parametrize("step", range(14))
+def test_a_run_killed_as_it_begins_or_finishes_goes_on_or_is_finished(folder, monkeypatch, step):
+    """Before each change of the file system; what was done is there, or was not needed any more."""
+    left, worked, ended = [step], [], []
 
     def counted(change):
         def until_killed(*arguments, **settings):
             left[0] -= 1
-            if left[0] < 0:
+            if left[0] < 0:  # a killed process tidies nothing up either
                 raise Killed
             return change(*arguments, **settings)
 
         return until_killed
 
     with monkeypatch.context() as patch:
-        for owner, name in ((os, "replace"), (Path, "mkdir"), (Path, "rmdir"), (Path, "unlink"), (Path, "write_text")):
+        for owner, name in CHANGES:
             patch.setattr(owner, name, counted(getattr(owner, name)))
-        patch.setattr(shutil, "rmtree", lambda _: None)  # a killed process tidies nothing up
-        with suppress(Killed), begin(folder).working():
-            (folder / "model.ckpt").touch()
-            (folder / UNFINISHED / "0-8.pt").touch()
+        with suppress(Killed):
+            with begin(folder).working():
+                (folder / "model.ckpt").touch()
+                os.mkdir(folder / UNFINISHED / "features")
+                for name in ("features/0-8.pt", "lloyd.ckpt"):
+                    (folder / UNFINISHED / name).touch()
+                worked.append(True)
+            ended.append(True)
+    assert bool(ended) == (step == 13)  # all steps are tried
+    assert is_unfinished_run(folder) or not worked or find_checkpoint(str(folder)) == folder / "model.ckpt"
     if not finished(folder):
         with begin(folder, resume=True).working():
+            assert (folder / UNFINISHED / "features" / "0-8.pt").exists() == bool(worked)
+            assert (folder / UNFINISHED / "lloyd.ckpt").exists() == bool(worked)
             (folder / "model.ckpt").touch()
     assert finished(folder)
     assert names(folder) == [FINISHED, "model.ckpt"] or (
         names(folder)[-1] == UNFINISHED and not names(folder / UNFINISHED)
     )
+
+
+def test_a_folder_in_a_finished_run_that_is_somebody_elses_stays(folder):
+    with begin(folder).working():
+        (folder / "model.ckpt").touch()
+    (folder / UNFINISHED).mkdir()
+    (folder / UNFINISHED / "thesis.txt").touch()
+    assert finished(folder)
+    assert names(folder / UNFINISHED) == ["thesis.txt"]
 
 
 def test_settings_that_cannot_change_results_may_differ(folder):

@@ -9,7 +9,7 @@ from whycluster.errors import UserError
 
 NOT_TEXT = "the name is not UTF-8; rename it"
 # A folder with results of this program is recognised by the request that they answer. In a finished run it is in the
-# folder itself, else in a sub-folder.
+# folder itself, else only in a sub-folder.
 FINISHED, UNFINISHED, REQUEST = ".request.json", "unfinished", "request.json"
 
 
@@ -69,7 +69,7 @@ def is_run(folder: Path) -> bool:
 
 def is_unfinished_run(folder: Path) -> bool:
     """Tells whether a run began to work on this folder and did not end."""
-    return os.path.exists(folder / UNFINISHED / REQUEST)
+    return os.path.exists(folder / UNFINISHED / REQUEST) and not os.path.exists(folder / FINISHED)
 
 
 def _is_text(name: str) -> bool:

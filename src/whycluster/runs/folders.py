@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 from whycluster.data.listing import FINISHED, REQUEST, UNFINISHED, is_unfinished_run
 from whycluster.errors import UserError, true_or_false
 from whycluster.explain.model import FILE_NAME
-from whycluster.files import sync
+from whycluster.files import sync, written_whole
 from whycluster.runs.ranks import is_first
 
 TRAIN_RUNS = Path("outputs/train")
@@ -33,7 +33,8 @@ class Run:
     """A run folder that a command works on; nothing in it is ever removed but what the run itself keeps to go on.
 
     It is free, unfinished, or finished. As long as a run is unfinished, a sub-folder `unfinished` holds its request,
-    from the first moment to the last, and what a second start goes on from. The request then moves into the folder.
+    from the first moment to the last, and what a second start goes on from. The run is finished from the moment on when
+    its request is in the folder itself, too; the sub-folder is removed afterwards, the request last.
 
     Args:
         folder: the run folder.
@@ -60,6 +61,7 @@ class Run:
         finished = self.resume and (self.folder / FINISHED).exists()
         if finished:
             self._check_same()
+            self._tidy()  # a kill may have left something
         return finished
 
     @contextmanager
@@ -109,14 +111,22 @@ class Run:
     def _finish(self) -> None:
         if hasattr(os, "sync"):
             os.sync()  # all results are on the disk, whoever wrote them
-        for path in self.state.iterdir():
-            if path.is_dir():
-                shutil.rmtree(path)
-            elif path.name != REQUEST:
-                path.unlink()
-        os.replace(self.state / REQUEST, self.folder / FINISHED)
-        self.state.rmdir()
-        sync(self.folder)
+        with written_whole(self.folder / FINISHED) as beside:
+            shutil.copyfile(self.state / REQUEST, beside)
+        self._tidy()
+
+    def _tidy(self) -> None:
+        """Removes what a finished run went on from; a sub-folder without a request is not that of a run."""
+        if not is_first() or not (self.state / REQUEST).exists():
+            return
+        with suppress(FileNotFoundError):  # another process is about it, too
+            for path in self.state.iterdir():
+                if path.is_dir():
+                    shutil.rmtree(path)
+                elif path.name != REQUEST:
+                    path.unlink()
+            (self.state / REQUEST).unlink()
+            self.state.rmdir()
 
     def _held(self) -> list[str]:
         return [name for name in (*self.results, FINISHED) if os.path.lexists(self.folder / name)]
