@@ -2,6 +2,7 @@
 
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +144,7 @@ def _listed(skipped: dict[str, str]) -> str:
     return "".join(f"; {path}: {reason}" for path, reason in skipped.items())
 
 
-def has_labels(labels: list[str]) -> bool:
+def has_labels(labels: Sequence[str]) -> bool:
     """Tells whether the labels can be compared with clusters: every image has one, and there are at least two."""
     return "" not in labels and len(set(labels)) > 1
 

@@ -173,7 +173,7 @@ class GroupMeansClusterer:
         return {"name": "group_means", **asdict(self)}
 
     def _check_labels(self, labels: Sequence[str]) -> None:
-        if not has_labels(list(labels)):
+        if not has_labels(labels):
             raise UserError(
                 "head=group_means takes the labels of images for groups, and not all images have one of two; lay "
                 "each group into a sub-folder of its own, or take head=kmeans."

@@ -53,6 +53,30 @@ class Assigned(NamedTuple):
     distance: np.ndarray  # squared, to the cluster
 
 
+class Clustered(NamedTuple):
+    """A collection and its clusters.
+
+    Attributes:
+        data: all of the collection.
+        given: what was clustered: images that could be read, and their labels.
+        extracted: how features came about.
+        fitted: the clustering.
+        features: of these images, by the backbone as it is after the fit.
+        model: backbone, steps and head.
+        assigned: where each image belongs.
+        disagreements: images that head and clustering assign differently.
+    """
+
+    data: Collection
+    given: ToCluster
+    extracted: Extraction
+    fitted: Fitted
+    features: FeatureStore
+    model: ClusterModel
+    assigned: Assigned
+    disagreements: int
+
+
 def train(
     data: Collection,
     backbone: Backbone,
@@ -95,71 +119,74 @@ def train(
     check_loading(trainer, batch_size, num_workers)
     head.check_input(backbone, features, data.labels, "files")
     features.check(len(data.paths), backbone.n_features)
-    obstacle = _cannot_be_explained(backbone)
-    if obstacle:
-        warnings.warn(f"this network can be clustered, but not explained: {obstacle}", stacklevel=1)
-    content = {
-        "images": fingerprint(data, range(len(data.paths)), times=True),
-        "weights": digest(backbone.state_dict().values()),
-    }
-    run = Run(folder, RESULTS, {"command": "train", **request, **content}, resume)
+    explainable = _is_explainable(backbone)
+    run = Run(folder, RESULTS, {"command": "train", **request, **_content(data, backbone)}, resume)
     if run.is_finished():
-        if is_first():
-            say(f"the run in {short(run.folder)} is finished already")
-        metrics: dict[str, Any] = json.loads((run.folder / "metrics.json").read_text(encoding="utf-8"))
-        return metrics
+        return _finished(run.folder)
     with run.working():
         if is_first() and has_labels(data.labels):
             say(describe_labels(data))
         extracted = extract(data, backbone, features, trainer, run, batch_size, num_workers)
-        labels = [data.labels[row] for row in extracted.rows]
-        head.check_input(backbone, features, labels, "readable images")
-        started = time.monotonic()
+        given = _to_cluster(data, backbone, extracted, batch_size, num_workers)
+        head.check_input(backbone, features, given.labels, "readable images")
         board = logger(save_dir=run.folder, name="tensorboard", version="")
-        readable = PreparedImages(data, backbone.preprocessing, extracted.rows.tolist())
-        loading = batch_size, num_workers
-        given = ToCluster(extracted.features, labels, readable, backbone, extracted.steps, *loading)
+        started = time.monotonic()
         fitted = head.fit(given, Fitting(trainer, board, run.state), seed)
-        clustered = time.monotonic() - started
+        seconds = time.monotonic() - started
         leave_group()
         if not is_first():
             return {}
-        if fitted.features is not None:
-            extracted = extracted._replace(features=fitted.features)
-        images = fingerprint(data, range(len(data.paths)))
-        known = data.source, seed, None, fitted.groups, images
-        model = ClusterModel(backbone.cpu(), fitted.head, *known, extracted.steps)
-        assigned, wrong = _assign(model, fitted, extracted.features)
-        metrics = _metrics(data, extracted, fitted, assigned.cluster, seed)
-        columns = assigned.cluster, assigned.discriminant
-        clusters = describe_clusters(extracted.features, *columns, metrics["n_clusters"], fitted.refit, seed)
-        metrics |= {
-            "disagreements": wrong,
-            "n_skipped": len(extracted.skipped),
-            "clustering_seconds": round(clustered, 3),
-            **{f"extraction_{name}": figure for name, figure in extracted.figures.items()},
-        }
-        lost = _write(run.folder, data, extracted, assigned, export)
+        found = _clustered(data, given, extracted, fitted, seed)
+        metrics, clusters = _metrics(found, seconds, seed), _described(found, seed)
         chosen = {"backbone": backbone.origin, "features": asdict(features), "head": head.settings()}
-        settings = {**chosen, "data": data.source, "seed": seed}
-        _show(board, readable, extracted.features, assigned, metrics, settings)
-        os.replace(extracted.features.path, run.folder / FEATURES)
-        write_json(run.folder / "metrics.json", metrics)
-        write_json(run.folder / CLUSTERS, clusters)
-        model.save(run.folder / FILE_NAME)
+        _show(board, found, metrics, {**chosen, "data": data.source, "seed": seed})
+        lost = _write(run.folder, found, metrics, clusters, export)
     show_trust(metrics, clusters)
-    _report(run.folder, metrics, lost, explainable=not obstacle)
+    _report(run.folder, metrics, lost, explainable)
     return metrics
 
 
-def _cannot_be_explained(backbone: Backbone) -> str:
-    """Why relevance cannot pass this network; empty if it can."""
+def _is_explainable(backbone: Backbone) -> bool:
+    """Tells whether relevance can pass this network, and warns if it cannot."""
     try:
         side = backbone.preprocessing.crop
         LRP(backbone.network, EpsilonPlus()).prepare(backbone.mean.new_zeros(1, 3, side, side))
     except UserError as error:
-        return str(error)
-    return ""
+        warnings.warn(f"this network can be clustered, but not explained: {error}", stacklevel=2)
+        return False
+    return True
+
+
+def _content(data: Collection, backbone: Backbone) -> dict[str, Any]:
+    """What decides the results beside the settings: what is in the images, and the weights."""
+    images = fingerprint(data, range(len(data.paths)), times=True)
+    return {"images": images, "weights": digest(backbone.state_dict().values())}
+
+
+def _finished(folder: Path) -> dict[str, Any]:
+    """The metrics of a run that is finished already."""
+    if is_first():
+        say(f"the run in {short(folder)} is finished already")
+    metrics: dict[str, Any] = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    return metrics
+
+
+def _to_cluster(
+    data: Collection, backbone: Backbone, extracted: Extraction, batch_size: int, num_workers: int | None
+) -> ToCluster:
+    """What the clustering is given: the images that could be read."""
+    labels = [data.labels[row] for row in extracted.rows]
+    images = PreparedImages(data, backbone.preprocessing, extracted.rows.tolist())
+    return ToCluster(extracted.features, labels, images, backbone, extracted.steps, batch_size, num_workers)
+
+
+def _clustered(data: Collection, given: ToCluster, extracted: Extraction, fitted: Fitted, seed: int) -> Clustered:
+    """Builds the model, and assigns all images."""
+    features = extracted.features if fitted.features is None else fitted.features
+    images = fingerprint(data, range(len(data.paths)))
+    known = data.source, seed, None, fitted.groups, images
+    model = ClusterModel(given.backbone.cpu(), fitted.head, *known, given.steps)
+    return Clustered(data, given, extracted, fitted, features, model, *_assign(model, fitted, features))
 
 
 def _assign(model: ClusterModel, fitted: Fitted, features: FeatureStore) -> tuple[Assigned, int]:
@@ -173,63 +200,80 @@ def _assign(model: ClusterModel, fitted: Fitted, features: FeatureStore) -> tupl
     return Assigned(*(np.concatenate(column) for column in zip(*parts, strict=True))), wrong
 
 
-def _metrics(
-    data: Collection, extracted: Extraction, fitted: Fitted, clusters: np.ndarray, seed: int
-) -> dict[str, Any]:
-    """How good the clustering is."""
-    features, rows = extracted.features, extracted.rows
-    sample = sample_rows(len(rows), SILHOUETTE_ROWS, seed)
-    metrics: dict[str, Any] = {
-        "n_images": len(rows),
-        "n_clusters": fitted.head.n_clusters,
-        "cluster_sizes": np.bincount(clusters, minlength=fitted.head.n_clusters).tolist(),
-        "beta": float(fitted.head.beta),
-        **fitted.figures,
-        "silhouette": silhouette(features.rows(sample), clusters[sample]),
+def _metrics(found: Clustered, seconds: float, seed: int) -> dict[str, Any]:
+    """How good the clustering is, and how long it took."""
+    clusters, n_clusters = found.assigned.cluster, found.model.n_clusters
+    sample = sample_rows(len(clusters), SILHOUETTE_ROWS, seed)
+    return {
+        "n_images": len(clusters),
+        "n_clusters": n_clusters,
+        "cluster_sizes": np.bincount(clusters, minlength=n_clusters).tolist(),
+        "beta": float(found.model.head.beta),
+        **found.fitted.figures,
+        "silhouette": silhouette(found.features.rows(sample), clusters[sample]),
+        **_agreement(found, seed),
+        "disagreements": found.disagreements,
+        "n_skipped": len(found.extracted.skipped),
+        "clustering_seconds": round(seconds, 3),
+        **{f"extraction_{name}": figure for name, figure in found.extracted.figures.items()},
     }
-    labels = [data.labels[row] for row in rows]
-    if fitted.baseline is not None:
-        metrics["kmeans"] = label_agreement(fitted.baseline, labels) if has_labels(labels) else {}
-        metrics["kmeans"]["ari_with_it"] = label_agreement(clusters, fitted.baseline.astype(str).tolist())["ari"]
-    if has_labels(labels):
-        metrics |= label_agreement(clusters, labels)
-        raw = data.raw_features()
+
+
+def _agreement(found: Clustered, seed: int) -> dict[str, Any]:
+    """How far the clusters agree with labels and with k-means on the same features, and what pixels alone reach."""
+    clusters, labels, baseline = found.assigned.cluster, found.given.labels, found.fitted.baseline
+    labelled = has_labels(labels)
+    agreement: dict[str, Any] = {}
+    if baseline is not None:
+        agreement["kmeans"] = label_agreement(baseline, labels) if labelled else {}
+        agreement["kmeans"]["ari_with_it"] = label_agreement(clusters, baseline.astype(str).tolist())["ari"]
+    if labelled:
+        agreement |= label_agreement(clusters, labels)
+        raw = found.data.raw_features()
         if raw is not None:
-            plain = ScikitKMeans(fitted.head.n_clusters, n_init=10, random_state=seed).fit_predict(raw[rows])
-            metrics["raw_pixels"] = label_agreement(plain, labels)
-    return metrics
+            pixels = ScikitKMeans(found.model.n_clusters, n_init=10, random_state=seed)
+            agreement["raw_pixels"] = label_agreement(pixels.fit_predict(raw[found.extracted.rows]), labels)
+    return agreement
 
 
-def _write(folder: Path, data: Collection, extracted: Extraction, assigned: Assigned, export: str) -> dict[str, str]:
-    """Tables, and the images of each cluster; returns which of these could not be laid out, and why."""
-    write_table(folder / "assignments.csv", ASSIGNMENTS, _table(data, extracted.rows, assigned))
-    write_skipped(folder / "skipped.csv", extracted.skipped)
-    members = zip(extracted.rows.tolist(), assigned.cluster.tolist(), strict=True)
-    return export_clusters(folder / "clusters", data, members, export)
+def _described(found: Clustered, seed: int) -> list[dict[str, Any]]:
+    """What `clusters.json` says."""
+    columns = found.assigned.cluster, found.assigned.discriminant
+    return describe_clusters(found.features, *columns, found.model.n_clusters, found.fitted.refit, seed)
 
 
-def _table(data: Collection, rows: np.ndarray, assigned: Assigned) -> Iterator[TableRow]:
-    """The rows of `assignments.csv`."""
-    numbers = (assigned.cluster, assigned.discriminant, assigned.probability, assigned.runner_up)
-    for row, *cells in zip(rows, *(column.tolist() for column in numbers), strict=True):
-        yield (data.paths[row], *cells, data.labels[row])
-
-
-def _show(
-    board: TensorBoardLogger,
-    images: PreparedImages,
-    features: FeatureStore,
-    assigned: Assigned,
-    metrics: dict[str, Any],
-    settings: dict[str, Any],
-) -> None:
+def _show(board: TensorBoardLogger, found: Clustered, metrics: dict[str, Any], settings: dict[str, Any]) -> None:
     """TensorBoard: sizes, central images, the embedding, and hyper-parameters with the metrics."""
-    show_clusters(board.experiment, images, assigned.cluster, assigned.distance, metrics["n_clusters"])
-    sample = sample_rows(len(assigned.cluster), EMBEDDED, settings["seed"])
-    show_embedding(board.experiment, images, assigned.cluster, sample, features.rows(sample))
+    images, clusters = found.given.images, found.assigned.cluster
+    show_clusters(board.experiment, images, clusters, found.assigned.distance, metrics["n_clusters"])
+    sample = sample_rows(len(clusters), EMBEDDED, settings["seed"])
+    show_embedding(board.experiment, images, clusters, sample, found.features.rows(sample))
     figures = {f"metrics/{name}": value for name, value in metrics.items() if isinstance(value, int | float)}
     board.log_hyperparams(settings, figures)
     board.experiment.flush()
+
+
+def _write(
+    folder: Path, found: Clustered, metrics: dict[str, Any], clusters: list[dict[str, Any]], export: str
+) -> dict[str, str]:
+    """All files, the model last; returns which images could not be laid out, and why."""
+    write_table(folder / "assignments.csv", ASSIGNMENTS, _table(found))
+    write_skipped(folder / "skipped.csv", found.extracted.skipped)
+    members = zip(found.extracted.rows.tolist(), found.assigned.cluster.tolist(), strict=True)
+    lost = export_clusters(folder / "clusters", found.data, members, export)
+    os.replace(found.features.path, folder / FEATURES)
+    write_json(folder / "metrics.json", metrics)
+    write_json(folder / CLUSTERS, clusters)
+    found.model.save(folder / FILE_NAME)
+    return lost
+
+
+def _table(found: Clustered) -> Iterator[TableRow]:
+    """The rows of `assignments.csv`."""
+    assigned, data = found.assigned, found.data
+    numbers = (assigned.cluster, assigned.discriminant, assigned.probability, assigned.runner_up)
+    for row, *cells in zip(found.extracted.rows, *(column.tolist() for column in numbers), strict=True):
+        yield (data.paths[row], *cells, data.labels[row])
 
 
 def _report(folder: Path, metrics: dict[str, Any], lost: dict[str, str], explainable: bool) -> None:
