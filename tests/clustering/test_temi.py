@@ -22,7 +22,7 @@ def stored(folder, x=X):
 
 
 def fitted(store, epochs=None, checkpoint=None, settings=SETTINGS, **trainer):
-    module = Temi(store, 10, torch.from_numpy(store.open().mean(0, dtype=np.float64)), settings, seed=1)
+    module = Temi(store, 10, torch.from_numpy(store.open().mean(0, dtype=np.float64) / 2), settings, seed=1)
     kept = checkpointing(checkpoint) if checkpoint else {"enable_checkpointing": False}
     trainer = pl.Trainer(
         accelerator="cpu",
@@ -56,7 +56,7 @@ def test_clusters_that_lie_apart_are_found(tmp_path):
     corners = 9 * np.eye(10)
     x, blob = make_blobs(400, centers=corners, random_state=0)
     module = fitted(stored(tmp_path, x.astype(np.float32)))
-    clusters = ((torch.from_numpy(x) - module.mean) @ module.heads.prototypes.T).argmax(1).numpy()
+    clusters = ((torch.from_numpy(x) - module.origin) @ module.heads.prototypes.T).argmax(1).numpy()
     assert len(set(zip(clusters, blob, strict=True))) == 10
     assert module.heads.loss.min() < -2  # -log 10 at the best
 

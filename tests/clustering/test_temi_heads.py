@@ -8,6 +8,11 @@ from scipy.special import softmax
 from whycluster.clustering.temi_heads import (
     TemiHeads,
     TemiSettings,
+<<<<<<< HEAD
+=======
+    collapse,
+    cosine_spread,
+>>>>>>> fd12fac (TEMI takes half of the mean from the features, and its temperature follows the spread of their cosines)
     epoch_pairs,
     n_steps,
     pair_weights,
@@ -63,11 +68,11 @@ def test_information_of_sure_and_equal_clusters_is_log_of_their_number():
 
 
 def test_a_step_is_that_of_adam_on_the_loss_and_teachers_follow():
-    settings = TemiSettings(temperature=0.3, exponent=0.7, momentum=0.8, learning_rate=0.05, epochs=2)
+    settings = TemiSettings(temperature=0.6, exponent=0.7, momentum=0.8, learning_rate=0.05, epochs=2)
     random = np.random.RandomState(0)
     starts, batches = random.randn(H, K, D), random.randn(6, 2, B, D)
     batches /= np.linalg.norm(batches, axis=-1, keepdims=True)
-    heads = TemiHeads(torch.from_numpy(starts), settings)
+    heads = TemiHeads(torch.from_numpy(starts), settings, spread=0.5)
     optimizer = heads.optimizer()
     student = torch.tensor(starts / np.linalg.norm(starts, axis=-1, keepdims=True), requires_grad=True)
     teacher, marginal, seen = student.detach().clone(), torch.full((H, K), 1 / K).double(), []
@@ -104,7 +109,7 @@ def test_a_step_is_that_of_adam_on_the_loss_and_teachers_follow():
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e4])
 def test_the_length_of_starts_does_not_count(scale):
     z, near, starts = unit(B), unit(B), torch.randn(H, K, D)
-    first, second = (TemiHeads(starts * factor, TemiSettings()) for factor in (1.0, scale))
+    first, second = (TemiHeads(starts * factor, TemiSettings(), 0.2) for factor in (1.0, scale))
     losses = [heads.learn(z, near, heads.optimizer(), 1) for heads in (first, second)]
     torch.testing.assert_close(*losses)
     torch.testing.assert_close(first.student, second.student, rtol=1e-3, atol=1e-5)
@@ -113,7 +118,7 @@ def test_the_length_of_starts_does_not_count(scale):
 def test_rows_of_zeros_and_a_tiny_temperature_leave_numbers_finite():
     z = unit(B)
     z[2] = 0
-    heads = TemiHeads(torch.randn(H, K, D), TemiSettings(temperature=1e-4))
+    heads = TemiHeads(torch.randn(H, K, D), TemiSettings(), spread=1e-4)
     optimizer = heads.optimizer()
     for _ in range(3):
         assert heads.learn(z, z.flip(0), optimizer, 1).isfinite().all()
@@ -150,6 +155,14 @@ def test_starts_are_the_best_of_several_k_means():
     assert not torch.equal(warm_starts(z, 9, settings, 2), starts)
 
 
+@pytest.mark.parametrize("n_rows", [2, 50, 4500])
+def test_the_spread_is_that_of_cosines_between_different_rows(n_rows):
+    z = torch.nn.functional.normalize(torch.randn(n_rows, 3) + 0.5)
+    some = z.double().numpy()[:: {2: 1, 50: 1, 4500: 3}[n_rows]]
+    cosines = (some @ some.T)[np.tril_indices(len(some), -1)]
+    assert cosine_spread(z) == pytest.approx(max(np.std(cosines), 1e-4), rel=1e-9)
+
+
 def test_many_rows_are_sampled_for_the_starts():
     assert start_rows(7, 3, 0).tolist() == list(range(7))
     some = start_rows(30_000, 3, 0)
@@ -168,7 +181,7 @@ def test_steps_have_about_as_many_rows_as_they_should():
     [
         ("n_heads", 0, "a whole number >= 1."),
         ("n_init", 0, "a whole number >= 1."),
-        ("n_heads", 25, "<= head.n_init=24, as each head begins from a restart of k-means of its own."),
+        ("n_heads", 33, "<= head.n_init=32, as each head begins from a restart of k-means of its own."),
         ("n_neighbours", 2.5, "a whole number >= 1."),
         ("epochs", True, "a whole number >= 1."),
         ("temperature", 0, "a number > 0."),
@@ -188,4 +201,4 @@ def test_settings_that_make_no_sense(name, value, rest):
 
 
 def test_limits_of_settings():
-    TemiSettings(exponent=1, momentum=np.float32(0.5), n_init=np.int64(24)).check()
+    TemiSettings(exponent=1, momentum=np.float32(0.5), n_init=np.int64(32)).check()

@@ -9,7 +9,15 @@ from torch.utils.data import DataLoader
 
 from whycluster.clustering.features import FeatureStore
 from whycluster.clustering.neighbours import nearest_neighbours, query_blocks, unit_rows
-from whycluster.clustering.temi_heads import TemiHeads, TemiSettings, epoch_pairs, n_steps, start_rows, warm_starts
+from whycluster.clustering.temi_heads import (
+    TemiHeads,
+    TemiSettings,
+    cosine_spread,
+    epoch_pairs,
+    n_steps,
+    start_rows,
+    warm_starts,
+)
 from whycluster.data import share_of_rank
 from whycluster.errors import UserError
 
@@ -23,7 +31,7 @@ class Temi(pl.LightningModule):
     Args:
         features: what to cluster.
         n_clusters: `K`.
-        mean: of the features, `(D,)`, from which cosines are taken.
+        origin: from which cosines are taken, `(D,)`; `MEAN_SHARE` of the mean.
         settings: how the heads learn.
         seed: same seed, same result.
 
@@ -32,10 +40,10 @@ class Temi(pl.LightningModule):
     """
 
     automatic_optimization = False  # the heads take their own steps, which no process has to share
-    mean: Tensor  # (D,)
+    origin: Tensor  # (D,)
 
     def __init__(
-        self, features: FeatureStore, n_clusters: int, mean: Tensor, settings: TemiSettings, seed: int = 0
+        self, features: FeatureStore, n_clusters: int, origin: Tensor, settings: TemiSettings, seed: int = 0
     ) -> None:
         super().__init__()
         if len(features) <= settings.n_neighbours:
@@ -43,8 +51,9 @@ class Temi(pl.LightningModule):
                 f"head.n_neighbours={settings.n_neighbours} should be < the number of images, {len(features)}."
             )
         self.features, self.seed, self.steps = features, seed, n_steps(len(features))
-        self.register_buffer("mean", mean)
-        self.heads = TemiHeads(torch.full((settings.n_heads, n_clusters, features.n_features), torch.nan), settings)
+        self.register_buffer("origin", origin)
+        unset = torch.full((settings.n_heads, n_clusters, features.n_features), torch.nan)
+        self.heads = TemiHeads(unset, settings, torch.nan)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return self.heads.optimizer()
@@ -56,8 +65,9 @@ class Temi(pl.LightningModule):
         self.neighbours = self._neighbours()
         if self.heads.step == 0:  # nothing to go on from
             rows = self.features.rows(start_rows(len(self.features), n_clusters, self.seed))
-            starts = warm_starts(unit_rows(rows, self.mean).cpu().numpy(), n_clusters, settings, self.seed)
-            self.heads.start(self.trainer.strategy.broadcast(starts))
+            z = unit_rows(rows, self.origin).cpu()
+            begin = warm_starts(z.numpy(), n_clusters, settings, self.seed), cosine_spread(z)
+            self.heads.start(*self.trainer.strategy.broadcast(begin))
 
     def _neighbours(self) -> np.ndarray:
         """Finds the neighbours of all rows, `(N, k)`; each process finds those of its share of the rows."""
@@ -67,7 +77,7 @@ class Temi(pl.LightningModule):
         n_neighbours, x = self.heads.settings.n_neighbours, self.features.open()
         found = torch.full((len(x), n_neighbours), -1, device=self.device)  # -1 where another process finds them
         for block in track(share, "nearest neighbours", disable=not bar):
-            found[block.start : block.stop] = nearest_neighbours(x, self.mean, n_neighbours, block)
+            found[block.start : block.stop] = nearest_neighbours(x, self.origin, n_neighbours, block)
         everyones = torch.as_tensor(self.all_gather(found)).view(-1, *found.shape)
         return everyones.amax(0).cpu().numpy()
 
@@ -78,7 +88,7 @@ class Temi(pl.LightningModule):
         self.pairs = epoch_pairs(self.neighbours, self.steps, self.seed, self.current_epoch)
 
     def training_step(self, step: int) -> None:
-        z, near = (unit_rows(self.features.rows(rows), self.mean) for rows in self.pairs[step])
+        z, near = (unit_rows(self.features.rows(rows), self.origin) for rows in self.pairs[step])
         self.heads.learn(z, near, self.optimizers(), self.steps)  # type: ignore[arg-type]  # Lightning wraps it
 
     def on_train_epoch_end(self) -> None:

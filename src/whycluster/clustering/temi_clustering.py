@@ -19,8 +19,10 @@ from whycluster.clustering.collapse import collapse
 from whycluster.clustering.kernel_kmeans import DTYPES, readable
 from whycluster.clustering.neighbours import nearest_neighbours, query_blocks, unit_rows
 from whycluster.clustering.temi_heads import (
+    MEAN_SHARE,
     TemiHeads,
     TemiSettings,
+    cosine_spread,
     epoch_pairs,
     n_steps,
     start_rows,
@@ -32,14 +34,15 @@ from whycluster.errors import UserError, whole_number
 class TemiClustering(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     """TEMI: prototypes that give neighbouring rows the same cluster, as a scikit-learn estimator.
 
-    A row belongs to the prototype of greatest cosine similarity with it, relative to the mean row.
+    A row belongs to the prototype of greatest cosine similarity with it, relative to half of the mean row. Rows whose
+    zeros mean nothing should be centred before.
 
     Args:
         n_clusters: `K`.
         n_init: restarts of k-means.
         n_heads: heads, which begin from the restarts of least inertia; the head of least loss wins.
         n_neighbours: of each row, of which an epoch draws one.
-        temperature: of the softmax over cosine similarities.
+        temperature: of the softmax over cosine similarities, in standard deviations of those of different rows.
         exponent: `β` of the mutual information, above 0, at most 1.
         momentum: of the teachers, between 0 and 1.
         learning_rate: of Adam at the beginning.
@@ -48,8 +51,8 @@ class TemiClustering(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # scik
 
     Attributes:
         labels_: cluster of each row, `(N,)`, as `predict` returns it.
-        prototypes_: of length 1, relative to the mean row, `(K, D)`.
-        mean_: of the rows, `(D,)`.
+        prototypes_: of length 1, relative to `origin_`, `(K, D)`.
+        origin_: half of the mean row, `(D,)`.
         loss_: mean loss of the best head over the last epoch.
 
     Example:
@@ -103,8 +106,8 @@ class TemiClustering(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # scik
         if (rows == rows[0]).all():
             raise UserError("all rows are equal; there is nothing to cluster.")
         seed = int(check_random_state(self.random_state).randint(2**31))
-        self.mean_ = rows.mean(0, dtype=np.float64).astype(rows.dtype)
-        heads = _trained(unit_rows(rows, torch.from_numpy(self.mean_)), self.n_clusters, settings, seed)
+        self.origin_ = (MEAN_SHARE * rows.mean(0, dtype=np.float64)).astype(rows.dtype)
+        heads = _trained(unit_rows(rows, torch.from_numpy(self.origin_)), self.n_clusters, settings, seed)
         self.prototypes_ = heads.prototypes.numpy().astype(rows.dtype)
         self.loss_ = float(heads.loss.min())
         self.labels_ = self._decide(rows)
@@ -123,7 +126,7 @@ class TemiClustering(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # scik
         return self._decide(validate_data(self, readable(X), dtype=DTYPES, copy=True, reset=False))
 
     def _decide(self, rows: np.ndarray) -> np.ndarray:
-        clusters: np.ndarray = ((rows - self.mean_) @ self.prototypes_.T).argmax(1)
+        clusters: np.ndarray = ((rows - self.origin_) @ self.prototypes_.T).argmax(1)
         return clusters
 
 
@@ -132,9 +135,8 @@ def _trained(z: Tensor, n_clusters: int, settings: TemiSettings, seed: int) -> T
     blocks, origin = query_blocks(len(z)), z.new_zeros(z.shape[1])
     found = [nearest_neighbours(z.numpy(), origin, settings.n_neighbours, block) for block in blocks]
     neighbours, steps = torch.cat(found).numpy(), n_steps(len(z))
-    heads = TemiHeads(
-        warm_starts(z[start_rows(len(z), n_clusters, seed)].numpy(), n_clusters, settings, seed), settings
-    )
+    some = z[start_rows(len(z), n_clusters, seed)]
+    heads = TemiHeads(warm_starts(some.numpy(), n_clusters, settings, seed), settings, cosine_spread(some))
     optimizer = heads.optimizer()
     for epoch in range(settings.epochs):
         for some, near in epoch_pairs(neighbours, steps, seed, epoch):

@@ -20,7 +20,10 @@ from whycluster.errors import UserError, real_number, whole_number
 MARGINAL_MOMENTUM = 0.9  # of the running mean of cluster probabilities
 STEP_ROWS = 512  # rows of a step, about
 LEAST_STEPS = 4  # of an epoch
+MEAN_SHARE = 0.5  # of the mean, which is taken from the rows; measured, see docs/deep_clustering.md
 START_ROWS = 10_000  # rows on which the k-means before it are run; more for many clusters
+SPREAD_ROWS = 2000  # rows whose cosine similarities say how much they vary, about
+LEAST_SPREAD = 1e-4  # so that rows that are all as similar have a temperature, too
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,17 +34,17 @@ class TemiSettings:
         n_init: restarts of k-means.
         n_heads: heads, which begin from the restarts of least inertia; the head of least loss wins.
         n_neighbours: of each row, of which an epoch draws one.
-        temperature: of the softmax over cosine similarities.
+        temperature: of the softmax over cosine similarities, in standard deviations of those of different rows.
         exponent: `β` of the mutual information, above 0, at most 1; the lower, the more alike in size are clusters.
         momentum: of the teachers, between 0 and 1.
         learning_rate: of Adam at the beginning; it falls to 0 by a cosine.
         epochs: passes over the rows.
     """
 
-    n_init: int = 24
-    n_heads: int = 24
+    n_init: int = 32
+    n_heads: int = 8
     n_neighbours: int = 20
-    temperature: float = 0.1
+    temperature: float = 0.5
     exponent: float = 0.6
     momentum: float = 0.99
     learning_rate: float = 1e-3
@@ -154,39 +157,61 @@ def warm_starts(z: np.ndarray, n_clusters: int, settings: TemiSettings, seed: in
     return torch.from_numpy(np.stack([fit.cluster_centers_ for fit in fits[: settings.n_heads]]))
 
 
+def cosine_spread(z: Tensor) -> float:
+    """Computes the standard deviation of the cosine similarities of different rows, those of an even sample.
+
+    Args:
+        z: rows of length 1, `(N, D)`.
+
+    Returns:
+        At least `LEAST_SPREAD`.
+
+    Example:
+        >>> cosine_spread(torch.tensor([[1.0, 0.0], [1.0, 0.0], [-1.0, 0.0], [-1.0, 0.0]]))  # 1, -1, -1
+        0.9428090415820634
+    """
+    some = z[:: math.ceil(len(z) / SPREAD_ROWS)].double()
+    different = ~torch.eye(len(some), dtype=torch.bool, device=z.device)
+    return max(float((some @ some.T)[different].std(correction=0)), LEAST_SPREAD)
+
+
 def n_steps(n_rows: int) -> int:
     """Returns how many steps an epoch has; of small collections, too, it has several."""
     return max(min(n_rows, LEAST_STEPS), round(n_rows / STEP_ROWS))
 
 
 class TemiHeads(nn.Module):
-    """Heads of `K` unit prototypes each, `p(c|z) = softmax_c(<prototype_c, z> / temperature)`, and their teachers.
+    """Heads of `K` unit prototypes each, `p(c|z) = softmax_c(<prototype_c, z> / τ)`, and their teachers.
 
     Args:
         starts: prototypes to begin with, of any length, `(H, K, D)`.
         settings: how they learn.
+        spread: standard deviation of the cosine similarities of rows; `τ` is the temperature of the settings times it.
     """
 
+    temperature: Tensor  # τ
     teacher: Tensor  # prototypes, (H, K, D)
     marginal: Tensor  # q(c), (H, K)
     loss: Tensor  # running mean over the steps of about an epoch, (H,)
     step: Tensor  # steps that are done
 
-    def __init__(self, starts: Tensor, settings: TemiSettings) -> None:
+    def __init__(self, starts: Tensor, settings: TemiSettings, spread: float) -> None:
         super().__init__()
         self.settings = settings
         self.student = nn.Parameter(torch.empty(starts.shape))
         self.register_buffer("teacher", torch.empty(starts.shape))
-        self.start(starts)
+        self.register_buffer("temperature", torch.empty(()))
+        self.start(starts, spread)
         self.register_buffer("marginal", torch.full(starts.shape[:2], 1 / starts.shape[1]))
         self.register_buffer("loss", torch.zeros(len(starts)))
         self.register_buffer("step", torch.tensor(0))
 
     @torch.no_grad()
-    def start(self, starts: Tensor) -> None:
-        """Sets the prototypes that student and teacher begin with, `(H, K, D)`."""
+    def start(self, starts: Tensor, spread: float) -> None:
+        """Sets the prototypes that student and teacher begin with, `(H, K, D)`, and the temperature."""
         self.student.copy_(F.normalize(starts.float(), dim=-1))
         self.teacher.copy_(self.student)
+        self.temperature.fill_(self.settings.temperature * spread)
 
     @property
     def prototypes(self) -> Tensor:
@@ -230,4 +255,4 @@ class TemiHeads(nn.Module):
         """Computes `(H, B, K)` of unit rows `(B, D)`."""
         scores = z @ F.normalize(prototypes, dim=-1).flatten(0, 1).T  # (B, H K)
         scores = scores.view(len(z), *prototypes.shape[:2]).movedim(1, 0)
-        return (scores / self.settings.temperature).log_softmax(-1)
+        return (scores / self.temperature).log_softmax(-1)

@@ -80,7 +80,7 @@ def _rewritten(model: Any) -> tuple[Head, Tensor, Tensor]:
         return kernel, kernel.supports, torch.ones(len(supports))
     if isinstance(estimator, TemiClustering):
         prototypes = as_tensor(estimator.prototypes_).double()
-        weight, bias = folded.scores_back(prototypes, -prototypes @ as_tensor(estimator.mean_).double())
+        weight, bias = folded.scores_back(prototypes, -prototypes @ as_tensor(estimator.origin_).double())
         return NeuralizedLinear(weight, bias), weight[:0], torch.ones(0)
     if hasattr(estimator, "coef_") and is_classifier(estimator):
         weight = as_tensor(np.atleast_2d(estimator.coef_)).double()

@@ -12,7 +12,7 @@ from whycluster.clustering.feature_steps import FeatureSettings
 from whycluster.clustering.kmeans import KMeans
 from whycluster.clustering.stability import refit_kmeans
 from whycluster.clustering.temi import Temi
-from whycluster.clustering.temi_heads import TemiSettings
+from whycluster.clustering.temi_heads import MEAN_SHARE, TemiSettings
 from whycluster.errors import UserError
 from whycluster.heads import Beta, NeuralizedLinear
 from whycluster.runs.clusterers import check_clusterer
@@ -61,16 +61,17 @@ class TemiClusterer(TemiSettings):
         if kmeans.scatter == 0:
             raise UserError("all images have the same features; there is nothing to cluster.")
         settings = TemiSettings(**{field.name: getattr(self, field.name) for field in fields(TemiSettings)})
-        temi = Temi(features, self.n_clusters, kmeans.mean, settings, seed)
+        origin = MEAN_SHARE * kmeans.mean
+        temi = Temi(features, self.n_clusters, origin, settings, seed)
         fitting(temi, self.epochs, "temi")
         if temi.heads.step < self.epochs * temi.steps:
             raise UserError("the trainer stopped before TEMI had ended; leave out what limits its steps or time.")
-        prototypes, mean = temi.heads.prototypes.cpu(), kmeans.mean
-        assign = _most_similar(prototypes, mean)
+        prototypes = temi.heads.prototypes.cpu()
+        assign = _most_similar(prototypes, origin)
         baseline = clusters_of(features, nearest_centroid(kmeans.centroids.cpu()))
         warn_of_collapse(clusters_of(features, assign), baseline, self.n_clusters, "see docs/deep_clustering.md.")
-        # argmax_k <p_k, (x - m) / |x - m|> = argmax_k p_k·x - p_k·m
-        head = with_beta(NeuralizedLinear(prototypes, -prototypes @ mean, centre=mean), self.beta, features)
+        # argmax_k <p_k, (x - o) / |x - o|> = argmax_k p_k·x - p_k·o
+        head = with_beta(NeuralizedLinear(prototypes, -prototypes @ origin, centre=origin), self.beta, features)
         figures = {"loss": float(temi.heads.loss.min())}
         return Fitted(head, assign, figures, baseline=baseline, refit=refit_kmeans(self.n_clusters))
 
@@ -78,11 +79,11 @@ class TemiClusterer(TemiSettings):
         return {"name": "temi", **asdict(self)}
 
 
-def _most_similar(prototypes: Tensor, mean: Tensor) -> Assign:
+def _most_similar(prototypes: Tensor, origin: Tensor) -> Assign:
     """Features `(N, D)` `->` the most similar prototype, and the squared distance to it on the unit sphere."""
 
     def assign(x: Tensor) -> tuple[Tensor, Tensor]:
-        similarity, cluster = (F.normalize(x.double() - mean) @ prototypes.T).max(1)
+        similarity, cluster = (F.normalize(x.double() - origin) @ prototypes.T).max(1)
         return cluster, 2 - 2 * similarity
 
     return assign
