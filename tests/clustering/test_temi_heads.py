@@ -8,11 +8,7 @@ from scipy.special import softmax
 from whycluster.clustering.temi_heads import (
     TemiHeads,
     TemiSettings,
-<<<<<<< HEAD
-=======
-    collapse,
     cosine_spread,
->>>>>>> fd12fac (TEMI takes half of the mean from the features, and its temperature follows the spread of their cosines)
     epoch_pairs,
     n_steps,
     pair_weights,
