@@ -140,3 +140,14 @@ def test_bounds_of_the_box_may_be_tensors_that_broadcast() -> None:
     number = LRP(network, EpsilonGammaBox(-1.0, 2.0))(images, torch.sign)[1]
     tensor = LRP(network, EpsilonGammaBox(torch.full((3, 1, 1), -1.0), torch.full((1, 3, 1, 1), 2.0)))
     torch.testing.assert_close(tensor(images, torch.sign)[1], number)
+
+
+def test_gamma_of_the_gamma_box() -> None:
+    for gamma, shown in ((None, "0.25"), (0.5, "0.5"), (0, "0")):
+        rule = named_composite("epsilon_gamma_box", -1.0, 1.0, gamma=gamma).rule(Convolution, "", first=False)
+        assert repr(rule) == f"Gamma(gamma={shown}, stabilizer=1e-06)"
+    for name in set(COMPOSITES) - {"epsilon_gamma_box"}:
+        with pytest.raises(ValueError, match=f"gamma=1.0 is of composite=epsilon_gamma_box, and {name} has none"):
+            named_composite(name, -1.0, 1.0, gamma=1.0)
+    with pytest.raises(ValueError, match="gamma='x' should be a number >= 0"):
+        named_composite("epsilon_gamma_box", -1.0, 1.0, gamma="x")  # type: ignore[arg-type]

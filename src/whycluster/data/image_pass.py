@@ -1,5 +1,6 @@
 """A pass over images: batches divided among processes, computed, and written to shards."""
 
+import time
 import timeit
 from abc import abstractmethod
 from collections import deque
@@ -41,6 +42,10 @@ class ImagePass(pl.LightningModule):
         super().__init__()
         self.images, self.shards = images, shards
         self.batch_size, self.num_workers = batch_size, num_workers
+        self.since = 0.0  # when the pass began, after the callbacks were set up
+
+    def setup(self, stage: str) -> None:
+        self.since = time.monotonic()
 
     def predict_dataloader(self) -> DataLoader[Batch]:
         rank, world_size, done = self.trainer.global_rank, self.trainer.world_size, self.shards.done()

@@ -13,7 +13,7 @@ from whycluster.evaluation.measurement import assigned_clusters, measure_method
 from whycluster.evaluation.methods import BASELINES, Method, baseline, explainer_method
 from whycluster.evaluation.results import Evaluation
 from whycluster.evaluation.sanity import sanity_checks
-from whycluster.explain import Explainer
+from whycluster.explain import ClusterModel, Explainer
 
 OURS = "whycluster"
 SANITY_IMAGES = 16  # evenly spaced in the sample; the sanity checks take several explanations of each
@@ -67,13 +67,21 @@ class Evaluator:
         Raises:
             UserError: if captum is needed and not installed, or if a patch is as large as the model's images.
         """
-        side = explainer.model.backbone.preprocessing.crop
+        self.check_patch(explainer.model)
+        baselines = {name: baseline(name, explainer.model) for name in self.baselines}
+        return {OURS: explainer_method(explainer), **baselines}
+
+    def check_patch(self, model: ClusterModel) -> None:
+        """Checks that a patch is smaller than the model's images.
+
+        Raises:
+            UserError: if it is not.
+        """
+        side = model.backbone.preprocessing.crop
         if self.patch is not None and self.patch >= side:
             raise UserError(
                 f"evaluation.patch={self.patch} should be smaller than the images, {side} by {side} pixels."
             )
-        baselines = {name: baseline(name, explainer.model) for name in self.baselines}
-        return {OURS: explainer_method(explainer), **baselines}
 
     def flipping(self, images: Tensor) -> Flipping:
         """Settings of patch flipping for images `(N, 3, H, W)`."""
@@ -139,6 +147,8 @@ class Evaluator:
             "seed": self.seed,
             "region": region_side(images),
             "composite": explainer.composite,
+            "gamma": explainer.gamma,
+            "attention": explainer.network.attention,
             "residual": explainer.residual,
             "head_rule": explainer.head_rule,
             "beta": str(float(explainer.model.head.beta) if explainer.beta is None else explainer.beta),

@@ -14,7 +14,7 @@ from whycluster.heads import Beta, ClusterLayer, Midpoint, RuleName, Zero
 from whycluster.heads.beta import user_beta
 from whycluster.heads.layers import HeadRule
 from whycluster.lrp import LRP, Attention, Composite, Epsilon, Residual, named_composite
-from whycluster.lrp.composites import Row
+from whycluster.lrp.composites import GAMMA, Row
 from whycluster.lrp.forward_cache import ForwardCache
 
 BATCH_SIZE = 16
@@ -102,16 +102,18 @@ class Explainer:
             better after the head rule by measurement, `norm` after `zero` and `ratio` after `midpoint`.
         attention: how relevance passes attention, `attn` or `cp` (see `LRP`); in a named composite it also decides the
             gamma of linear layers on tokens.
+        gamma: of convolutions in the composite `epsilon_gamma_box`; `None`: 0.25.
 
     Attributes:
         composite: its name, or its type.
+        gamma: of convolutions in a composite by that name, else `None`.
         residual: the rule of residual additions in a named composite, else `None`.
         network: LRP through the backbone, normalised images `->` features.
         clustering: LRP through what is behind it; see `StepsAndHead`.
 
     Raises:
-        UserError: for an unknown composite or rule, a midpoint rule behind centred features, or a network that LRP
-            cannot pass.
+        UserError: for an unknown composite or rule, a gamma that the composite does not have, a midpoint rule behind
+            centred features, or a network that LRP cannot pass.
 
     Example:
         >>> import whycluster.backbones, whycluster.heads
@@ -129,6 +131,7 @@ class Explainer:
         beta: Beta = "auto",
         residual: Residual | Literal["auto"] = "auto",
         attention: Attention = "attn",
+        gamma: float | None = None,
     ) -> None:
         if head_rule not in ("auto", "zero", "midpoint"):
             raise UserError(f"head_rule={head_rule!r} is unknown; choose auto, zero or midpoint.")
@@ -143,10 +146,15 @@ class Explainer:
         self.model = model
         self.head_rule: RuleName = "zero" if head_rule == "auto" else head_rule
         self.composite = composite if isinstance(composite, str) else type(composite).__name__
+        self.gamma = gamma
         self.residual: Residual | None = None
         if isinstance(composite, str):
             self.residual = RESIDUAL_OF_HEAD_RULE[self.head_rule] if residual == "auto" else residual
-            composite = named_composite(composite, *model.backbone.bounds(), self.residual, attention)
+            composite = named_composite(composite, *model.backbone.bounds(), self.residual, attention, gamma)
+            if self.composite == "epsilon_gamma_box" and gamma is None:
+                self.gamma = GAMMA
+        elif gamma is not None:
+            raise UserError(f"gamma={gamma} is of a composite by its name; give it to the composite itself.")
         # Without a stabiliser: behind the zero rule the relevance of an output of a step vanishes where that does.
         rows: list[Row] = [(ClusterLayer, HEAD_RULES[self.head_rule](beta)), (STEPS, Epsilon(0)), *composite.rows]
         self.clustering = LRP(StepsAndHead(model), Composite(rows), attention)

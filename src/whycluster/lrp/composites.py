@@ -4,11 +4,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
-from whycluster.errors import UserError
+from whycluster.errors import UserError, real_number
 from whycluster.lrp import linear_maps
 from whycluster.lrp.linear_maps import Convolution, Linear, LinearMap, TokenLinear
 from whycluster.lrp.rules import AlphaBeta, Epsilon, Flat, Gamma, Norm, Ratio, Rule, ZBox, ZPlus
@@ -17,6 +17,7 @@ from whycluster.lrp.steps import Attention
 Residual = Literal["ratio", "norm"]
 # The gamma of linear layers on tokens that explains a vision transformer best (`docs/transformers.md`).
 TOKEN_GAMMAS: dict[Attention, float] = {"attn": 0.0, "cp": 0.05}
+GAMMA = 0.25  # of convolutions, as in zennit
 RESIDUALS: dict[Residual, Callable[[float], Rule]] = {"ratio": Ratio, "norm": Norm}
 
 
@@ -162,7 +163,7 @@ class EpsilonGammaBox(NamedComposite):
         low: float | Tensor,
         high: float | Tensor,
         epsilon: float = 1e-6,
-        gamma: float = 0.25,
+        gamma: float = GAMMA,
         stabilizer: float = 1e-6,
         residual: Residual = "ratio",
         tokens: float = 0.0,
@@ -185,6 +186,7 @@ def named_composite(
     high: float | Tensor,
     residual: Residual = "ratio",
     attention: Attention = "attn",
+    gamma: float | None = None,
 ) -> Composite:
     """Builds a composite by its name, with zennit's default parameters.
 
@@ -194,11 +196,16 @@ def named_composite(
         high: the highest.
         residual: `ratio` or `norm`.
         attention: the rule of attention that it is used with, which decides the gamma of linear layers on tokens.
+        gamma: of convolutions in `epsilon_gamma_box`, `>= 0`; `None`: `GAMMA`.
 
     Raises:
-        UserError: for an unknown name or residual rule.
+        UserError: for an unknown name or residual rule, or a gamma that is below 0 or that the composite does not have.
     """
     if name not in COMPOSITES:
         raise UserError(f"composite={name!r} is unknown; choose from {', '.join(COMPOSITES)}.")
-    bounds = (low, high) if name == "epsilon_gamma_box" else ()
-    return COMPOSITES[name](*bounds, residual=residual, tokens=TOKEN_GAMMAS.get(attention, 0.0))
+    others: dict[str, Any] = {"residual": residual, "tokens": TOKEN_GAMMAS.get(attention, 0.0)}
+    if name == "epsilon_gamma_box":
+        return EpsilonGammaBox(low, high, gamma=GAMMA if gamma is None else real_number("gamma", gamma, 0), **others)
+    if gamma is not None:
+        raise UserError(f"gamma={gamma} is of composite=epsilon_gamma_box, and {name} has none; leave it out.")
+    return COMPOSITES[name](**others)

@@ -42,7 +42,7 @@ def evaluate_sample(
     Raises:
         UserError: if none of the images can be read.
     """
-    rows, photos = _sample(images, evaluator)
+    rows, photos = _drawn(images, evaluator.sample, _order(images, evaluator.seed))
     masks = _masks(explainer.model, images.collection, rows, photos)
     columns = (
         TextColumn("evaluating: {task.description:>20}"),
@@ -68,11 +68,26 @@ def evaluate_sample(
     return evaluation
 
 
-def _sample(images: PreparedImages, evaluator: Evaluator) -> tuple[list[int], Tensor]:
-    """Row numbers of a random sample of the readable images, ascending, and the images, `(N, 3, H, W)` uint8."""
-    wanted = len(images) if evaluator.sample is None else evaluator.sample
+def sample_to_choose(images: PreparedImages, size: int, seed: int) -> Tensor:
+    """Returns a random sample of the readable images, `(N, 3, H, W)` uint8; it shares as few as possible with the
+    sample of the same seed that is evaluated on.
+
+    Raises:
+        UserError: if none of the images can be read.
+    """
+    return _drawn(images, size, _order(images, seed)[::-1])[1]
+
+
+def _order(images: PreparedImages, seed: int) -> np.ndarray:
+    """Returns the order in which images are drawn, `(N,)`."""
+    return np.random.RandomState(seed).permutation(len(images))
+
+
+def _drawn(images: PreparedImages, size: int | None, order: np.ndarray) -> tuple[list[int], Tensor]:
+    """Row numbers of the first readable images of an order, ascending, and the images, `(N, 3, H, W)` uint8."""
+    wanted = len(images) if size is None else size
     found: dict[int, Tensor] = {}
-    for place in np.random.RandomState(evaluator.seed).permutation(len(images)).tolist():
+    for place in order.tolist():
         if len(found) == wanted:
             break
         row, image = images[place]

@@ -1,6 +1,7 @@
 """An explain run: a model and images `->` heatmaps, tables, and a gallery in TensorBoard."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from shlex import quote
 from typing import Any, Literal
@@ -28,6 +29,7 @@ from whycluster.output.explanations import (
     receipt_rows,
 )
 from whycluster.output.tables import ASSIGNMENTS, RECEIPTS, write_skipped, write_table
+from whycluster.runs.choosing_rules import AUTO, RuleChooser, rules_asked_for
 from whycluster.runs.describing import CONCEPT_RELEVANCE, describe
 from whycluster.runs.evaluate_sample import EVALUATION, evaluate_sample
 from whycluster.runs.folders import Run, asked, find_checkpoint
@@ -52,6 +54,8 @@ def explain(
     beta: Beta = "auto",
     residual: Residual | Literal["auto"] = "auto",
     attention: Attention = "attn",
+    gamma: float | None = None,
+    rules_sample: int = 16,
     check: bool = False,
     evaluate: bool = False,
     evaluation: Evaluator | None = None,
@@ -70,11 +74,13 @@ def explain(
         folder: the run folder.
         request: all settings as plain values, by name; a run that was stopped goes on with the same ones only.
         target: `assigned`, `runner_up`, `all`, a cluster number, or a pair `c:k`.
-        composite: the rules for the network, by name.
+        composite: the rules for the network, by name; `auto`: those that suit it best, by measurement.
         head_rule: `auto`, `zero` or `midpoint`.
         beta: `auto`: the model's own; or a number.
         residual: how residual sums share out, `ratio`, `norm`, or `auto` (see `Explainer`).
         attention: how relevance passes attention, `attn` or `cp` (see `LRP`).
+        gamma: of convolutions in `epsilon_gamma_box` (see `Explainer`).
+        rules_sample: images that `composite=auto` measures on, at least 2.
         check: print which rule each node of the network gets, and explain nothing.
         evaluate: measure the explanations of assigned clusters, too.
         evaluation: how; `None`: as `Evaluator` does by default.
@@ -97,8 +103,13 @@ def explain(
     file = find_checkpoint(checkpoint)
     model = ClusterModel.load(file)
     targets = parse_target(target, model.n_clusters)
-    explainer = Explainer(model, composite, head_rule, beta, residual, attention)  # type: ignore[arg-type]  # it checks
+    make = partial(Explainer, model, head_rule=head_rule, beta=beta, residual=residual)  # type: ignore[arg-type]
+    explainer = make(**rules_asked_for(composite, gamma, attention)._asdict())  # it checks the names
     if check:
+        if composite == AUTO:
+            raise UserError(
+                "check=true shows rules that are known before the run; give composite= a name, and not auto."
+            )
         say(f"{short(file.absolute())}, composite {composite}, residual sums by {explainer.residual}")
         for line in explainer.describe().splitlines():
             say(line)
@@ -106,13 +117,15 @@ def explain(
     evaluator = evaluation or Evaluator()
     if evaluate:
         evaluator.methods(explainer)  # what is missing for it should show before hours of work
+    evaluator.check_patch(model)
+    whole_number("rules_sample", rules_sample, 2)
     collection = _collection(model, images)
     prepared = PreparedImages(collection, model.backbone.preprocessing, _first(len(collection.paths), limit))
     content = {
         "model": digest([file]),
         "content": fingerprint(collection, prepared.rows, times=True),
         "checkpoint": str(file.absolute()),
-        "evaluation": request.get("evaluation") if evaluate else None,
+        "evaluation": request.get("evaluation") if evaluate or composite == AUTO else None,
     }
     run = Run(folder, RESULTS, {"command": "explain", **request, **content}, resume)
     if run.is_finished():
@@ -124,13 +137,18 @@ def explain(
         if is_first():
             unlisted = f" ({len(collection.skipped)} more could not be listed)" if collection.skipped else ""
             say(f"explaining {len(prepared)} images{unlisted} with {short(file.absolute())}")
-        writer = ExplanationWriter(run.folder, collection, targets, shards)
-        explaining = trainer(logger=False, callbacks=[writer], precision="32-true")  # or receipts would not balance
-        figures = run_pass(explaining, ExplanationModule(explainer, targets, prepared, shards, batch_size, num_workers))
+        callbacks: list[pl.Callback] = [ExplanationWriter(run.folder, collection, targets, shards)]
+        chooser = RuleChooser(prepared, evaluator, rules_sample, batch_size, run.state, make)
+        if composite == AUTO:
+            callbacks.append(chooser)
+        explaining = trainer(logger=False, callbacks=callbacks, precision="32-true")  # or receipts would not balance
+        module = ExplanationModule(explainer, targets, prepared, shards, batch_size, num_workers)
+        figures = run_pass(explaining, module)
+        explainer = module.explainer
         leave_group()
         if not is_first():
             return 0
-        metrics = _write_tables(run.folder, prepared, targets, shards) | figures
+        metrics = _write_tables(run.folder, prepared, targets, shards) | figures | chooser.figures
         model.to(explaining.strategy.root_device)
         describe(explainer, prepared, shards, run, file, batch_size)
         write_json(run.folder / METRICS, metrics)

@@ -71,12 +71,11 @@ def run_pass(trainer: pl.Trainer, images: ImagePass) -> dict[str, float]:
     n_left = shards.n_images - n_done
     if n_done and is_first():
         say(f"going on: {n_done} of {shards.n_images} images were done")
-    since = time.monotonic()
     trainer.predict(images, return_predictions=False)  # also if none is left: the processes meet here
     trainer.strategy.barrier()
     if not shards.done().all():
         raise UserError("the trainer stopped before all images were done; leave out what limits its batches.")
-    seconds = time.monotonic() - since
+    seconds = time.monotonic() - images.since
     unread = shards.skipped()
     if len(unread) == shards.n_images:
         number, reason = next(iter(unread.items()))
