@@ -1,6 +1,7 @@
 import pytest
 
-from whycluster.output.cluster_tables import SHOWN, show_trust
+from whycluster.output.cluster_tables import SHOWN, about_table, show_trust
+from whycluster.output.console import show
 
 
 def cluster(number, stability, silhouette=0.2, nearest=0):
@@ -32,6 +33,55 @@ def test_of_many_clusters_the_worst_are_shown(lines):
     _, _, *rows, last = lines({}, clusters)
     assert [row[0] for row in rows] == [str(number) for number in range(SHOWN + 4, 4, -1)]
     assert " ".join(last) == "… and 5 more in clusters.json"
+
+
+def about(number, stability=None, concepts=((7, 0.164), (3, 0.1)), shortcut=None):
+    """An entry of `clusters.json` of an explain run, as far as the table reads it."""
+    named = [{"channel": channel, "share": share} for channel, share in concepts]
+    verdict = None if stability is None else f"word {number}"
+    trust = {"stability": stability, "verdict": verdict, "silhouette": None}
+    entry = {"cluster": number, "size": 10 * number, **trust, "concepts": named}
+    return entry if shortcut is None else entry | {"shortcut": {"flagged": shortcut}}
+
+
+@pytest.fixture
+def about_lines(capsys):
+    """The words of each line of the table."""
+
+    def print_lines(clusters):
+        show(about_table(clusters))
+        return [line.split() for line in capsys.readouterr().out.splitlines() if line.strip()]
+
+    return print_lines
+
+
+def test_what_clusters_are_about_those_trusted_least_first(about_lines):
+    head, _, *rows = about_lines([about(1, 0.9), about(2, 0.3), about(3, 0.5, concepts=())])
+    assert head == ["cluster", "images", "stability", "top", "concept"]
+    assert rows == [
+        ["2", "20", "0.30", "word", "2", "concept", "7", "(16%)"],
+        ["3", "30", "0.50", "word", "3", "-"],
+        ["1", "10", "0.90", "word", "1", "concept", "7", "(16%)"],
+    ]
+
+
+def test_without_stability_there_is_no_column_for_it(about_lines):
+    head, _, *rows = about_lines([about(1), about(2)])
+    assert head == ["cluster", "images", "top", "concept"]
+    assert rows == [[str(k), str(10 * k), "concept", "7", "(16%)"] for k in (1, 2)]
+
+
+def test_clusters_with_a_shortcut_come_first_with_a_warning(about_lines):
+    _, _, *rows = about_lines([about(1, 0.2, shortcut=False), about(2, 0.9, shortcut=True), about(3, 0.8)])
+    assert [row[0] for row in rows] == ["2", "1", "3"]
+    assert " ".join(rows[0]).endswith("(16%) may be held together by a shortcut")
+    assert all(row[-1] == "(16%)" for row in rows[1:])
+
+
+def test_twelve_rows_at_most(about_lines):
+    _, _, *rows, last = about_lines([about(k, 1 - k / 100, shortcut=k < 2) for k in range(SHOWN + 3)])
+    assert [int(row[0]) for row in rows] == [1, 0, *range(SHOWN + 2, 4, -1)]
+    assert " ".join(last) == "… and 3 more in clusters.json"
 
 
 def test_what_was_not_measured_is_not_shown(lines):

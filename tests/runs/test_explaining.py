@@ -33,6 +33,24 @@ def test_what_it_was_trained_on_is_explained(trained, run, tmp_path):
         np.testing.assert_allclose(stored, heatmap, atol=1e-4 * heatmap.abs().max())
 
 
+def test_the_terminal_ends_with_the_clusters_and_what_was_written(trained, run, tmp_path, capsys):
+    folder = run("explain", tmp_path / "why", f"checkpoint={trained}", "limit=20")
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.strip()]
+    clusters = json.loads((folder / "clusters.json").read_text())
+    at = next(number for number, line in enumerate(lines) if line.split()[0] == "cluster")
+    head, _, *rows = lines[at:]
+    assert "20 images explained" in lines[:at]
+    assert head.split() == ["cluster", "images", "stability", "top", "concept"]
+    shown = {int(row.split()[0]): row for row in rows[: len(clusters)]}
+    assert list(shown) == sorted(shown, key=lambda k: next(c["stability"] for c in clusters if c["cluster"] == k))
+    for cluster in clusters:
+        row, top = shown[cluster["cluster"]], cluster["concepts"][0]
+        assert row.split()[1:3] == [str(cluster["size"]), f"{cluster['stability']:.2f}"]
+        assert f"concept {top['channel']} ({top['share']:.0%})" in row
+    paths = [f"heatmaps: {folder / 'heatmaps'}", f"clusters: {folder / 'clusters.json'}, with pictures in"]
+    assert [line.startswith(path) for line, path in zip(rows[len(clusters) :], paths, strict=False)] == [True, True]
+
+
 @pytest.mark.parametrize("target", ["assigned", "runner_up", "all", "2", "2:0"])
 @pytest.mark.parametrize("composite", ["epsilon_gamma_box", "epsilon_alpha2_beta1"])
 def test_receipts_balance(trained, run, tmp_path, target, composite):

@@ -1,4 +1,4 @@
-"""Tables for the terminal: how many clusters there are, and which of them to trust."""
+"""Tables for the terminal: how many clusters there are, which of them to trust, and what they are about."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,6 +10,7 @@ from whycluster.output.console import say, show
 
 CLUSTERS = "clusters.json"
 SHOWN = 12  # clusters; the others are in the file
+SHORTCUT = "may be held together by a shortcut"
 
 
 def show_trust(metrics: Mapping[str, Any], clusters: Sequence[Mapping[str, Any]]) -> None:
@@ -53,9 +54,34 @@ def trust_table(clusters: Sequence[Mapping[str, Any]]) -> Table:
     for row in worst_first(clusters)[:SHOWN]:
         numbers = (_number(row["stability"]), row["verdict"], _number(row["silhouette"]))
         table.add_row(str(row["cluster"]), str(row["size"]), *numbers, _text(row["nearest"]))
-    if len(clusters) > SHOWN:
-        table.caption = f"… and {len(clusters) - SHOWN} more in {CLUSTERS}"
+    table.caption = _more(len(clusters))
     return table
+
+
+def about_table(clusters: Sequence[Mapping[str, Any]]) -> Table:
+    """Lays out what clusters are about, those to be trusted least first; those that a shortcut may explain before all.
+
+    Args:
+        clusters: the content of `clusters.json` of an explain run.
+    """
+    measured = any(row["stability"] is not None for row in clusters)
+    flagged = any(map(is_flagged, clusters))
+    table = _table(
+        "cluster", "images", *(["stability", ""] if measured else []), "top concept", *([""] if flagged else [])
+    )
+    for column in table.columns[3 if measured else 2 :]:
+        column.justify = "left"
+    for row in sorted(worst_first(clusters), key=lambda row: not is_flagged(row))[:SHOWN]:
+        trust = [_number(row["stability"]), row["verdict"]] if measured else []
+        warning = [SHORTCUT if is_flagged(row) else ""] if flagged else []
+        table.add_row(str(row["cluster"]), str(row["size"]), *trust, _top_concept(row), *warning)
+    table.caption = _more(len(clusters))
+    return table
+
+
+def is_flagged(cluster: Mapping[str, Any]) -> bool:
+    """Tells whether an entry of `clusters.json` says that the cluster may rest on a shortcut."""
+    return bool((cluster.get("shortcut") or {}).get("flagged"))
 
 
 def worst_first(clusters: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -72,6 +98,17 @@ def _table(*columns: str) -> Table:
     for column in columns:
         table.add_column(column, justify="right")
     return table
+
+
+def _more(n_clusters: int) -> str | None:
+    return f"… and {n_clusters - SHOWN} more in {CLUSTERS}" if n_clusters > SHOWN else None
+
+
+def _top_concept(cluster: Mapping[str, Any]) -> str:
+    """Names the channel that carries most relevance of a cluster, and its share of that."""
+    for concept in cluster["concepts"]:
+        return f"concept {concept['channel']} ({concept['share']:.0%})"
+    return "-"
 
 
 def _number(value: float | None) -> str:

@@ -18,9 +18,9 @@ from whycluster.explain.predict import ExplanationModule
 from whycluster.files import write_json
 from whycluster.heads import Beta
 from whycluster.lrp import Attention, Residual
-from whycluster.output.cluster_tables import CLUSTERS
+from whycluster.output.cluster_tables import CLUSTERS, about_table
 from whycluster.output.concepts import CONCEPTS
-from whycluster.output.console import say, short
+from whycluster.output.console import say, short, show
 from whycluster.output.explanations import (
     ExplanationWriter,
     assignment_rows,
@@ -150,7 +150,7 @@ def explain(
             return 0
         metrics = _write_tables(run.folder, prepared, targets, shards) | figures | chooser.figures
         model.to(explaining.strategy.root_device)
-        describe(explainer, prepared, shards, run, file, batch_size)
+        clusters = describe(explainer, prepared, shards, run, file, batch_size)
         write_json(run.folder / METRICS, metrics)
         board = logger(save_dir=run.folder, name="tensorboard", version="")
         deepest(shards, prepared, targets, run.folder).write(board.experiment)
@@ -158,7 +158,7 @@ def explain(
         if evaluate:
             quiet = explaining.progress_bar_callback is None
             evaluate_sample(explainer, evaluator, prepared, run.folder, Path(board.log_dir), batch_size, quiet)
-    _report(run.folder, metrics)
+    _report(run.folder, metrics, clusters)
     return int(metrics["n_images"])
 
 
@@ -199,7 +199,7 @@ def _first(n_images: int, limit: int | None) -> Sequence[int]:
     return range(n_images if limit is None else min(whole_number("limit", limit, 1), n_images))
 
 
-def _report(folder: Path, metrics: dict[str, Any]) -> None:
+def _report(folder: Path, metrics: Mapping[str, Any], clusters: Sequence[Mapping[str, Any]]) -> None:
     """What a person wants to know at the end."""
     skipped, weak = metrics["n_skipped"], metrics["n_weak"]
     say(f"{metrics['n_images']} images explained{f'; {skipped} skipped, see skipped.csv' if skipped else ''}")
@@ -208,5 +208,7 @@ def _report(folder: Path, metrics: dict[str, Any]) -> None:
             f"in {weak} of {metrics['n_heatmaps']} heatmaps the pixels hold less than half of the discriminant; biases "
             "and stabilisers absorbed the rest, see receipts.csv"
         )
+    show(about_table(clusters))
     say(f"heatmaps: {short(folder / 'heatmaps')}")
+    say(f"clusters: {short(folder / CLUSTERS)}, with pictures in {short(folder / CONCEPTS)}")
     say(f"galleries: tensorboard --logdir {quote(str(short(folder)))}")
