@@ -28,9 +28,9 @@ def test_each_cluster_shows_its_most_central_images_first(images, tmp_path_facto
         distances = np.array([5.0, 4, 3, 2, 1, 0])
         show_clusters(writer, images, np.array([0, 0, 0, 1, 1, 1]), distances, n_clusters=3)
     events = shown(folder)
-    assert events.Tags()["images"] == ["cluster 0", "cluster 1"]  # the third has no images
+    assert events.Tags()["images"] == ["cluster 0/1 to 3", "cluster 1/1 to 3"]  # the third has no images
     assert [event.value for event in events.Scalars("clusters/size")] == [3, 3, 0]
-    assert events.Images("cluster 1")[0].width > 3 * 224
+    assert events.Images("cluster 1/1 to 3")[0].width > 3 * 224
 
 
 def test_galleries_hold_the_twelve_nearest_images_under_their_names(tmp_path, monkeypatch):
@@ -39,9 +39,12 @@ def test_galleries_hold_the_twelve_nearest_images_under_their_names(tmp_path, mo
     images = PreparedImages(Folder(tmp_path), Preprocessing(8, 8, (0.5,) * 3, (0.5,) * 3), range(0, 30, 2))
     shown, sizes, captions = {}, [], []
     monkeypatch.setattr("whycluster.output.clusters.write_cluster_sizes", lambda writer, found: sizes.extend(found))
-    monkeypatch.setattr("whycluster.output.clusters.write_gallery", lambda writer, k, tiles: shown.update({k: tiles}))
     monkeypatch.setattr(
-        "whycluster.output.clusters.side_by_side", lambda panels, name: captions.append(name) or panels[0]
+        "whycluster.output.clusters.write_gallery", lambda writer, k, tiles, _: shown.update({k: tiles})
+    )
+    monkeypatch.setattr(
+        "whycluster.output.clusters.gallery_tile",
+        lambda panels, name, columns: captions.append(name) or Image.fromarray(panels[0]),
     )
     distances = np.random.RandomState(0).permutation(15).astype(float)
     clusters = np.array([0] * 14 + [1])

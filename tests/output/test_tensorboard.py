@@ -4,14 +4,20 @@ import weakref
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFont
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
 
 from whycluster.output import tensorboard
+from whycluster.output.heatmaps import enlarged
 from whycluster.output.tensorboard import (
+    CARD,
     GALLERY,
+    ON_A_CARD,
+    PAIRS,
+    PHOTOS,
     ExplanationGallery,
+    gallery_tile,
     in_rows,
     tile,
     write_cluster_sizes,
@@ -46,16 +52,33 @@ def test_a_gallery_has_rows(board):
     tiles = [Image.new("RGB", (10, 20), (number * 30, 0, 0)) for number in range(7)]
     tiles.append(Image.new("RGB", (12, 8), "blue"))
     with SummaryWriter(board) as writer:
-        write_gallery(writer, 4, tiles)
-        write_gallery(writer, 5, [])
+        write_gallery(writer, 4, tiles, 4)
+        write_gallery(writer, 5, [], 4)
     events = read(board)
-    assert events.Tags()["images"] == ["cluster 4"]
-    sheet = np.asarray(image(events, "cluster 4"))
-    assert sheet.shape == (2 * 20, 6 * 12, 3)
-    for number in range(7):
-        assert sheet[number // 6 * 20, number % 6 * 12].tolist() == [number * 30, 0, 0]
-    assert sheet[20, 12].tolist() == [0, 0, 255]
-    assert sheet[30, 12].tolist() == [255, 255, 255]
+    assert events.Tags()["images"] == ["cluster 4/1 to 6", "cluster 4/7 to 8"]
+    first, second = (np.asarray(image(events, tag)) for tag in events.Tags()["images"])
+    assert first.shape == (2 * 20, 4 * 10, 3)
+    for number in range(6):
+        assert first[number // 4 * 20, number % 4 * 10].tolist() == [number * 30, 0, 0]
+    assert second.shape == (20, 2 * 12, 3)
+    assert second[0, 0].tolist() == [180, 0, 0]
+    assert second[0, 12].tolist() == [0, 0, 255]
+    assert second[10, 12].tolist() == [255, 255, 255]
+
+
+@pytest.mark.parametrize(("panels", "columns"), [(1, PHOTOS), (2, PAIRS)])
+@pytest.mark.parametrize("side", [8, 224, 518])
+def test_captions_can_be_read_on_a_card(panels, columns, side):
+    """The letter x is as tall there as in a text of 12 pixels, whatever the size of the photos."""
+    photo = np.zeros((side, side, 3), np.uint8)
+    one = gallery_tile([photo] * panels, "x", columns)
+    ink = np.asarray(one)[: one.height - enlarged(photo).shape[0] - 6].min(2) < 128
+    tall = np.flatnonzero(ink.any(1))
+    x = ImageFont.load_default(120).getbbox("x")
+    on_card = (np.ptp(tall) + 1) * CARD / (one.width * columns)
+    assert on_card == pytest.approx(12 * (x[3] - x[1]) / 120, abs=0.6)
+    sheet = in_rows([one] * ON_A_CARD, columns)
+    assert 0.6 < sheet.width / sheet.height < 1.7
 
 
 @pytest.mark.parametrize(("n_tiles", "size"), [(1, (5, 7)), (3, (15, 7)), (4, (20, 7)), (5, (20, 14))])
@@ -145,13 +168,15 @@ def test_a_written_gallery(board):
     with SummaryWriter(board) as writer:
         gallery.write(writer)
     events = read(board)
-    assert events.Tags()["images"] == ["cluster 0", "cluster 2"]
+    assert events.Tags()["images"] == ["cluster 0/1 to 6", "cluster 0/7 to 12", "cluster 2/1 to 1"]
     one = tile(PHOTO, HEATMAP, "a.png\ndiscriminant -1")
-    assert np.array_equal(image(events, "cluster 2"), one)
-    sheet = image(events, "cluster 0")
-    assert sheet.size == (6 * one.width, 2 * one.height)
+    assert np.array_equal(image(events, "cluster 2/1 to 1"), one)
+    sheet = image(events, "cluster 0/1 to 6")
+    assert sheet.size == (2 * one.width, 3 * one.height)
     deepest = sheet.crop((0, 0, one.width, one.height))
     assert np.array_equal(deepest, tile(PHOTO, HEATMAP, "19.png\ndiscriminant 19"))
+    seventh = image(events, "cluster 0/7 to 12").crop((0, 0, one.width, one.height))
+    assert np.array_equal(seventh, tile(PHOTO, HEATMAP, "13.png\ndiscriminant 13"))
 
 
 def test_pictures_that_are_gone_are_left_out(board):

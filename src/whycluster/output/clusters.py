@@ -6,8 +6,15 @@ from sklearn.decomposition import PCA
 from torch.utils.tensorboard import SummaryWriter
 
 from whycluster.data import PreparedImages
-from whycluster.output.heatmaps import enlarged, side_by_side
-from whycluster.output.tensorboard import GALLERY, THUMBNAIL, write_cluster_sizes, write_embedding, write_gallery
+from whycluster.output.tensorboard import (
+    GALLERY,
+    PHOTOS,
+    THUMBNAIL,
+    gallery_tile,
+    write_cluster_sizes,
+    write_embedding,
+    write_gallery,
+)
 
 EMBEDDED = 2000  # images in the projector, which becomes slow with more
 COMPONENTS = 200  # most dimensions that the projector uses
@@ -30,8 +37,8 @@ def show_clusters(
         members = np.flatnonzero(clusters == cluster)
         central = members[np.argsort(distances[members], kind="stable")][:GALLERY]
         names = [images.collection.paths[images.rows[at]] for at in central]
-        tiles = [side_by_side([enlarged(photo(images, at))], name) for at, name in zip(central, names, strict=True)]
-        write_gallery(writer, cluster, [Image.fromarray(tile) for tile in tiles])
+        tiles = [gallery_tile([photo(images, at)], name, PHOTOS) for at, name in zip(central, names, strict=True)]
+        write_gallery(writer, cluster, tiles, PHOTOS)
 
 
 def show_embedding(

@@ -4,7 +4,7 @@ import numpy as np
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from whycluster.output.captions import PAPER, caption_strip
+from whycluster.output.captions import FONT_SIZE, PAPER, caption_strip
 
 RED_RAMP = ((255, 255, 255), (244, 109, 88), (190, 16, 24), (96, 0, 16))  # equally spaced, from no relevance to most
 BLUE_RAMP = ((255, 255, 255), (104, 156, 226), (24, 72, 176), (8, 20, 88))
@@ -63,15 +63,16 @@ def enlarged(pixels: np.ndarray) -> np.ndarray:
     return pixels.repeat(factor, 0).repeat(factor, 1) if factor > 1 else pixels
 
 
-def side_by_side(panels: list[np.ndarray], caption: str = "") -> np.ndarray:
+def side_by_side(panels: list[np.ndarray], caption: str = "", size: int = FONT_SIZE) -> np.ndarray:
     """Places panels in a row, the caption above them, `(H, W, 3)` uint8.
 
     Args:
         panels: at least one, `(H, W, 3)` uint8, all of one height.
         caption: may have several lines; lines that are too long are shortened.
+        size: of its font, in pixels.
     """
     height, width = panels[0].shape[0], sum(panel.shape[1] for panel in panels) + GAP * (len(panels) + 1)
-    strip = caption_strip(caption, width - 2 * GAP)
+    strip = caption_strip(caption, width - 2 * GAP, size)
     sheet = np.full((2 * GAP + len(strip) + height, width, 3), PAPER, np.uint8)
     sheet[GAP : GAP + len(strip), GAP:-GAP] = strip
     left = GAP

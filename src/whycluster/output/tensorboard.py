@@ -18,7 +18,10 @@ from whycluster.output.heatmaps import colour_scale, colours, enlarged, side_by_
 SPRITE_SIDE = 8192  # pixels, the largest sprite that TensorBoard shows
 THUMBNAIL = 64
 GALLERY = 12  # images of a cluster
-COLUMNS = 6
+CARD = 400  # pixels, about the width of a card as TensorBoard opens it
+ON_A_CARD = 6  # images
+PAIRS, PHOTOS = 2, 3  # columns on a card, of photos beside their heatmaps and of photos alone
+CARD_FONT = 12  # size of captions on a card of that width, in pixels
 
 
 def write_cluster_sizes(writer: SummaryWriter, sizes: Sequence[int]) -> None:
@@ -45,10 +48,19 @@ def write_embedding(
     )
 
 
-def write_gallery(writer: SummaryWriter, cluster: int, tiles: Sequence[Image.Image]) -> None:
-    """Writes pictures of a cluster, in rows."""
-    if tiles:
-        writer.add_image(f"cluster {cluster}", np.asarray(in_rows(tiles, COLUMNS)), dataformats="HWC")
+def write_gallery(writer: SummaryWriter, cluster: int, tiles: Sequence[Image.Image], columns: int) -> None:
+    """Writes pictures of a cluster, in rows, `ON_A_CARD` to a card; the cards of a cluster stand side by side."""
+    for first in range(0, len(tiles), ON_A_CARD):
+        shown = tiles[first : first + ON_A_CARD]
+        tag = f"cluster {cluster}/{first + 1} to {first + len(shown)}"
+        writer.add_image(tag, np.asarray(in_rows(shown, columns)), dataformats="HWC")
+
+
+def gallery_tile(panels: Sequence[np.ndarray], title: str, columns: int) -> Image.Image:
+    """Places panels `(H, W, 3)` uint8 side by side, under a title that can be read on a card with so many columns."""
+    panels = [enlarged(panel) for panel in panels]
+    width = sum(panel.shape[1] for panel in panels)
+    return Image.fromarray(side_by_side(panels, title, round(CARD_FONT * columns * width / CARD)))
 
 
 def in_rows(tiles: Sequence[Image.Image], columns: int) -> Image.Image:
@@ -63,8 +75,7 @@ def in_rows(tiles: Sequence[Image.Image], columns: int) -> Image.Image:
 
 def tile(photo: np.ndarray, heatmap: np.ndarray, title: str) -> Image.Image:
     """Places a photo `(H, W, 3)` beside its heatmap `(H, W)`."""
-    panels = [enlarged(photo), enlarged(colours(heatmap, colour_scale(heatmap)))]
-    return Image.fromarray(side_by_side(panels, title))
+    return gallery_tile([photo, colours(heatmap, colour_scale(heatmap))], title, PAIRS)
 
 
 class ExplanationGallery:
@@ -91,7 +102,7 @@ class ExplanationGallery:
         return {cluster: sorted(best, reverse=True) for cluster, best in clusters}
 
     def write(self, writer: SummaryWriter) -> None:
-        """Writes a gallery for each cluster."""
+        """Writes a gallery of each cluster."""
         for cluster, items in self.kept().items():
             pictures = [self._picture(place, f"{path}\ndiscriminant {value:.4g}") for value, path, place in items]
-            write_gallery(writer, cluster, [picture for picture in pictures if picture is not None])
+            write_gallery(writer, cluster, [picture for picture in pictures if picture is not None], PAIRS)
