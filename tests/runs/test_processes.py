@@ -120,6 +120,19 @@ def test_a_killed_process_ends_the_run_and_it_can_go_on(tmp_path, first):
 
 
 @pytest.mark.slow
+def test_two_processes_choose_the_rules_that_one_chooses(trained, tmp_path):
+    settings = (f"checkpoint={trained}", "composite=auto", "rules_sample=4", "evaluation.steps=2", "limit=9")
+    found = []
+    for processes, folder in ((ONE, "one"), (TWO, "two")):
+        said = run(tmp_path, "explain.py", *settings, "batch_size=2", *processes, f"hydra.run.dir={folder}")
+        assert said.count("choosing rules among ") == 1
+        found.append(json.loads((tmp_path / folder / "metrics.json").read_text())["rules"])
+    assert found[0] == found[1]
+    for name in ("assignments.csv", "receipts.csv"):
+        assert (tmp_path / "one" / name).read_text() == (tmp_path / "two" / name).read_text()
+
+
+@pytest.mark.slow
 def test_two_processes_learn_what_one_learns(tmp_path):
     shift = "{_target_:torchvision.transforms.v2.RandomAffine,degrees:0,translate:[0.1,0.1]}"
     settings = ("head=dec", "data.limit=121", "head.n_clusters=6", "head.n_init=2", "head.max_epochs=3", "head.tol=0")
