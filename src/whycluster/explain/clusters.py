@@ -4,6 +4,8 @@
 """
 
 from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +14,8 @@ from torch import Tensor
 
 from whycluster.clustering.features import FeatureStore
 from whycluster.explain.concepts import feature_relevance
-from whycluster.explain.explainer import Explainer
+from whycluster.explain.explainer import BATCH_SIZE, Explainer
+from whycluster.explain.images import Images, batches
 from whycluster.explain.targets import Target
 
 PROTOTYPES = BORDERLINE = OUTLIERS = 8  # images of a cluster that are named
@@ -89,6 +92,30 @@ def concept_relevance(explainer: Explainer, features: FeatureStore) -> Iterator[
     for batch in features.batches(explainer.model.head.width):
         relevance = feature_relevance(explainer, batch.to(device), Target("assigned"))
         yield backbone.channel_sums(relevance).float().cpu()
+
+
+def describe_images(explainer: Explainer, images: Images) -> list[ClusterDescription]:
+    """Describes the clusters of images, which are only run forward; see `describe_clusters`.
+
+    Args:
+        explainer: says by which rules.
+        images: as in `Explainer.explain`; in what is returned they are numbers, from 0.
+    """
+    model, backbone = explainer.model, explainer.model.backbone
+    raw, parts = [], []
+    with torch.no_grad():
+        for batch in batches(images, backbone.preprocessing, BATCH_SIZE):
+            raw.append(backbone(batch.to(model.head.centre.device)))
+            parts.append(model.assign(model.steps(raw[-1])))
+    columns = (torch.cat([getattr(part, name) for part in parts]).cpu().numpy() for name in Assigned._fields)
+    assigned, n_rows = Assigned(*columns), sum(map(len, raw))
+    with TemporaryDirectory() as folder:
+        features = FeatureStore.write(
+            Path(folder) / "features.npy", (batch.cpu() for batch in raw), n_rows, backbone.n_features
+        )
+        relevance = concept_relevance(explainer, features)
+        concepts = FeatureStore.write(Path(folder) / "concepts.npy", relevance, n_rows, backbone.n_channels)
+        return describe_clusters(explainer, features, concepts, assigned)
 
 
 def describe_clusters(

@@ -1,7 +1,7 @@
 """Images `->` explanations: the discriminant of a cluster, propagated back through head and backbone to the pixels."""
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,9 @@ from whycluster.heads.layers import HeadRule
 from whycluster.lrp import LRP, Attention, Composite, Epsilon, Residual, named_composite
 from whycluster.lrp.composites import GAMMA, Row
 from whycluster.lrp.forward_cache import ForwardCache
+
+if TYPE_CHECKING:
+    from whycluster.explain.clusters import ClusterDescription
 
 BATCH_SIZE = 16
 STEPS = "steps.*"  # nodes of the feature steps in the graph
@@ -167,6 +170,29 @@ class Explainer:
         """Lists the rule of each node of the network, and of what is behind it, in a table each."""
         blank_features = self._blank.new_zeros(1, self.model.backbone.n_features)
         return f"{self.network.describe(self._blank)}\n{self.clustering.describe(blank_features)}"
+
+    def describe_clusters(self, images: Images) -> "list[ClusterDescription]":
+        """Says what each cluster that has some of the images is about: prototypes, concepts, contrasts, and more.
+
+        Args:
+            images: as in `explain`; in what is returned they are numbers, from 0.
+
+        Raises:
+            UserError: as `explain`, for images.
+            UnreadableImageError: for a path that holds no image.
+
+        Example:
+            >>> import whycluster.backbones, whycluster.heads
+            >>> backbone = whycluster.backbones.build_backbone("glyphnet", "DEFAULT", pool="flatten")
+            >>> images = torch.rand(6, 3, 32, 32)
+            >>> head = whycluster.heads.neuralize(backbone(images[:2]))  # two of the images as centroids
+            >>> found = Explainer(ClusterModel(backbone, head)).describe_clusters(images)
+            >>> [one.prototypes[0] < 6 for one in found]
+            [True, True]
+        """
+        from whycluster.explain.clusters import describe_images  # which needs this module
+
+        return describe_images(self, images)
 
     def explain(self, images: Images, target: str | int = "assigned") -> Explanation:
         """Explains images.
