@@ -17,6 +17,7 @@ from whycluster.lrp.composites import GAMMA
 
 # Below and above the default one; docs/defaults.md has what they do.
 OTHER_GAMMAS = (0.1, 1.0)
+OTHER_ATTENTION: dict[Attention, Attention] = {"attn": "cp", "cp": "attn"}
 
 
 class Rules(NamedTuple):
@@ -77,7 +78,7 @@ def candidate_rules(attention: Attention = "attn") -> list[Rules]:
     Args:
         attention: of the default; the other rule of attention is a candidate.
     """
-    box, other = "epsilon_gamma_box", "cp" if attention == "attn" else "attn"
+    box, other = "epsilon_gamma_box", OTHER_ATTENTION.get(attention, attention)
     return [
         *(Rules(box, gamma, attention) for gamma in (GAMMA, *OTHER_GAMMAS)),
         *(Rules(name, None, attention) for name in ("epsilon_plus_flat", "epsilon_alpha2_beta1")),
