@@ -57,10 +57,25 @@ def overlay(photo: np.ndarray, relevance: np.ndarray) -> np.ndarray:
     return np.asarray(Image.composite(ink, paper, opacity))
 
 
+def layer(relevance: np.ndarray) -> np.ndarray:
+    """Converts relevance `(H, W)` to colours with opacity, `(H, W, 4)` uint8, to be laid over a photo.
+
+    Example:
+        >>> layer(np.array([[0.0, 1.0, -1.0]])).tolist()
+        [[[255, 255, 255, 0], [96, 0, 16, 255], [8, 20, 88, 255]]]
+    """
+    level = _level(relevance, colour_scale(relevance))
+    return np.dstack([_COLOUR.take(level, 0), _OPACITY.take(level)])
+
+
 def enlarged(pixels: np.ndarray) -> np.ndarray:
     """Enlarges small pictures `(H, W, 3)` by a whole number, so that each pixel stays a square."""
-    factor = max(1, -(-PANEL // pixels.shape[1]))
+    factor = _factor(pixels.shape[1])
     return pixels.repeat(factor, 0).repeat(factor, 1) if factor > 1 else pixels
+
+
+def _factor(width: int) -> int:
+    return max(1, -(-PANEL // width))
 
 
 def side_by_side(panels: list[np.ndarray], caption: str = "", size: int = FONT_SIZE) -> np.ndarray:
@@ -93,3 +108,12 @@ def heatmap_picture(photo: np.ndarray, relevance: np.ndarray, caption: str) -> n
     photo = np.ascontiguousarray(photo)  # a tensor's channels stand apart, and are slow to gather twice
     panels = (photo, colours(relevance, colour_scale(relevance)), overlay(photo, relevance))
     return side_by_side([enlarged(panel) for panel in panels], caption)
+
+
+def photo_in(picture: Image.Image, height: int, width: int) -> np.ndarray:
+    """Cuts the photo out of what `heatmap_picture` returned, `(height, width, 3)` uint8, exactly as it was."""
+    factor = _factor(width)
+    top = picture.height - GAP - height * factor
+    panel = picture.crop((GAP, top, GAP + width * factor, picture.height - GAP)).convert("RGB")
+    photo: np.ndarray = np.asarray(panel)[::factor, ::factor]
+    return photo

@@ -28,17 +28,21 @@ from whycluster.output.explanations import (
     deepest,
     receipt_rows,
 )
+from whycluster.output.report import FOLDER as SHEETS
+from whycluster.output.report import PAGE, write_report
 from whycluster.output.tables import ASSIGNMENTS, RECEIPTS, write_skipped, write_table
 from whycluster.runs.choosing_rules import AUTO, RuleChooser, rules_asked_for
 from whycluster.runs.describing import CONCEPT_RELEVANCE, describe
 from whycluster.runs.evaluate_sample import EVALUATION, evaluate_sample
 from whycluster.runs.folders import Run, asked, find_checkpoint
 from whycluster.runs.ranks import is_first, leave_group
+from whycluster.runs.reporting import check_report, write_again
 from whycluster.runs.trainers import check_loading, run_pass
 
 METRICS = "metrics.json"
 TABLES = ("assignments.csv", "receipts.csv", "skipped.csv")
-RESULTS = (*TABLES, METRICS, EVALUATION, CLUSTERS, CONCEPTS, CONCEPT_RELEVANCE, "heatmaps", "relevance", "tensorboard")
+ABOUT_CLUSTERS = (CLUSTERS, CONCEPTS, CONCEPT_RELEVANCE, PAGE, SHEETS)
+RESULTS = (*TABLES, METRICS, EVALUATION, *ABOUT_CLUSTERS, "heatmaps", "relevance", "tensorboard")
 
 
 def explain(
@@ -59,6 +63,7 @@ def explain(
     check: bool = False,
     evaluate: bool = False,
     evaluation: Evaluator | None = None,
+    report: bool | str = True,
     limit: int | None = None,
     batch_size: int = 16,
     num_workers: int | None = None,
@@ -84,6 +89,8 @@ def explain(
         check: print which rule each node of the network gets, and explain nothing.
         evaluate: measure the explanations of assigned clusters, too.
         evaluation: how; `None`: as `Evaluator` does by default.
+        report: whether to write the page of the run; `only`: write that of the finished run in `folder`, and explain
+            nothing.
         limit: explain the first so many images only.
         batch_size: images loaded at once.
         num_workers: processes that decode; `None`: as many as fit.
@@ -95,7 +102,10 @@ def explain(
     Raises:
         UserError: for settings that do not work, for a folder that is not free, and if no image can be read.
     """
+    if report == "only":
+        return write_again(folder)
     check_loading(trainer, batch_size, num_workers)
+    check_report(report)
     for name, value in {"check": check, "evaluate": evaluate}.items():
         true_or_false(name, value)
     if resume and checkpoint == "latest":  # by now, that may be another run
@@ -158,6 +168,8 @@ def explain(
         if evaluate:
             quiet = explaining.progress_bar_callback is None
             evaluate_sample(explainer, evaluator, prepared, run.folder, Path(board.log_dir), batch_size, quiet)
+        if report:
+            write_report(run.folder)
     _report(run.folder, metrics, clusters)
     return int(metrics["n_images"])
 
@@ -209,6 +221,8 @@ def _report(folder: Path, metrics: Mapping[str, Any], clusters: Sequence[Mapping
             "and stabilisers absorbed the rest, see receipts.csv"
         )
     show(about_table(clusters))
+    if (folder / PAGE).exists():
+        say(f"open in a browser: {short(folder / PAGE)}")
     say(f"heatmaps: {short(folder / 'heatmaps')}")
     say(f"clusters: {short(folder / CLUSTERS)}, with pictures in {short(folder / CONCEPTS)}")
     say(f"galleries: tensorboard --logdir {quote(str(short(folder)))}")

@@ -21,7 +21,7 @@ TRAIN_RUNS = Path("outputs/train")
 # Settings that cannot change results, with all that is below them. All others, those to come included, have to be the
 # same when a run goes on.
 FREE = {
-    *("_target_", "_partial_", "resume", "num_workers", "check", "logger"),
+    *("_target_", "_partial_", "resume", "num_workers", "check", "logger", "report"),
     *(f"trainer.{name}" for name in ("devices", "strategy", "num_nodes", "profiler", "log_every_n_steps")),
     *(f"trainer.{name}" for name in ("enable_progress_bar", "enable_model_summary")),
     *(f"trainer.{name}" for name in ("max_steps", "max_time")),  # a run that they end early goes on without them

@@ -1,0 +1,116 @@
+"""What the script of the page reads: everything that is known of a run, as plain values."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from whycluster.output.report import sentences
+from whycluster.output.report.pictures import Pictures, region_slots
+from whycluster.output.report.run_files import RunFiles
+from whycluster.output.report.sheets import COLUMNS
+
+MOST_RIVALS = 50  # of a cluster; of more, the nearest ones and those that images are mistaken for
+DIGITS = 5  # significant ones, of numbers in the page
+
+
+def content(files: RunFiles, pictures: Pictures, urls: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """Collects what the page shows.
+
+    Args:
+        files: of the run.
+        pictures: of its images and concepts.
+        urls: kind of sheets `->` where each one is.
+
+    Returns:
+        `n_images`; `images`, columns with an entry for each image; `clusters`; `sheets`; `targets`, what the heatmaps
+        explain; `unknown`, the number of images without a picture. Images are numbers of rows, pictures of slots.
+    """
+    row_of = {path: row for row, path in enumerate(files.paths)}
+    found = {
+        "n_images": files.n_images,
+        "columns": COLUMNS,
+        "sheets": {kind: {"side": sheets.side, "urls": list(urls[kind])} for kind, sheets in pictures.sheets.items()},
+        "targets": files.targets,
+        "missing": pictures.missing,
+        "images": _images(files, pictures),
+        "clusters": [_cluster(cluster, files, pictures, row_of) for cluster in files.clusters],
+    }
+    rounded: dict[str, Any] = _rounded(found)
+    return rounded
+
+
+def _images(files: RunFiles, pictures: Pictures) -> dict[str, Any]:
+    names = ("cluster", "runner_up", "discriminant", "probability", "held", "target")
+    columns: dict[str, Any] = {name: getattr(files, name).tolist() for name in names}
+    return {**columns, "path": files.paths, "label": files.labels, "slot": pictures.images, "file": _files(files)}
+
+
+def _files(files: RunFiles) -> dict[int, str]:
+    """Returns, relative to the page, the picture files whose names do not follow from the paths: row `->` file."""
+    found = {}
+    for row, path in enumerate(files.paths):
+        file = files.file("heatmaps", row).relative_to(files.folder).as_posix()
+        if file != f"heatmaps/{path}.png":
+            found[row] = file
+    return found
+
+
+def _cluster(
+    cluster: Mapping[str, Any], files: RunFiles, pictures: Pictures, row_of: Mapping[str, int]
+) -> dict[str, Any]:
+    number = cluster["cluster"]
+    rows = np.flatnonzero(files.cluster == number)
+    word, trust = sentences.stability(cluster["stability"])
+    concepts = [
+        {
+            "channel": concept["channel"],
+            "share": concept["share"],
+            "images": _rows([region["path"] for region in concept["regions"]], row_of),
+            "crops": region_slots(pictures, number, concept),
+        }
+        for concept in cluster["concepts"]
+    ]
+    return {
+        **{name: cluster[name] for name in ("cluster", "size", "stability", "silhouette", "margin")},
+        "word": word,
+        "trust": trust,
+        "about": sentences.about(cluster, files.n_images),
+        "labels": sentences.labels_in([files.labels[row] for row in rows]),
+        "receipts": sentences.receipts(files.held[rows]),
+        "border": sentences.places(cluster["places"]),
+        "places": pictures.places.get(number, -1),
+        "prototypes": _rows(cluster["prototypes"], row_of),
+        "borderline": _rows([one["path"] for one in cluster["borderline"]], row_of),
+        "outliers": _rows([one["path"] for one in cluster["outliers"]], row_of),
+        "scores": [one["score"] for one in cluster["outliers"]],
+        "concepts": concepts,
+        "contrasts": _rivals(cluster["contrasts"]),
+        "shortcut": cluster.get("shortcut"),
+    }
+
+
+def _rivals(contrasts: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Returns the contrasts that matter most, by the number of the rival."""
+    chosen = sorted(contrasts, key=lambda contrast: (-contrast["lost"], contrast["distance"]))[:MOST_RIVALS]
+    return sorted(chosen, key=lambda contrast: int(contrast["rival"]))
+
+
+def _rows(paths: Sequence[str], row_of: Mapping[str, int]) -> list[int]:
+    return [row_of.get(path, -1) for path in paths]
+
+
+def _rounded(value: Any) -> Any:
+    """Rounds all numbers, and replaces those that are not finite by `None`, as JSON has no NaN."""
+    if isinstance(value, float):
+        return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {name: _rounded(one) for name, one in value.items()}
+    return [_rounded(one) for one in value] if isinstance(value, list) else value
+
+
+def relative_urls(files: Sequence[Path], folder: str) -> list[str]:
+    """Returns the addresses of sheets in a folder beside the page."""
+    return [f"{folder}/{file.name}" for file in files]

@@ -1,0 +1,113 @@
+
+// Which view is shown, and how one moves between them.
+const main = document.getElementById("main");
+const search = document.getElementById("search");
+const scrolled = new Map(); // address -> where one had scrolled to
+let drawnFor = null; // the address of the view that is shown
+let byLink = false; // whether a link leads to the next view, and not the browser's back or forward
+
+// The images that the arrows walk through, and where one comes from.
+function neighbours(asked) {
+  const rows = asked.cluster === null && !asked.q ? [] : rowsOf(asked);
+  return rows.includes(asked.image) ? rows : members.get(images.cluster[asked.image]) ?? [];
+}
+function above(asked) {
+  if (asked.image !== null) return asked.cluster === null && !asked.q ? { cluster: images.cluster[asked.image] } : { ...asked, image: null };
+  return {};
+}
+
+// Goes to another state; `here`: without moving, `quietly`: without a step in the history.
+function go(wanted, here = false, quietly = false) {
+  const address = link(wanted);
+  history[quietly ? "replaceState" : "pushState"](null, "", address);
+  render(here);
+}
+
+function view(asked) {
+  if (asked.image !== null) return imageView(asked);
+  if (asked.cluster !== null) return clusterView(asked);
+  if (asked.view === "distances") return distancesView();
+  return asked.q ? searchView(asked) : overviewView();
+}
+
+function render(here = false) {
+  const asked = state();
+  if (here && asked.cluster !== null && asked.image === null && document.getElementById("gallery")) return renderGallery(asked);
+  if (drawnFor !== null) scrolled.set(drawnFor, scrollY);
+  near.disconnect();
+  main.replaceChildren(...view(asked).flat(3).filter((part) => part !== null && part !== ""));
+  const heading = main.querySelector("h1").textContent;
+  document.title = heading;
+  for (const [id, current] of [["to-overview", asked.view === null && asked.image === null && asked.cluster === null && !asked.q], ["to-distances", asked.view === "distances"]]) {
+    document.getElementById(id).toggleAttribute("aria-current", current);
+  }
+  if (document.activeElement !== search) {
+    search.value = asked.cluster === null ? asked.q ?? "" : "";
+    if (drawnFor !== null) main.focus({ preventScroll: true });
+  }
+  scrollTo(0, byLink ? 0 : scrolled.get(location.hash) ?? 0);
+  if (asked.page !== null || asked.only !== null) document.getElementById("gallery")?.scrollIntoView();
+  drawnFor = location.hash;
+  byLink = false;
+}
+
+// Draws the gallery of a cluster anew, and leaves the field that one types into.
+function renderGallery(asked) {
+  const old = document.getElementById("gallery");
+  const made = galleryPart(clusters.get(asked.cluster), asked);
+  const focused = old.contains(document.activeElement) ? document.activeElement.className : null;
+  old.replaceWith(made);
+  drawnFor = location.hash;
+  const field = focused && made.querySelector(`.${focused}`);
+  if (!field) return;
+  field.focus();
+  if (field.type === "search") field.setSelectionRange(field.value.length, field.value.length);
+}
+
+function arrow(asked, by) {
+  if (asked.image !== null) {
+    const rows = neighbours(asked);
+    const to = rows[rows.indexOf(asked.image) + by];
+    return to === undefined ? null : { ...asked, image: to };
+  }
+  if (asked.cluster !== null) {
+    const to = numbers[numbers.indexOf(asked.cluster) + by];
+    return to === undefined ? null : { cluster: to };
+  }
+  const links = [...main.querySelectorAll("a.to-cluster")];
+  const at = links.indexOf(document.activeElement);
+  links[at < 0 ? 0 : Math.min(Math.max(at + by, 0), links.length - 1)]?.focus();
+  return null;
+}
+
+addEventListener("keydown", (event) => {
+  if (event.altKey || event.ctrlKey || event.metaKey) return;
+  const field = /^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName);
+  if (event.key === "Escape" && field) return event.target.blur();
+  if (field) return;
+  const asked = state();
+  let to = null;
+  if (event.key === "/") search.focus(), search.select();
+  else if (event.key === "ArrowLeft" || event.key === "ArrowRight") {
+    if (event.target.closest?.(".scroll")) return;
+    to = arrow(asked, event.key === "ArrowLeft" ? -1 : 1);
+  } else if (event.key === "Escape") to = drawnFor && link({ ...asked }) !== "#" ? above(asked) : null;
+  else return;
+  event.preventDefault();
+  if (to) (byLink = true), go(to);
+});
+addEventListener("click", (event) => {
+  if (event.target.closest?.('a[href^="#"]')) byLink = true;
+});
+document.getElementById("skip").addEventListener("click", (event) => {
+  event.preventDefault();
+  byLink = false;
+  main.focus();
+});
+search.addEventListener("input", () => {
+  const typing = state().view === null && state().cluster === null && state().image === null && Boolean(state().q);
+  go({ q: search.value }, false, typing);
+});
+addEventListener("popstate", () => render());
+history.scrollRestoration = "manual";
+render();

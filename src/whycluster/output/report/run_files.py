@@ -1,0 +1,161 @@
+"""What the page reads in the folder of an explain run: its tables, and its clusters."""
+
+import csv
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from whycluster.errors import UserError
+from whycluster.explain import Target
+from whycluster.output.cluster_tables import CLUSTERS
+from whycluster.output.explanations import file_of
+from whycluster.output.tables import FORMULA_SIGNS
+
+NEEDED = (CLUSTERS, "assignments.csv", "receipts.csv", "heatmaps", "relevance")
+
+
+@dataclass
+class RunFiles:
+    """The tables of a run, a row for each image in the order of the page: by cluster, then the surest first.
+
+    Attributes:
+        folder: of the run.
+        clusters: the content of `clusters.json`.
+        paths: of the images, as their collection names them.
+        labels: known classes; empty strings where there are none.
+        cluster: the cluster of each image, `(N,)`.
+        runner_up: the second nearest, `(N,)`.
+        discriminant: of the cluster, `(N,)`.
+        probability: of the cluster, `(N,)`.
+        targets: names of what the run explains.
+        target: which of them is shown of each image, `(N,)`.
+        held: which share of the discriminant explained arrived at the pixels, `(N,)`; NaN where there was none.
+        n_images: of the run; the page may show fewer.
+    """
+
+    folder: Path
+    clusters: list[dict[str, Any]]
+    paths: list[str]
+    labels: list[str]
+    cluster: np.ndarray
+    runner_up: np.ndarray
+    discriminant: np.ndarray
+    probability: np.ndarray
+    targets: list[str]
+    target: np.ndarray
+    held: np.ndarray
+    n_images: int
+
+    def file(self, kind: str, row: int) -> Path:
+        """Returns the file of an image in `heatmaps` or `relevance`."""
+        return file_of(self.folder, kind, Target(self.targets[self.target[row]]), len(self.targets), self.paths[row])
+
+    def subset(self, rows: np.ndarray) -> "RunFiles":
+        """Returns the same with some of the images, in the order given."""
+        columns = ("cluster", "runner_up", "discriminant", "probability", "target", "held")
+        return RunFiles(
+            self.folder,
+            self.clusters,
+            [self.paths[row] for row in rows],
+            [self.labels[row] for row in rows],
+            **{name: getattr(self, name)[rows] for name in columns},
+            targets=self.targets,
+            n_images=self.n_images,
+        )
+
+
+def read_run(folder: Path) -> RunFiles:
+    """Reads the tables of an explain run.
+
+    Raises:
+        UserError: if a file is missing that the page needs.
+    """
+    missing = [name for name in NEEDED if not (folder / name).exists()]
+    if missing:
+        raise UserError(
+            f"the page needs {', '.join(missing)} of an explain run, which {str(folder)!r} does not hold; "
+            "name the folder of a finished one by hydra.run.dir=..."
+        )
+    clusters = json.loads((folder / CLUSTERS).read_text(encoding="utf-8"))
+    rows = list(_rows(folder / "assignments.csv"))
+    cluster = np.array([int(float(row["cluster"])) for row in rows])
+    paths = [_path(row["path"]) for row in rows]
+    targets, target, held = _receipts(folder / "receipts.csv", paths, cluster)
+    found = RunFiles(
+        folder,
+        clusters,
+        paths,
+        [_text(row["label"]) for row in rows],
+        cluster,
+        np.array([int(float(row["runner_up"])) for row in rows]),
+        np.array([float(row["discriminant"]) for row in rows]),
+        np.array([float(row["probability"]) for row in rows]),
+        targets,
+        target,
+        held,
+        len(rows),
+    )
+    return found.subset(np.lexsort((-found.discriminant, cluster)))
+
+
+def thinned(files: RunFiles, most: int) -> RunFiles:
+    """Keeps about so many images: all that `clusters.json` names, and of the others every so manieth.
+
+    Args:
+        files: of the run.
+        most: images; more are only kept where `clusters.json` names more.
+    """
+    if len(files.paths) <= most:
+        return files
+    named = {path for cluster in files.clusters for path in named_images(cluster)}
+    kept = np.array([path in named for path in files.paths])
+    others = np.flatnonzero(~kept)
+    kept[others[np.linspace(0, len(others) - 1, max(0, most - int(kept.sum()))).round().astype(int)]] = True
+    return files.subset(np.flatnonzero(kept))
+
+
+def named_images(cluster: dict[str, Any]) -> list[str]:
+    """Returns the paths that an entry of `clusters.json` names."""
+    one_each = [*cluster["borderline"], *cluster["outliers"]]
+    regions = [region for concept in cluster["concepts"] for region in concept["regions"]]
+    return [*cluster["prototypes"], *(entry["path"] for entry in [*one_each, *regions])]
+
+
+def _receipts(file: Path, paths: list[str], clusters: np.ndarray) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Reads targets, and of each image which of them is shown, and which share of its discriminant the pixels hold."""
+    place = {path: row for row, path in enumerate(paths)}
+    targets: dict[str, int] = {}
+    shown, held = np.full(len(paths), -1), np.full(len(paths), np.nan)
+    about_own = np.zeros(len(paths), bool)
+    for row in _rows(file):
+        at, name = place.get(_path(row["path"])), _text(row["target"])
+        number = targets.setdefault(name, len(targets))
+        if at is None:
+            continue
+        own = name.partition(":")[0] == str(clusters[at])  # of many targets, the one about the image's own cluster
+        if shown[at] < 0 or (own and not about_own[at]):
+            discriminant = float(row["discriminant"])
+            held[at] = float(row["pixels"]) / discriminant if discriminant else np.nan
+            shown[at], about_own[at] = number, own
+    if (shown < 0).any():
+        raise UserError(f"{str(file)!r} has no row for {paths[int(shown.argmin())]!r}; the run has to be made again.")
+    return list(targets), shown, held
+
+
+def _rows(file: Path) -> Iterator[dict[str, str]]:
+    with open(file, newline="", encoding="utf-8") as lines:
+        yield from csv.DictReader(lines)
+
+
+def _path(cell: str) -> str:
+    """Undoes what `tables.safe_cells` did to a path."""
+    return cell.removeprefix("./")
+
+
+def _text(cell: str) -> str:
+    """Undoes what `tables.safe_cells` did to other text."""
+    return cell[1:] if cell.startswith("'") and cell[1:].startswith(FORMULA_SIGNS) else cell
