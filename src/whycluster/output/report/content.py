@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -109,8 +108,3 @@ def _rounded(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {name: _rounded(one) for name, one in value.items()}
     return [_rounded(one) for one in value] if isinstance(value, list) else value
-
-
-def relative_urls(files: Sequence[Path], folder: str) -> list[str]:
-    """Returns the addresses of sheets in a folder beside the page."""
-    return [f"{folder}/{file.name}" for file in files]

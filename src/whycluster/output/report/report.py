@@ -4,7 +4,7 @@ import base64
 import hashlib
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,9 +12,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from whycluster.files import written_whole
-from whycluster.output.report.content import content, relative_urls
-from whycluster.output.report.pictures import draw_pictures
-from whycluster.output.report.run_files import read_run, thinned
+from whycluster.output.report.content import content
+from whycluster.output.report.pictures import Pictures, draw_pictures
+from whycluster.output.report.run_files import RunFiles, read_run, thinned
 
 PAGE = "report.html"
 FOLDER = "report"  # beside the page, for its sheets
@@ -53,21 +53,28 @@ def write_report(run: Path, largest: int = LARGEST, most_images: int = MOST_IMAG
     beside.mkdir()
     try:
         pictures = draw_pictures(files, beside)
-        sheets = {kind: sheets.files for kind, sheets in pictures.sheets.items()}
-        one_file = sum(file.stat().st_size for kind in sheets.values() for file in kind) * 4 / 3 < largest
-        urls = {kind: _data_urls(some) if one_file else relative_urls(some, FOLDER) for kind, some in sheets.items()}
-        page = render(content(files, pictures, urls))
-        if one_file and len(page) > largest:  # the sheets alone would have fitted
-            page = render(content(files, pictures, {k: relative_urls(some, FOLDER) for k, some in sheets.items()}))
-            one_file = False
-        shutil.rmtree(run / FOLDER, ignore_errors=True)
-        if not one_file:
+        page = _page(files, pictures, _data_urls) if _size(beside) * 4 / 3 < largest else None
+        if page is None or len(page) > largest:
+            page = _page(files, pictures, _relative_urls)
+            shutil.rmtree(run / FOLDER, ignore_errors=True)
             os.replace(beside, run / FOLDER)
+        else:
+            shutil.rmtree(run / FOLDER, ignore_errors=True)
         with written_whole(run / PAGE) as file:
-            file.write_text(page, encoding="utf-8")
+            file.write_bytes(page)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     return Shown(files.n_images, len(files.paths), pictures.missing)
+
+
+def _page(files: RunFiles, pictures: Pictures, addresses: Callable[[Sequence[Path]], list[str]]) -> bytes:
+    """Renders the page with the addresses of its sheets, by kind."""
+    urls = {kind: addresses(sheets.files) for kind, sheets in pictures.sheets.items()}
+    return render(content(files, pictures, urls)).encode()
+
+
+def _size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.iterdir())
 
 
 def render(data: Mapping[str, Any]) -> str:
@@ -96,3 +103,7 @@ def _hash(text: str) -> str:
 
 def _data_urls(files: Sequence[Path]) -> list[str]:
     return [f"data:image/webp;base64,{base64.b64encode(file.read_bytes()).decode()}" for file in files]
+
+
+def _relative_urls(files: Sequence[Path]) -> list[str]:
+    return [f"{FOLDER}/{file.name}" for file in files]

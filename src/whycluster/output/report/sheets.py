@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 COLUMNS = 8  # of a sheet, and its most rows: a gallery in the order of the sheets needs one or two of them
-QUALITY = 78  # of WebP, from 0 to 100
+QUALITY = {"quality": 78, "alpha_quality": 60, "method": 0}  # of WebP; method 2 takes twice the time for 8 % less
 LOSSLESS = 32  # pixels: tiles up to this side are shown enlarged, where losses would be seen
 
 
@@ -54,7 +54,7 @@ class Sheets:
     def _write(self, rows: int) -> None:
         file = self.folder / f"{self.name}_{len(self.files)}.webp"
         sheet = Image.fromarray(self._sheet[: rows * self.side])
-        sheet.save(file, format="WEBP", quality=QUALITY, lossless=self.side <= LOSSLESS, method=2)
+        sheet.save(file, format="WEBP", lossless=self.side <= LOSSLESS, **QUALITY)
         self.files.append(file)
         self._sheet = self._empty()
 
