@@ -33,14 +33,14 @@ def _concentration(share: float) -> str:
 
 
 def labels_in(labels: Sequence[str]) -> str:
-    """Says which known classes the images of a cluster have, most frequent first; empty where they have none."""
+    """Lists the known classes of the images of a cluster, most frequent first; empty where they have none."""
     if not any(labels):
         return ""
     counts = sorted(Counter(labels).items(), key=lambda pair: (-pair[1], pair[0]))
     named = [f"{count} “{label}”" if label else f"{count} without a label" for label, count in counts[:4]]
     rest = sum(count for _, count in counts[4:])
     more = f", and {rest} with others" if rest else ""
-    return f"Labels of these images, which the clustering never saw: {', '.join(named)}{more}."
+    return f"{', '.join(named)}{more}"
 
 
 def stability(value: float | None) -> tuple[str, str]:

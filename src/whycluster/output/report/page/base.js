@@ -24,7 +24,7 @@ const visible = (text) => text.replace(UNSEEN, (sign) => "\\u" + sign.charCodeAt
 const nameOf = (row) => visible(images.path[row]);
 const shown = (row) => el("bdi", {}, nameOf(row));
 
-const percent = (share) => (share === null ? "unknown" : `${Math.round(100 * share)} %`);
+const percent = (share) => (share === null ? "unknown" : `${Math.round(100 * share)}%`);
 const number = (value) => (value === null ? "unknown" : String(Number(value.toPrecision(2))));
 const count = (n, noun) => `${n.toLocaleString("en")} ${noun}${n === 1 ? "" : "s"}`;
 

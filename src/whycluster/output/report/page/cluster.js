@@ -12,17 +12,16 @@ function rivalPart(cluster, asked) {
     made.selected = one.rival === rival;
     return made;
   });
-  const chosen = (event) => go({ ...asked, rival: Number(event.target.value), page: null });
+  const chosen = (event) => go({ ...asked, rival: Number(event.target.value), page: null }, "contrast");
   const counted = `${ours.lost} of the ${cluster.size} images here have cluster ${rival} as their second choice` +
     (theirs ? `, and ${theirs.lost} of ${clusters.get(rival).size} the other way round.` : ".");
-  return [
-    el("h2", { id: "contrast" }, `What sets cluster ${cluster.cluster} apart from another one?`),
+  return el("section", { id: "contrast" },
+    el("h2", {}, `What sets cluster ${cluster.cluster} apart from another one?`),
     el("div", { class: "tools" }, el("label", {}, "Compare with", el("select", { class: "rivals", onchange: chosen }, options)),
       el("a", { href: link({ cluster: cluster.cluster, only: "rival", rival }) }, `images nearly in ${rival}`), clusterLink(rival, `open cluster ${rival}`)),
     el("p", {}, `Their means lie ${number(ours.distance)} apart. ${counted}`),
     el("h3", {}, `What decides for ${cluster.cluster} and against ${rival}`), conceptList(ours.concepts.slice(0, 3), cluster.cluster, rival),
-    theirs ? [el("h3", {}, `What decides for ${rival} and against ${cluster.cluster}`), conceptList(theirs.concepts.slice(0, 3), rival, cluster.cluster)] : null,
-  ];
+    theirs ? [el("h3", {}, `What decides for ${rival} and against ${cluster.cluster}`), conceptList(theirs.concepts.slice(0, 3), rival, cluster.cluster)] : null);
 }
 
 function galleryPart(cluster, asked) {
@@ -33,11 +32,11 @@ function galleryPart(cluster, asked) {
       option.selected = (asked[name] ?? "") === value;
       return option;
     });
-    return el("label", {}, label, el("select", { class: name, onchange: (event) => go({ ...asked, [name]: event.target.value, page: null }, true) }, made));
+    return el("label", {}, label, el("select", { class: name, onchange: (event) => go({ ...asked, [name]: event.target.value, page: null }, "gallery") }, made));
   };
   const filters = [["", "all"], ["weak", "heatmap accounts for less than half"]];
   if (asked.rival !== null) filters.push(["rival", `second choice is ${asked.rival}`]);
-  const filter = (event) => go({ ...asked, q: event.target.value, page: null }, true, true);
+  const filter = (event) => go({ ...asked, q: event.target.value, page: null }, "gallery", true);
   return el("section", { id: "gallery" }, el("h2", {}, "All images"),
     tools(choice("Order", "sort", [["", "surest first"], ["doubtful", "least sure first"], ["name", "by name"]]), choice("Show", "only", filters),
       el("label", {}, "Name has", el("input", { type: "search", class: "filter", value: asked.q ?? "", oninput: filter }))),
@@ -56,8 +55,8 @@ function clusterView(asked) {
   return [
     el("div", { class: "tools" }, step(at - 1, "← previous cluster"), step(at + 1, "next cluster →")),
     el("h1", {}, `Cluster ${cluster.cluster}`), el("p", {}, badge(cluster), " ", flag(cluster)), warning(cluster),
-    el("p", { class: "about" }, cluster.about), el("p", {}, cluster.labels), el("p", {}, cluster.trust),
-    tools(),
+    el("p", { class: "about" }, cluster.about), cluster.labels ? el("p", {}, `Labels of these images, which the clustering never saw: ${visible(cluster.labels)}.`) : null, el("p", {}, cluster.trust),
+    el("section", {}, tools(),
     el("h2", {}, "Typical images"), el("p", { class: "note" }, "Nearest to the middle of the group."), tiles(cluster.prototypes, here, (row) => `second choice ${images.runner_up[row]}`),
     el("h2", {}, "What it is about: the strongest concepts"),
     el("p", { class: "note" }, "Regions where each concept is strongest in this group; below each, in red, what exactly in it speaks for the group. A concept is what the network has learnt to see, and has no name."),
@@ -66,7 +65,7 @@ function clusterView(asked) {
     el("h2", {}, "Images that may not belong"), outliers,
     el("h3", {}, "Closest decisions"), el("p", { class: "note" }, "A small change would put these into the other cluster."), tiles(cluster.borderline, here, (row) => `nearly in ${images.runner_up[row]}`),
     el("h2", {}, "Can the heatmaps be trusted here?"), el("p", {}, cluster.receipts),
-    cluster.places >= 0 ? el("div", { class: "places" }, placesOf(cluster), el("div", {}, el("p", {}, "Where in the images the relevance lies, on average over the group."), el("p", {}, cluster.border))) : null,
+    cluster.places >= 0 ? el("div", { class: "places" }, placesOf(cluster), el("div", {}, el("p", {}, "Where in the images the relevance lies, on average over the group."), el("p", {}, cluster.border))) : null),
     galleryPart(cluster, asked),
   ];
 }

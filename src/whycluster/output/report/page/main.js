@@ -16,11 +16,11 @@ function above(asked) {
   return {};
 }
 
-// Goes to another state; `here`: without moving, `quietly`: without a step in the history.
-function go(wanted, here = false, quietly = false) {
-  const address = link(wanted);
-  history[quietly ? "replaceState" : "pushState"](null, "", address);
-  render(here);
+// Goes to another state; `part`: the only part of the view that changes, `quietly`: without a step in the history.
+function go(wanted, part = null, quietly = false) {
+  history[quietly ? "replaceState" : "pushState"](null, "", link(wanted));
+  if (part) renderPart(part);
+  else render();
 }
 
 function view(asked) {
@@ -30,31 +30,32 @@ function view(asked) {
   return asked.q ? searchView(asked) : overviewView();
 }
 
-function render(here = false) {
+function render() {
   const asked = state();
-  if (here && asked.cluster !== null && asked.image === null && document.getElementById("gallery")) return renderGallery(asked);
   if (drawnFor !== null) scrolled.set(drawnFor, scrollY);
   near.disconnect();
   main.replaceChildren(...view(asked).flat(3).filter((part) => part !== null && part !== ""));
   const heading = main.querySelector("h1").textContent;
   document.title = heading;
   for (const [id, current] of [["to-overview", asked.view === null && asked.image === null && asked.cluster === null && !asked.q], ["to-distances", asked.view === "distances"]]) {
-    document.getElementById(id).toggleAttribute("aria-current", current);
+    if (current) document.getElementById(id).setAttribute("aria-current", "page");
+    else document.getElementById(id).removeAttribute("aria-current");
   }
   if (document.activeElement !== search) {
     search.value = asked.cluster === null ? asked.q ?? "" : "";
     if (drawnFor !== null) main.focus({ preventScroll: true });
   }
   scrollTo(0, byLink ? 0 : scrolled.get(location.hash) ?? 0);
-  if (asked.page !== null || asked.only !== null) document.getElementById("gallery")?.scrollIntoView();
+  if (byLink && (asked.page !== null || asked.only !== null)) document.getElementById("gallery")?.scrollIntoView();
   drawnFor = location.hash;
   byLink = false;
 }
 
-// Draws the gallery of a cluster anew, and leaves the field that one types into.
-function renderGallery(asked) {
-  const old = document.getElementById("gallery");
-  const made = galleryPart(clusters.get(asked.cluster), asked);
+// Draws a part of the view of a cluster anew, and leaves the focus where it is.
+function renderPart(part) {
+  const asked = state();
+  const old = document.getElementById(part);
+  const made = { gallery: galleryPart, contrast: rivalPart }[part](clusters.get(asked.cluster), asked);
   const focused = old.contains(document.activeElement) ? document.activeElement.className : null;
   old.replaceWith(made);
   drawnFor = location.hash;
@@ -106,7 +107,7 @@ document.getElementById("skip").addEventListener("click", (event) => {
 });
 search.addEventListener("input", () => {
   const typing = state().view === null && state().cluster === null && state().image === null && Boolean(state().q);
-  go({ q: search.value }, false, typing);
+  go({ q: search.value }, null, typing);
 });
 addEventListener("popstate", () => render());
 history.scrollRestoration = "manual";

@@ -8,7 +8,7 @@ function card(cluster) {
     el("h2", {}, el("a", { href: link({ cluster: cluster.cluster }), class: "to-cluster" }, `Cluster ${cluster.cluster}`)),
     el("div", { class: "top" }, count(cluster.size, "image"), badge(cluster), flag(cluster)),
     el("div", { class: "four" }, cluster.prototypes.filter((row) => row >= 0).slice(0, 4).map((row) => photoOf(row, false))),
-    el("p", { class: "note" }, cluster.labels || cluster.about),
+    el("p", { class: "note" }, cluster.labels ? `labels: ${visible(cluster.labels)}` : cluster.about),
     strongest ? [el("p", { class: "note" }, `strongest concept, ${cluster.concepts[0].channel}:`), el("div", { class: "crops" }, crops(cluster.concepts[0].channel, strongest, false))] : null,
     cluster.outliers.length ? el("p", { class: "note" }, clusterLink(cluster.cluster, count(cluster.outliers.length, "image")), " may not belong") : null);
 }
@@ -20,7 +20,7 @@ function help() {
       line("A cluster is a group of images that a network sees as similar. Nobody told it what to look for, and its groups have numbers and no names."),
       line(el("strong", {}, "Heatmap: "), `red pixels speak for ${question()}, blue ones against it; without colour, a pixel does not matter. Each image has a scale of its own, so compare places within an image, and not strengths between images.`),
       line(el("strong", {}, "Stable: "), "the images were drawn again at random and clustered anew, twenty times. A stable group comes back; one that is not may be an accident of this sample."),
-      line(el("strong", {}, "Concept: "), "a channel of the network, something it has learnt to see. It has a number and no name: the regions show where it responds most, and what they have in common is for you to judge."),
+      line(el("strong", {}, "Concept: "), "a channel of the network, something it has learnt to see. It has a number and no name: the regions show where it responds most, and what they have in common is for you to judge. The evidence for a group is what speaks for it less what speaks against it; a concept has its share of it."),
       line(el("strong", {}, "What the heatmap accounts for: "), "if it is little, constants of the network decide, or what the image lacks, and the heatmap tells only part of the story. It is exact bookkeeping; that red pixels are the true cause is not proven by it."),
       line(el("strong", {}, "Probability: "), "a soft reading of the distances, for ordering images; it is not the chance of being right."),
       line("Sure: which image is in which group, the distances, and the sums above. Less sure: what a concept means, and whether a group is of use to you.")));

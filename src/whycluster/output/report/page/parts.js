@@ -64,7 +64,7 @@ function conceptPart(channel, share, ...own) {
   const found = seen(channel, ...own);
   const elsewhere = found && !own.slice(0, 1).includes(found.cluster) ? `as seen in cluster ${found.cluster}` : "";
   return el("li", { class: "concept" },
-    el("h3", {}, `concept ${channel}`, el("span", { class: "note" }, `${(100 * share).toFixed(1)} % of the evidence`)),
+    el("h3", {}, `concept ${channel}`, el("span", { class: "note" }, `${(100 * share).toFixed(1)}% of the evidence`)),
     found
       ? [el("div", { class: "crops" }, crops(channel, found, false), crops(channel, found, true)), el("p", { class: "note" }, elsewhere)]
       : el("p", { class: "note" }, "No examples: it is not among the strongest concepts of any one cluster."));

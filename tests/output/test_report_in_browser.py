@@ -1,0 +1,229 @@
+"""The page in a real browser, from the disk. It needs Playwright's package, and Chromium: `apt install chromium`."""
+
+import shutil
+
+import pytest
+from output.explained_run import HOSTILE, write_run
+
+from whycluster.output.report import write_report
+
+api = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
+axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+NAMES = [*HOSTILE, *(f"photos/{'dog' if number % 2 else 'cat'}_{number:03d}.jpg" for number in range(180))]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    program = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if program is None:
+        pytest.skip(f"none of the browsers {', '.join(BROWSERS)} is installed")
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory):
+    """Addresses of a page with hostile names, a flagged cluster, and several pages of images."""
+    folder, found = tmp_path_factory.mktemp("a run"), {}
+    for form, largest in {"one file": 25_000_000, "folder": 1000}.items():
+        run = write_run(folder / f"#1 100% {form}", NAMES, flagged=True)
+        write_report(run, largest)
+        found[form] = (run / "report.html").as_uri()
+    return found
+
+
+@pytest.fixture
+def opened(browser, reports):
+    """Opens a view, on a screen of some width; when done, there was no error, and nothing but files was asked for."""
+    contexts, faults = [], []
+
+    def open_view(fragment="", width=1280, colours="light", form="one file"):
+        contexts.append(browser.new_context(viewport={"width": width, "height": 900}, color_scheme=colours))
+        page = contexts[-1].new_page()
+        page.on("console", lambda message: faults.append(message.text) if message.type != "log" else None)
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.on("dialog", lambda dialog: faults.append(f"dialog {dialog.message}"))
+        page.on(
+            "request", lambda asked: faults.append(asked.url) if not asked.url.startswith(("file:", "data:")) else 0
+        )
+        page.goto(reports[form] + fragment)
+        return page
+
+    yield open_view
+    for context in contexts:
+        context.close()
+    assert faults == []
+
+
+def heading(page):
+    return page.locator("h1").inner_text()
+
+
+def names(page):
+    return page.locator("#gallery .tile .name").all_inner_texts()
+
+
+VIEWS = (
+    "",
+    "#cluster=1",
+    "#cluster=0&rival=2&only=weak",
+    "#cluster=0&image=5",
+    "#image=70",
+    "#view=distances",
+    "#q=dog",
+)
+
+
+@pytest.mark.parametrize("fragment", VIEWS)
+@pytest.mark.parametrize("colours", ["light", "dark"])
+def test_every_view_is_accessible_and_fits_a_phone(opened, fragment, colours):
+    page = opened(fragment, 360, colours)
+    if page.locator("summary").count():
+        page.locator("summary").click()
+    found = axe.Axe().run(page).response["violations"]
+    assert [(one["id"], [node["html"] for node in one["nodes"]]) for one in found] == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+
+
+@pytest.mark.parametrize("form", ["one file", "folder"])
+def test_pictures_are_drawn_when_they_are_near(opened, form):
+    page = opened("#cluster=0", form=form)
+    drawn = "(canvas) => canvas.width > 1 && canvas.getContext('2d') && canvas.width === canvas.height"
+    page.wait_for_function(f"({drawn})(document.querySelector('.tile canvas.photo'))")
+    page.wait_for_function(
+        "(() => { const shown = document.querySelector('.concept canvas.heat'); return shown.width === 16; })()"
+    )
+    last = page.locator("#gallery .tile canvas.photo").last
+    assert last.evaluate("(canvas) => canvas.width") == 300  # as HTML makes it: nothing was drawn
+    last.scroll_into_view_if_needed()
+    page.wait_for_function("(canvas) => canvas.width === 48", arg=last.element_handle())
+    assert page.locator(".gone").count() == 0
+
+
+def test_the_slider_lays_the_heatmap_over_the_photo(opened):
+    page = opened("#cluster=0")
+    heat = page.locator(".tile .heat").first
+    page.locator(".opacity").first.fill("0.25")
+    assert float(heat.evaluate("(canvas) => getComputedStyle(canvas).opacity")) == pytest.approx(0.25)
+    page.locator(".opacity").first.fill("0")
+    assert float(heat.evaluate("(canvas) => getComputedStyle(canvas).opacity")) == 0
+
+
+def test_from_the_overview_to_an_image_and_back_by_keys(opened):
+    page = opened()
+    assert page.locator(".card").count() == 3
+    assert page.locator(".badge.flag").count() == 1
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Enter")
+    assert heading(page) == "Cluster 1"
+    assert "A <mark> in a corner." in page.locator(".warning").inner_text()
+    page.keyboard.press("ArrowRight")
+    assert heading(page) == "Cluster 2"
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("ArrowLeft")
+    assert heading(page) == "Cluster 0"
+    page.locator("#gallery .tile").nth(1).click()
+    first = heading(page)
+    assert first.startswith("photos/")
+    page.keyboard.press("ArrowRight")
+    assert heading(page) != first
+    page.keyboard.press("ArrowLeft")
+    assert heading(page) == first
+    page.keyboard.press("Escape")
+    assert heading(page) == "Cluster 0"
+    page.keyboard.press("Escape")
+    assert heading(page) == "What the clusters are about"
+    page.go_back()
+    assert heading(page) == "Cluster 0"
+    page.go_back()
+    assert heading(page) == first
+
+
+def test_search_and_filters_are_in_the_address(opened):
+    page = opened()
+    page.keyboard.press("/")
+    page.keyboard.type("DOG_01")
+    assert page.evaluate("location.hash") == "#q=DOG_01"
+    assert sorted(page.locator(".tile .name").all_inner_texts()) == [f"dog_{n:03d}.jpg" for n in range(11, 20, 2)]
+    page.keyboard.press("Escape")
+    page.locator(".tile").first.click()
+    page.keyboard.press("Escape")
+    assert page.evaluate("location.hash") == "#q=DOG_01"
+    page = opened("#cluster=0&q=dog&sort=name")
+    assert names(page) == sorted(names(page))
+    assert all(name.startswith("dog") for name in names(page))
+    page.locator("select.only").select_option("weak")
+    assert "only=weak" in page.evaluate("location.hash")
+    weak = {f"dog_{n - len(HOSTILE):03d}.jpg" for n in range(len(HOSTILE), len(NAMES)) if n % 5 == 4 and n % 3 == 0}
+    assert set(names(page)) == {name for name in weak if int(name[4:7]) % 2}
+    page.go_back()
+    assert len(names(page)) > len(weak)
+    field = page.locator("input.filter")
+    field.fill("no such name")
+    assert names(page) == []
+    assert field.evaluate("(field) => field === document.activeElement")
+
+
+def test_a_gallery_has_pages(opened):
+    page = opened("#cluster=0")
+    first = names(page)
+    assert len(first) == 48
+    page.get_by_role("link", name="next →").click()
+    assert len(names(page)) == 63 - 48
+    assert not set(first) & set(names(page))
+    page.locator("#gallery .tile").first.click()
+    page.keyboard.press("Escape")
+    assert "page=2" in page.evaluate("location.hash")
+
+
+def test_a_rival_is_chosen_and_what_decides_is_shown(opened):
+    page = opened("#cluster=0")
+    page.evaluate("scrollTo(0, 700)")
+    page.locator("select.rivals").select_option("2")
+    assert page.evaluate("location.hash") == "#cluster=0&rival=2"
+    assert page.evaluate("scrollY") > 300
+    part = page.locator("#contrast").inner_text()
+    assert "What decides for 0 and against 2" in part
+    assert "0 of the 63 images here have cluster 2 as their second choice, and 63 of 63 the other way round" in part
+    assert "as seen in" not in part.split("What decides for 2")[0]
+    assert "No examples" in part
+
+
+def test_hostile_names_are_shown_and_do_nothing(opened):
+    page = opened("#cluster=0")
+    rows = page.evaluate("JSON.parse(document.getElementById('data').textContent).images.path")
+    for name in HOSTILE:
+        page.evaluate(f"location.hash = 'image={rows.index(name)}'")
+        page.wait_for_function("document.querySelectorAll('figure canvas.photo')[0]?.width === 240")  # of its own file
+    page.evaluate("location.hash = 'q=gpj'")
+    page.get_by_text("1 image", exact=True).wait_for()
+    assert page.locator(".tile .name").all_inner_texts() == ["a\\u202egpj.exe"]
+    page.evaluate("location.hash = 'q=lines'")
+    assert page.locator(".tile .name").first.inner_text() == "two\\u000alines.jpg"
+    assert page.title() != "taken"
+    assert page.locator("main img, main script").count() == 0
+
+
+@pytest.mark.parametrize(
+    "fragment", ["#cluster=99", "#image=-1", "#image=9999999999", "#sort=x&page=0", "#%ff=%00", "#q="]
+)
+def test_an_address_that_means_nothing_is_the_overview(opened, fragment):
+    assert heading(opened(fragment)) == "What the clusters are about"
+
+
+def test_a_page_without_the_other_files_of_its_run(browser, tmp_path):
+    run = write_run(tmp_path / "run", NAMES[-6:])
+    write_report(run)
+    alone = tmp_path / "mailed.html"
+    shutil.copy(run / "report.html", alone)
+    page = browser.new_page()
+    page.goto(alone.as_uri() + "#image=0")
+    page.wait_for_function("document.querySelectorAll('figure').length === 1")
+    page.wait_for_function("document.querySelector('figure canvas.photo').width === 48")
+    assert page.locator(".gone").count() == 0
+    page.close()
