@@ -59,6 +59,11 @@ def opened(browser, reports):
     assert faults == []
 
 
+def width_of(canvas, pixels):
+    """Waits until something so wide is drawn."""
+    api.expect(canvas).to_have_js_property("width", pixels)
+
+
 def heading(page):
     return page.locator("h1").inner_text()
 
@@ -92,15 +97,12 @@ def test_every_view_is_accessible_and_fits_a_phone(opened, fragment, colours):
 @pytest.mark.parametrize("form", ["one file", "folder"])
 def test_pictures_are_drawn_when_they_are_near(opened, form):
     page = opened("#cluster=0", form=form)
-    drawn = "(canvas) => canvas.width > 1 && canvas.getContext('2d') && canvas.width === canvas.height"
-    page.wait_for_function(f"({drawn})(document.querySelector('.tile canvas.photo'))")
-    page.wait_for_function(
-        "(() => { const shown = document.querySelector('.concept canvas.heat'); return shown.width === 16; })()"
-    )
+    width_of(page.locator(".tile canvas.photo").first, 48)
+    width_of(page.locator(".concept canvas.heat").first, 16)
     last = page.locator("#gallery .tile canvas.photo").last
     assert last.evaluate("(canvas) => canvas.width") == 300  # as HTML makes it: nothing was drawn
     last.scroll_into_view_if_needed()
-    page.wait_for_function("(canvas) => canvas.width === 48", arg=last.element_handle())
+    width_of(last, 48)
     assert page.locator(".gone").count() == 0
 
 
@@ -199,7 +201,7 @@ def test_hostile_names_are_shown_and_do_nothing(opened):
     rows = page.evaluate("JSON.parse(document.getElementById('data').textContent).images.path")
     for name in HOSTILE:
         page.evaluate(f"location.hash = 'image={rows.index(name)}'")
-        page.wait_for_function("document.querySelectorAll('figure canvas.photo')[0]?.width === 240")  # of its own file
+        width_of(page.locator("figure canvas.photo"), 240)  # out of the file of this name
     page.evaluate("location.hash = 'q=gpj'")
     page.get_by_text("1 image", exact=True).wait_for()
     assert page.locator(".tile .name").all_inner_texts() == ["a\\u202egpj.exe"]
@@ -223,7 +225,7 @@ def test_a_page_without_the_other_files_of_its_run(browser, tmp_path):
     shutil.copy(run / "report.html", alone)
     page = browser.new_page()
     page.goto(alone.as_uri() + "#image=0")
-    page.wait_for_function("document.querySelectorAll('figure').length === 1")
-    page.wait_for_function("document.querySelector('figure canvas.photo').width === 48")
+    api.expect(page.locator("figure")).to_have_count(1)
+    width_of(page.locator("figure canvas.photo"), 48)
     assert page.locator(".gone").count() == 0
     page.close()
