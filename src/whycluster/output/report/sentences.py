@@ -55,7 +55,10 @@ def stability(value: float | None) -> tuple[str, str]:
         return "stable", f"Stable: clustered again on random samples of the images, this group comes back ({again})."
     if round(value, 2) >= DOUBTFUL:
         return "doubtful", f"Doubtful: clustered again on random samples, this group comes back only in part ({again})."
-    return "not to be trusted", f"Not to be trusted: in other samples of the images, this group dissolves ({again})."
+    return (
+        "not to be trusted",
+        f"Not to be trusted: clustered again on random samples, this group comes out differently ({again}).",
+    )
 
 
 def receipts(held: np.ndarray) -> str:

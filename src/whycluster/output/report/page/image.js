@@ -12,7 +12,7 @@ function receipt(row) {
   const begin = `The heatmap accounts for ${percent(held)} of the decision. `;
   if (held < 0) return begin + "All in all the pixels speak against it: constants of the network, or what the image lacks, put it here. Do not read the red parts as the reason.";
   if (held < 0.5) return begin + "The rest lies in constants of the network, which stand for what the image lacks as well. The heatmap tells only part of the story.";
-  return begin + (held > 1.5 ? "More than all of it, as constants of the network speak against it." : "So it shows nearly the whole reason, or most of it.");
+  return begin + (held > 1.5 ? "More than all of it, as constants of the network speak against it." : held < 0.8 ? "So it shows most of the reason." : "So it shows nearly the whole reason.");
 }
 
 // A large picture: from the file in heatmaps/ beside the page, or else what the page itself holds.
