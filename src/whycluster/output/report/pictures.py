@@ -1,6 +1,8 @@
 """The pictures of the page: photos, heatmaps to lay over them, and the regions of concepts."""
 
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +20,7 @@ LARGE, SMALL = 224, 160  # sides of photos, in pixels: of few images, and of man
 FEW = 800  # images
 COARSER = 2  # a heatmap has so many times fewer pixels in a row than its photo
 CROP = 96  # most pixels in a row of a region
+THREADS, AHEAD = 2, 8  # that decode, and how many images they may be ahead
 
 RegionKey = tuple[int, int, int]
 """Cluster, channel, and which of its regions."""
@@ -51,8 +54,7 @@ def draw_pictures(files: RunFiles, folder: Path) -> Pictures:
     """
     pictures = Pictures(_sheets(files, folder), [], {}, {})
     wanted = _wanted_regions(files.clusters)
-    for row, path in enumerate(files.paths):
-        found = _read(files, row)
+    for path, found in zip(files.paths, _read_ahead(files), strict=True):
         if found is None:
             pictures.images.append(-1)
             continue
@@ -86,6 +88,18 @@ def _sheets(files: RunFiles, folder: Path) -> dict[str, Sheets]:
         "places": (places, 3),
     }
     return {name: Sheets(folder, name, *size) for name, size in kinds.items()}
+
+
+def _read_ahead(files: RunFiles) -> Iterator[tuple[np.ndarray, np.ndarray] | None]:
+    """Yields what `_read` returns for each image, in order; threads decode the next ones meanwhile."""
+    coming: deque[Future[tuple[np.ndarray, np.ndarray] | None]] = deque()
+    with ThreadPoolExecutor(THREADS) as threads:
+        for row in range(len(files.paths)):
+            coming.append(threads.submit(_read, files, row))
+            if len(coming) > AHEAD:
+                yield coming.popleft().result()
+        while coming:
+            yield coming.popleft().result()
 
 
 def _read(files: RunFiles, row: int) -> tuple[np.ndarray, np.ndarray] | None:
