@@ -8,12 +8,9 @@ function load(url) {
   let image = loaded.get(url);
   loaded.delete(url);
   if (!image) {
-    image = new Promise((resolve, reject) => {
-      const one = new Image();
-      one.onload = () => resolve(one);
-      one.onerror = () => reject(new Error("a picture is missing"));
-      one.src = url;
-    });
+    const one = new Image();
+    one.src = url;
+    image = one.decode().then(() => one); // beside the script, so that scrolling does not wait for it
     if (loaded.size >= HELD) loaded.delete(loaded.keys().next().value);
   }
   loaded.set(url, image);
