@@ -114,6 +114,10 @@ def test_features_that_are_not_finite_are_refused(features, settings, value):
         ({"standardize": "no"}, r"features\.standardize='no' should be true or false"),
         ({"whiten": 1, "pca": 2}, r"features\.whiten=1 should be true or false"),
         ({"whiten": True}, r"set features\.pca"),
+        ({"drop": 3}, r"features\.drop=3 should be a list of channels, such as \[12,87\], or null"),
+        ({"drop": "12,87"}, r"features\.drop='12,87' should be a list"),
+        ({"drop": [1, -2]}, r"a channel in features\.drop=-2 should be a whole number >= 0"),
+        ({"drop": [1.5]}, r"features\.drop=1\.5 should be a whole number"),
     ],
 )
 def test_impossible_settings_are_refused(settings, message):
@@ -123,19 +127,49 @@ def test_impossible_settings_are_refused(settings, message):
 
 def test_settings_that_do_not_fit_a_collection_are_refused():
     settings = FeatureSettings(pca=9)
-    settings.check(10, 9)
+    settings.check(10, 9, 9)
     with pytest.raises(
         ValueError, match=r"features\.pca=9 should be < the number of images, 9, and <= that of f.*, 30"
     ):
-        settings.check(9, 30)
+        settings.check(9, 30, 30)
     with pytest.raises(ValueError, match="that of features, 8"):
-        settings.check(30, 8)
+        settings.check(30, 8, 8)
     with pytest.raises(ValueError, match="at most 8192 features"):
-        settings.check(100, 10_000)
+        settings.check(100, 10_000, 10)
+
+
+def test_dropped_channels_are_zero_before_all_other_steps(features):
+    for name in ("nothing", "l2", "all"):
+        settings, steps = STEPS[name]
+        found = FeatureSettings(**settings, drop=[4, 1, 4]).fit(features.split(17), [7])(features)
+        without = features.double().numpy() * [1, 0, 1, 1, 0, 1, 1]
+        wanted = make_pipeline("passthrough", *steps).fit_transform(without)
+        np.testing.assert_allclose(found.abs().numpy(), np.abs(wanted), rtol=1e-3, atol=1e-3)
+
+
+def test_all_features_of_a_dropped_channel_are_zero(features):
+    channels = torch.tensor([0, 0, 1, 1, 2, 2, 2])
+    steps = FeatureSettings(normalize="none", drop=[1]).fit([features], [7], channels)
+    assert torch.equal(steps(features), features * torch.tensor([1, 1, 0, 0, 1, 1, 1]))
+
+
+def test_layers_are_normalised_without_what_is_dropped():
+    features = torch.tensor([[3.0, 4, 0.5, 9, 0]])
+    steps = FeatureSettings(drop=[0, 3]).fit([features], [2, 3])
+    torch.testing.assert_close(steps(features), torch.tensor([[0, 0.5**0.5, 0.5**0.5, 0, 0]]))
+
+
+def test_channels_that_do_not_exist_cannot_be_dropped():
+    settings = FeatureSettings(drop=[0, 5])
+    settings.check(10, 18, 6)
+    with pytest.raises(ValueError, match=r"features\.drop=\[0, 5\] names the channel 5; the backbone has 5, 0 to 4"):
+        settings.check(10, 15, 5)
+    with pytest.raises(ValueError, match=r"features\.drop names all 2 channels of the backbone"):
+        FeatureSettings(drop=[0, 1]).check(10, 6, 2)
 
 
 def test_what_a_file_holds_makes_the_same_steps(features):
-    steps = FeatureSettings(standardize=True, pca=3).fit([features], [7])
+    steps = FeatureSettings(standardize=True, pca=3, drop=[2]).fit([features], [7])
     again = FeatureSteps(**steps.content())
     assert torch.equal(again(features), steps(features))
     assert (again.widths, again.normalise) == ([7], True)

@@ -21,6 +21,7 @@ SETTINGS = {
     "standardize": {"normalize": "none", "standardize": True},
     "pca": {"normalize": "none", "pca": 5},
     "all": {"standardize": True, "pca": 5, "whiten": True},
+    "drop": {"drop": [0, 3, 17]},
 }
 
 
@@ -40,15 +41,17 @@ def built(backbone, images, settings):
     steps = FeatureSettings(**settings).fit([features.float()], backbone.widths).double()
     z = steps(features)[:4]
     noise = torch.rand(z.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * z.std()
+    noise = noise if steps.kept is None else noise * steps.kept  # no fitted centroid has what was dropped
     return ClusterModel(backbone, NeuralizedKMeans(z + noise, beta=torch.inf), steps=steps)
 
 
 def relevance_of_features(model, features):
     """Gradient times feature of the hard discriminant of the assigned cluster, with all norms detached, `(N, D)`."""
     a = features.detach().requires_grad_()
-    steps, x = model.steps, a
+    steps = model.steps
+    x = a if steps.kept is None else a * steps.kept
     if steps.normalise:
-        x = torch.cat([part / part.norm(dim=1, keepdim=True).detach() for part in a.split(steps.widths, 1)], 1)
+        x = torch.cat([part / part.norm(dim=1, keepdim=True).detach() for part in x.split(steps.widths, 1)], 1)
     z = x if steps.mean is None else x - steps.mean
     z = z if steps.scale is None else z * steps.scale
     z = z if steps.components is None else z @ steps.components.T
@@ -108,6 +111,13 @@ def test_a_midpoint_rule_passes_a_norm_and_refuses_centred_features(backbone, ph
     for name in ("standardize", "pca", "all"):
         with pytest.raises(ValueError, match="head_rule=midpoint is not defined behind features"):
             Explainer(built(backbone, photos, SETTINGS[name]), head_rule="midpoint")
+
+
+@pytest.mark.parametrize("head_rule", ["zero", "midpoint"])
+def test_dropped_channels_have_no_relevance(backbone, photos, head_rule):
+    explanation = Explainer(built(backbone, photos, SETTINGS["drop"]), head_rule=head_rule).explain(photos)
+    assert not explanation.concepts[:, [0, 3, 17]].any()
+    assert (explanation.concepts != 0).sum(1).min() > 10
 
 
 def test_the_table_of_rules_shows_the_steps(backbone, photos):

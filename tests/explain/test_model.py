@@ -189,8 +189,8 @@ def without(*keys):
         (lambda content: content.clear(), "is not a checkpoint of whycluster; it wants the model.ckpt"),
         (lambda content: content.update(format="other"), "is not a checkpoint of whycluster; it wants"),
         (
-            lambda content: content.update(format_version=3),
-            r"has format 3, .* reads 1 to 2; use the .* wrote it, 0\.0\.1",
+            lambda content: content.update(format_version=FORMAT_VERSION + 1),
+            rf"has format {FORMAT_VERSION + 1}, .* reads 1 to {FORMAT_VERSION}; use the .* wrote it, 0\.0\.1",
         ),
         (without("format_version"), "incomplete or damaged .*format_version"),
         (without("backbone"), "incomplete or damaged .*backbone"),

@@ -1,7 +1,7 @@
 """The feature steps: what stands between the features of a backbone and their clustering, as layers of a network.
 
 `z = normalise(C · ((x - mean) ∘ scale))`: standardization, principal components, and L2 normalisation, each of which
-may be left out. `N` rows, `D` features of the backbone.
+may be left out, of features some of which may be dropped: set to zero. `N` rows, `D` features of the backbone.
 """
 
 from collections.abc import Iterable, Sequence
@@ -30,6 +30,7 @@ class FeatureSteps(nn.Module):
         mean: of the features, `(D,)`; `None`: features are not centred.
         scale: factor of each centred feature, `(D,)`; `None`: 1.
         components: directions that the scaled features are projected on, `(D', D)`; `None`: features are not projected.
+        kept: 1 for each feature that is used and 0 for each that is dropped, `(D,)`; `None`: all are used.
 
     Attributes:
         n_features: `D'`.
@@ -43,6 +44,7 @@ class FeatureSteps(nn.Module):
     mean: Tensor | None
     scale: Tensor | None
     components: Tensor | None
+    kept: Tensor | None
 
     def __init__(
         self,
@@ -51,6 +53,7 @@ class FeatureSteps(nn.Module):
         mean: Tensor | None = None,
         scale: Tensor | None = None,
         components: Tensor | None = None,
+        kept: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.widths, self.normalise = list(widths), normalise
@@ -58,12 +61,15 @@ class FeatureSteps(nn.Module):
         self.register_buffer("mean", mean)
         self.register_buffer("scale", scale)
         self.register_buffer("components", components)
+        self.register_buffer("kept", kept)
 
     def extra_repr(self) -> str:
         return f"{self.widths}, normalise={self.normalise}"
 
     def joined(self, features: Tensor) -> Tensor:
-        """Joins the features of several layers, `(N, D)`, each normalised on its own if vectors are."""
+        """Joins the features of several layers, `(N, D)`, each normalised on its own if vectors are; drops some."""
+        if self.kept is not None:
+            features = features * self.kept
         if not self.normalise or len(self.widths) == 1:
             return features
         return torch.cat([F.normalize(part, dim=1) for part in torch.split(features, self.widths, 1)], 1)
@@ -130,6 +136,8 @@ class FeatureSettings:
         standardize: whether each feature gets mean 0 and variance 1; one that is constant gets mean 0.
         pca: how many principal components are kept, in the place of the features; `None`: the features are.
         whiten: whether each component is divided by its standard deviation.
+        drop: numbers of the channels that are set to zero before all other steps, such as those that carry an artefact;
+            `None`: no channel is.
 
     Raises:
         UserError: for settings that make no sense.
@@ -139,6 +147,7 @@ class FeatureSettings:
     standardize: bool = False
     pca: int | None = None
     whiten: bool = False
+    drop: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
         if self.normalize not in get_args(Normalisation):
@@ -149,13 +158,27 @@ class FeatureSettings:
             whole_number("features.pca", self.pca, 1)
         elif self.whiten:
             raise UserError("features.whiten=true scales principal components; set features.pca to their number.")
+        if self.drop is not None:
+            if isinstance(self.drop, str | int | float):
+                raise UserError(f"features.drop={self.drop!r} should be a list of channels, such as [12,87], or null.")
+            numbers = {whole_number("a channel in features.drop", channel, 0) for channel in self.drop}
+            object.__setattr__(self, "drop", tuple(sorted(numbers)))  # plain numbers, not as OmegaConf has lists
 
-    def check(self, n_images: int, n_features: int) -> None:
-        """Checks that a collection of `N` images with `D` features can take these steps.
+    def check(self, n_images: int, n_features: int, n_channels: int) -> None:
+        """Checks that a collection of `N` images with `D` features of `C` channels can take these steps.
 
         Raises:
-            UserError: for more components than images or features, or more features than their covariances fit memory.
+            UserError: for more components than images or features, or more features than their covariances fit memory;
+                for dropped channels that do not exist, or if all are dropped.
         """
+        unknown = [channel for channel in self.drop or () if channel >= n_channels]
+        if unknown:
+            raise UserError(
+                f"features.drop={list(self.drop or ())} names the channel {unknown[0]}; the backbone has {n_channels}, "
+                f"0 to {n_channels - 1}."
+            )
+        if self.drop and len(self.drop) == n_channels:
+            raise UserError(f"features.drop names all {n_channels} channels of the backbone; leave some to cluster by.")
         if self.pca is None:
             return
         if n_features > MOST_FEATURES:
@@ -169,18 +192,25 @@ class FeatureSettings:
                 f"{n_features}."
             )
 
-    def fit(self, blocks: Iterable[Tensor], widths: Sequence[int]) -> FeatureSteps:
+    def fit(
+        self, blocks: Iterable[Tensor], widths: Sequence[int], channels: Tensor | None = None
+    ) -> FeatureSteps:
         """Fits the steps to features.
 
         Args:
             blocks: features of all images, `(n, D)` float32 each; they need not fit into memory together.
             widths: how many features each layer of the backbone gives.
+            channels: the channel of each feature, `(D,)`; `None`: each feature is one.
 
         Raises:
             UserError: for features that are not finite, or that vary in fewer directions than components are wanted.
         """
         normalise = self.normalize == "l2"
-        steps = FeatureSteps(widths, normalise)
+        kept = None
+        if self.drop:
+            of_feature = torch.arange(sum(widths)) if channels is None else channels.cpu()
+            kept = (~torch.isin(of_feature, torch.tensor(self.drop))).float()
+        steps = FeatureSteps(widths, normalise, kept=kept)
         if not self.standardize and self.pca is None:
             return steps
         n_rows, mean, spread = covariance(map(steps.joined, blocks), diagonal=self.pca is None)
@@ -193,7 +223,7 @@ class FeatureSettings:
             spread = spread if scale is None else spread * scale * scale[:, None]
             components = principal_components(spread, self.pca, n_rows if self.whiten else None)
         numbers = (None if one is None else one.float() for one in (mean, scale, components))
-        return FeatureSteps(widths, normalise, *numbers)
+        return FeatureSteps(widths, normalise, *numbers, kept=kept)
 
 
 def inverse_deviations(mean: Tensor, variance: Tensor) -> Tensor:

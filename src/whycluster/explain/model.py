@@ -16,7 +16,7 @@ from whycluster.heads import Head, NeuralizedKernelKMeans, NeuralizedKMeans, Neu
 from whycluster.heads.pooling import best_two
 
 FORMAT = "whycluster model"
-FORMAT_VERSION = 2  # since feature steps; files of 1 have none
+FORMAT_VERSION = 3  # since channels may be dropped; files of 1 have no feature steps
 FILE_NAME = "model.ckpt"
 
 # Kind of a head in a file `->` its class, and the names of its arguments besides beta.

@@ -1,6 +1,6 @@
 """The first part of a train run: images `->` features on disk, going on behind those that are done."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -68,7 +68,7 @@ def extract(
 
     def write(rows: np.ndarray) -> None:
         if not (file.exists() and file.with_name(STEPS).exists()):  # a run that ends moves the features
-            _take_steps(shards, len(rows), settings, backbone.widths, file)
+            _take_steps(shards, len(rows), settings, backbone, file)
 
     rows, unread, figures = compute_features(backbone, images, shards, trainer, batch_size, num_workers, write)
     steps = FeatureSteps(**torch.load(file.with_name(STEPS), weights_only=True))
@@ -110,13 +110,13 @@ def compute_features(
     return rows, unread, figures
 
 
-def _take_steps(shards: Shards, n_rows: int, settings: FeatureSettings, widths: Sequence[int], file: Path) -> None:
+def _take_steps(shards: Shards, n_rows: int, settings: FeatureSettings, backbone: Backbone, file: Path) -> None:
     """Fits the steps to the features in shards, and writes them and what they make of the features."""
 
     def parts() -> Iterator[Tensor]:
         """Reads the features in blocks whose size does not depend on that of the shards."""
-        return blocks(features_in(shards), batch_rows(sum(widths)))
+        return blocks(features_in(shards), batch_rows(backbone.n_features))
 
-    steps = settings.fit(parts(), widths)
+    steps = settings.fit(parts(), backbone.widths, backbone.network.channels)
     write_tensors(file.with_name(STEPS), steps.content())
     FeatureStore.write(file, map(steps, parts()), n_rows, steps.n_features)

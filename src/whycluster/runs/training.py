@@ -118,7 +118,7 @@ def train(
     check_export(export)
     check_loading(trainer, batch_size, num_workers)
     head.check_input(backbone, features, data.labels, "files")
-    features.check(len(data.paths), backbone.n_features)
+    features.check(len(data.paths), backbone.n_features, backbone.n_channels)
     explainable = _is_explainable(backbone)
     run = Run(folder, RESULTS, {"command": "train", **request, **_content(data, backbone)}, resume)
     if run.is_finished():
