@@ -192,9 +192,7 @@ class FeatureSettings:
                 f"{n_features}."
             )
 
-    def fit(
-        self, blocks: Iterable[Tensor], widths: Sequence[int], channels: Tensor | None = None
-    ) -> FeatureSteps:
+    def fit(self, blocks: Iterable[Tensor], widths: Sequence[int], channels: Tensor | None = None) -> FeatureSteps:
         """Fits the steps to features.
 
         Args:

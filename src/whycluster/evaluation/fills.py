@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from whycluster.data.inpainting import inpainted
+
 # Images `(N, 3, H, W)` `->` a function of the removed pixels, `(N, 1, H, W)` bool, that gives the images without them.
 Fill = Callable[[Tensor], Callable[[Tensor], Tensor]]
 
@@ -46,27 +48,6 @@ def gaussian_blur(images: Tensor, sigma: float) -> Tensor:
     rows = F.conv2d(rows, kernel.view(1, 1, 1, -1)).view(n, channels, height, width)
     columns = F.pad(rows, (0, 0, radius, radius), mode="replicate").reshape(-1, 1, height + 2 * radius, width)
     return F.conv2d(columns, kernel.view(1, 1, -1, 1)).view(n, channels, height, width)
-
-
-def inpainted(images: Tensor, removed: Tensor) -> Tensor:
-    """Images `(N, C, H, W)` whose removed pixels, `(N, 1, H, W)`, are interpolated from the others (pull-push).
-
-    Known pixels are averaged on ever coarser grids (pull) until every cell has a value, which finer grids then
-    interpolate where they have none (push): Gortler et al. 1996, The Lumigraph, sec. 3.4. An image of which nothing is
-    left becomes 0.
-    """
-    known = (~removed).to(images)
-    return torch.where(removed, _pull_push(images * known, known), images)
-
-
-def _pull_push(weighted: Tensor, known: Tensor) -> Tensor:
-    """Values everywhere, from values times weight, `(N, C, H, W)`, and weight: the known share, `(N, 1, H, W)`."""
-    here = weighted / known.clamp(min=torch.finfo(known.dtype).tiny)
-    if min(known.shape[2:]) < 2 or bool((known > 0).all()):
-        return here
-    coarse = _pull_push(*(F.avg_pool2d(values, 2, ceil_mode=True) for values in (weighted, known)))
-    below = F.interpolate(coarse, size=known.shape[2:], mode="bilinear", align_corners=False)
-    return torch.where(known > 0, here, below)
 
 
 # Name `->` the fill for images `(N, 3, H, W)` and patches of that side in pixels.

@@ -134,7 +134,7 @@ def describe_clusters(
     found = []
     for cluster in np.unique(assigned.cluster).tolist():
         rows = np.flatnonzero(assigned.cluster == cluster)
-        compared = _spaced(rows, MOST_ROWS)
+        compared = spaced(rows, MOST_ROWS)
         own = concepts.rows(compared)  # (n, C)
         named = strongest(own.mean(0, dtype=np.float64))
         regions = [_first(compared, -own[:, concept.channel], REGIONS) for concept in named]
@@ -204,7 +204,7 @@ def _first(rows: np.ndarray, keys: np.ndarray, most: int) -> list[int]:
     return chosen
 
 
-def _spaced(rows: np.ndarray, most: int) -> np.ndarray:
+def spaced(rows: np.ndarray, most: int) -> np.ndarray:
     """Returns at most so many of the rows, evenly spaced."""
     spaced: np.ndarray = rows[np.linspace(0, len(rows) - 1, min(len(rows), most)).round().astype(int)]
     return spaced
@@ -236,7 +236,7 @@ def _contrasts(
     """Compares a cluster with each other one, by at most `CONTRAST_ROWS` of its images, evenly spaced."""
     rows = np.flatnonzero(assigned.cluster == cluster)
     lost = np.bincount(assigned.runner_up[rows], minlength=len(means))
-    x: Tensor = torch.from_numpy(features.rows(_spaced(rows, CONTRAST_ROWS))).to(explainer.model.head.centre.device)
+    x: Tensor = torch.from_numpy(features.rows(spaced(rows, CONTRAST_ROWS))).to(explainer.model.head.centre.device)
     found = []
     for rival in range(len(means)):
         if rival == cluster or np.isnan(means[rival]).any():

@@ -15,6 +15,7 @@ from whycluster.data import Batch, Collection, PreparedImages, Shards, Unreadabl
 from whycluster.data.image_pass import ShardWriter
 from whycluster.data.shards import Shard
 from whycluster.explain import Assignment, Explanation, Target
+from whycluster.explain.image_properties import pixel_properties, thumbnails
 from whycluster.files import sync, written_whole
 from whycluster.output.heatmaps import heatmap_picture
 from whycluster.output.tables import TableRow
@@ -28,7 +29,8 @@ LONGEST_NAME = 240  # bytes; file systems allow 255, and endings are appended
 class ExplanationWriter(ShardWriter):
     """Writes a heatmap and an array for each image to files, and to shards what else is known of the images: `images`,
     a row each (see `_image_rows`); `features` of the backbone, `(n, D)`; and, where assigned clusters are explained,
-    `places`, the mean relevance in each of `PLACES²` parts of the image, `(n, PLACES, PLACES)`.
+    `places`, the mean relevance in each of `PLACES²` parts of the image, `(n, PLACES, PLACES)`, with the `properties`
+    and `thumbnails` of the images (see `whycluster.explain.image_properties`).
 
     Args:
         folder: the run folder.
@@ -55,6 +57,7 @@ class ExplanationWriter(ShardWriter):
         for target, explanation in zip(self.targets, explanations, strict=False):  # none where no image can be read
             if target.name == "assigned":
                 kept["places"] = adaptive_avg_pool2d(explanation.heatmap[:, None].float(), PLACES)[:, 0]
+                kept |= {"properties": pixel_properties(photos), "thumbnails": thumbnails(photos)}
         return kept
 
     def _write_files(self, target: Target, explanation: Explanation, photo: Tensor, place: int, path: str) -> set[Path]:

@@ -12,8 +12,10 @@ from whycluster.clustering.extraction import features_in
 from whycluster.clustering.features import FeatureStore
 from whycluster.data import PreparedImages, Shards
 from whycluster.explain import Explainer
-from whycluster.explain.clusters import Assigned, ClusterDescription, concept_relevance, describe_clusters
+from whycluster.explain.clusters import Assigned, ClusterDescription, concept_relevance, describe_clusters, spaced
 from whycluster.explain.concepts import concept_heatmaps_of
+from whycluster.explain.image_properties import file_properties
+from whycluster.explain.shortcuts import Sample, Shortcut, find_shortcuts
 from whycluster.files import write_json
 from whycluster.output.cluster_tables import CLUSTERS
 from whycluster.output.concepts import Region, region_of, write_concept
@@ -21,6 +23,8 @@ from whycluster.output.explanations import assignments
 from whycluster.runs.folders import Run
 
 CONCEPT_RELEVANCE = "concepts.npy"
+SAMPLED = 4000  # images by which clusters are searched for shortcuts, of all clusters together
+MOST_SAMPLED, FEWEST_SAMPLED = 300, 30  # of one cluster
 FROM_TRAINING = ("stability", "verdict", "silhouette")  # of a cluster
 
 
@@ -56,8 +60,14 @@ def describe(
     regions = _regions(explainer, readable, found, run.folder, batch_size)
     paths = [images.collection.paths[row] for row in rows]
     known = _known_from_training(trained)
+    sample = _sample(shards, images, rows, assigned.cluster)
+    shortcuts = find_shortcuts(explainer, readable, features, sample) if sample is not None else {}
     clusters = [
-        _plain(one, paths, assigned, regions, known, _places(shards, assigned.cluster, one.cluster)) for one in found
+        {
+            **_plain(one, paths, assigned, regions, known, _places(shards, assigned.cluster, one.cluster)),
+            "shortcut": _plain_shortcut(shortcuts.get(one.cluster), paths),
+        }
+        for one in found
     ]
     write_json(run.folder / CLUSTERS, clusters)
     return clusters
@@ -108,6 +118,38 @@ def _places(shards: Shards, clusters: np.ndarray, cluster: int) -> list[list[flo
     whole = float(total.abs().sum())
     shares: list[list[float]] = (total / whole if whole else total).tolist()
     return shares
+
+
+def _sample(shards: Shards, images: PreparedImages, rows: np.ndarray, clusters: np.ndarray) -> Sample | None:
+    """Collects what is known of some images of each cluster, evenly spaced; `None` where assigned clusters were not
+    explained.
+    """
+    numbers = np.unique(clusters)
+    most = min(MOST_SAMPLED, max(FEWEST_SAMPLED, SAMPLED // len(numbers)))
+    chosen = np.sort(np.concatenate([spaced(np.flatnonzero(clusters == cluster), most) for cluster in numbers]))
+    known: dict[str, list[torch.Tensor]] = {"properties": [], "places": [], "thumbnails": []}
+    first = 0
+    for shard in shards:
+        end = first + len(shard["images"])
+        own = torch.from_numpy(chosen[(chosen >= first) & (chosen < end)] - first)
+        if len(own) and not known.keys() <= shard.keys():
+            return None
+        for name, parts in known.items() if len(own) else ():
+            parts.append(shard[name][own])
+        first = end
+    found = {name: torch.cat(parts).numpy() for name, parts in known.items()}
+    of_files = [file_properties(images.collection.file(int(row))) for row in rows[chosen]]
+    properties = np.concatenate([found["properties"], np.array(of_files, np.float32)], 1)
+    return Sample(chosen, clusters[chosen], properties, found["places"], found["thumbnails"])
+
+
+def _plain_shortcut(shortcut: Shortcut | None, paths: list[str]) -> dict[str, Any] | None:
+    """Returns the entry of a shortcut in `clusters.json`."""
+    if shortcut is None:
+        return None
+    plain = shortcut._asdict()
+    images = [paths[row] for row in plain.pop("rows")]
+    return {**plain, "images": images, "concepts": [concept._asdict() for concept in shortcut.concepts]}
 
 
 def _plain(

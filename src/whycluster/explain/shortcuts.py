@@ -1,0 +1,271 @@
+"""Is a cluster held together by an artefact, such as a logo, a frame or a blur, and not by what its images show?
+
+Three signals nominate: where relevance lies and whether images look the same there; sub-groups of images that are
+explained alike (SpRAy: Lapuschkin et al. 2019, doi 10.1038/s41467-019-08987-4); and properties of images that tell the
+cluster from others. A causal check decides: how many images leave the cluster without the suspected region.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy.stats import fisher_exact
+from torch import Tensor
+from torch.nn import functional as F
+
+from whycluster.clustering.features import FeatureStore
+from whycluster.data import PreparedImages
+from whycluster.data.image_pass import CPU_BATCH
+from whycluster.data.inpainting import inpainted
+from whycluster.explain.clusters import Concept, strongest
+from whycluster.explain.concepts import feature_relevance
+from whycluster.explain.explainer import Explainer
+from whycluster.explain.image_properties import with_colours_of
+from whycluster.explain.property_tests import Separation, separation
+from whycluster.explain.relevance_places import random_region, relevance_shares
+from whycluster.explain.suspected_regions import Suspect, most_suspect
+from whycluster.explain.targets import Target
+
+CHECKED = 15  # images of the causal check
+FEWEST = 5  # images that a cluster has to have
+NOMINATED = 0.15  # strength of a suspicion from which on it is checked
+CHANNELS = 24  # channels that are named, at most
+EFFECT = 1 / 3  # of the images that leave without the region, more than do without another one
+LEVEL = 0.01  # of Fisher's exact test, one-sided
+FLAGGED = 0.35  # score from which on a cluster is flagged
+
+
+class Sample(NamedTuple):
+    """Images by which clusters are judged, `n` of them.
+
+    Attributes:
+        rows: their numbers, `(n,)`.
+        clusters: to which they belong, `(n,)`.
+        properties: of each, `(n, F)`; see `image_properties`.
+        places: their relevance on a grid, `(n, P, P)`; `None` where it is not known.
+        pixels: thumbnails, `(n, 3, T, T)` uint8.
+    """
+
+    rows: np.ndarray
+    clusters: np.ndarray
+    properties: np.ndarray
+    places: np.ndarray | None
+    pixels: np.ndarray
+
+
+class Departures(NamedTuple):
+    """How many of some images leave their cluster without what is suspected, and how many in the control."""
+
+    images: int
+    without: int
+    control: int
+
+    @property
+    def effect(self) -> float:
+        """Difference of the two fractions, at least 0."""
+        return max(0.0, (self.without - self.control) / self.images) if self.images else 0.0
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether the difference is large, and larger than chance makes it."""
+        table = [[self.without, self.images - self.without], [self.control, self.images - self.control]]
+        return self.effect >= EFFECT and float(fisher_exact(table, "greater").pvalue) <= LEVEL
+
+
+class Shortcut(NamedTuple):
+    """What speaks for a cluster being held together by an artefact.
+
+    Attributes:
+        score: from 0 to 1.
+        flagged: whether people should be warned.
+        warning: the warning; empty if not flagged.
+        evidence: sentences.
+        signals: name `->` number; `None`: not measured.
+        rows: images of the cluster that are most likely to carry it, most likely first.
+        concepts: channels that carry it, and their shares of what is lost with it, largest first.
+    """
+
+    score: float
+    flagged: bool
+    warning: str
+    evidence: list[str]
+    signals: dict[str, float | None]
+    rows: list[int]
+    concepts: list[Concept]
+
+
+def find_shortcuts(
+    explainer: Explainer, images: PreparedImages, features: FeatureStore, sample: Sample
+) -> dict[int, Shortcut]:
+    """Judges each cluster of a sample.
+
+    Args:
+        explainer: with the model.
+        images: all images, by the numbers of the sample.
+        features: of the backbone, of all images.
+        sample: images of all clusters.
+    """
+    return {
+        int(cluster): _judged(explainer, images, features, sample, int(cluster))
+        for cluster in np.unique(sample.clusters)
+    }
+
+
+def _judged(
+    explainer: Explainer, images: PreparedImages, features: FeatureStore, sample: Sample, cluster: int
+) -> Shortcut:
+    own, others = np.flatnonzero(sample.clusters == cluster), np.flatnonzero(sample.clusters != cluster)
+    if len(own) < FEWEST or len(others) < FEWEST:
+        return Shortcut(0.0, False, "", ["too few images to judge"], _signals(), [], [])
+    apart = separation(sample.properties, own, others)
+    suspect = None
+    if sample.places is not None:
+        suspect = most_suspect(relevance_shares(sample.places), sample.pixels, own, others)
+    found = [_by_properties(explainer, images, sample, cluster, apart)]
+    if suspect is not None:
+        found.append(_by_region(explainer, images, features, sample, cluster, suspect))
+    best = max(found, key=lambda one: one.score)
+    signals = {name: value for one in found for name, value in one.signals.items() if value is not None}
+    evidence = [sentence for one in sorted(found, key=lambda one: -one.score) for sentence in one.evidence]
+    return best._replace(signals=_signals() | signals, evidence=evidence)
+
+
+def _by_region(
+    explainer: Explainer,
+    images: PreparedImages,
+    features: FeatureStore,
+    sample: Sample,
+    cluster: int,
+    suspect: Suspect,
+) -> Shortcut:
+    """Judges a suspected region: fills it in, and another one of the same size."""
+    signals: dict[str, float | None] = {
+        "places": suspect.concentration,
+        "same_pixels": suspect.sameness,
+        "sub_groups": suspect.eigengap,
+    }
+    order = suspect.ranked
+    ranked = sample.rows[order].tolist()
+    evidence = [
+        f"{suspect.place}: its images have {suspect.concentration:.1f} times as much of their relevance there as those "
+        f"of other clusters, and are {suspect.sameness:.0%} more alike there"
+    ]
+    if suspect.strength < NOMINATED:
+        return Shortcut(0.2 * suspect.strength, False, "", evidence, signals, ranked, [])
+    rows = [int(row) for row in sample.rows[suspect.typical[:CHECKED]]]
+    photos, rows = _read(images, rows)
+    if not rows:
+        return Shortcut(0.2 * suspect.strength, False, "", evidence, signals, ranked, [])
+    device = explainer.model.head.centre.device
+    without = _features(explainer, filled(photos, np.repeat(suspect.region[None], len(rows), 0)).to(device))
+    random = np.random.RandomState(cluster)
+    elsewhere = np.stack([random_region(suspect.region, random) for _ in rows])
+    control = _features(explainer, filled(photos, elsewhere).to(device))
+    left = Departures(len(rows), _leaving(explainer, without, cluster), _leaving(explainer, control, cluster))
+    told = (
+        f"{left.without} of {left.images} images leave this cluster when {suspect.place} is filled in; "
+        f"{left.control} of {left.images} when another region of the same size is"
+    )
+    before = torch.from_numpy(features.rows(np.array(rows))).to(device)
+    lost = _lost_relevance(explainer, before, without, cluster)
+    score = float(np.sqrt(suspect.strength * left.effect))
+    flagged = score >= FLAGGED and left.is_clear
+    warning = f"This cluster may be held together by {suspect.place}: {told}." if flagged else ""
+    signals |= {"leave_filled": left.without / left.images, "leave_control": left.control / left.images}
+    return Shortcut(score, flagged, warning, [told, *evidence], signals, ranked, strongest(lost, CHANNELS))
+
+
+def _by_properties(
+    explainer: Explainer, images: PreparedImages, sample: Sample, cluster: int, apart: Separation
+) -> Shortcut:
+    """Judges properties of images; of colours it can be tested whether images leave the cluster without them."""
+    signals: dict[str, float | None] = {"properties": apart.auc, "property": apart.best_auc}
+    ranked = sample.rows[apart.ranked].tolist()
+    evidence = [
+        f"{apart.name} alone tells its images from others with an AUC of {apart.best_auc:.2f} "
+        f"(median {apart.median_own:.3g}, elsewhere {apart.median_others:.3g}); all properties with {apart.auc:.2f}"
+    ]
+    if not apart.is_extreme:
+        return Shortcut(0.3 * apart.strength, False, "", evidence, signals, ranked, [])
+    score, told = apart.strength, ""
+    if apart.is_of_colour:
+        left = _without_colours(explainer, images, sample, cluster, apart)
+        if left.images:
+            told = (
+                f"; {left.without} of {left.images} images leave this cluster when they are given the usual colours, "
+                f"and {left.control} of {left.images} images of others leave theirs"
+            )
+            score = float(np.sqrt(score * left.effect))
+            signals |= {"leave_filled": left.without / left.images, "leave_control": left.control / left.images}
+    flagged = score >= FLAGGED
+    warning = f"This cluster may be held together by {apart.name}{told}: {evidence[0]}." if flagged else ""
+    return Shortcut(score, flagged, warning, [evidence[0] + told], signals, ranked, [])
+
+
+def _without_colours(
+    explainer: Explainer, images: PreparedImages, sample: Sample, cluster: int, apart: Separation
+) -> Departures:
+    """Gives images the mean colours of the sample, and as many images of other clusters, as the control."""
+    x = sample.pixels.astype(np.float32) / 255
+    usual = torch.from_numpy(x.mean((2, 3)).mean(0)), torch.from_numpy(x.std((2, 3)).mean(0))
+    others = np.flatnonzero(sample.clusters != cluster)
+    chosen = [apart.ranked[:CHECKED], others[np.linspace(0, len(others) - 1, min(CHECKED, len(others))).astype(int)]]
+    left = []
+    for places in chosen:
+        photos, rows = _read(images, [int(row) for row in sample.rows[places]])
+        of_row = dict(zip(sample.rows.tolist(), sample.clusters.tolist(), strict=True))
+        if not rows:
+            return Departures(0, 0, 0)
+        changed = with_colours_of(photos, *usual).to(explainer.model.head.centre.device)
+        assigned = explainer.model.assign(explainer.model.steps(_features(explainer, changed))).cluster.tolist()
+        left.append(np.mean([now != of_row[row] for row, now in zip(rows, assigned, strict=True)]))
+    n = len(chosen[0])
+    return Departures(n, round(n * left[0]), round(n * left[1]))
+
+
+def filled(images: Tensor, regions: np.ndarray) -> Tensor:
+    """Fills a region of each image in by what surrounds it.
+
+    Args:
+        images: `(N, 3, H, W)` uint8.
+        regions: on a grid, `(N, P, P)` bool.
+
+    Returns:
+        `(N, 3, H, W)`, from 0 to 1.
+    """
+    removed = F.interpolate(torch.from_numpy(regions)[:, None].float(), size=images.shape[2:], mode="nearest") > 0
+    return inpainted(images.float() / 255, removed)
+
+
+def _read(images: PreparedImages, rows: list[int]) -> tuple[Tensor, list[int]]:
+    """Reads images, those that can still be read, `(n, 3, H, W)` uint8; returns their numbers, too."""
+    found = [(row, images[row][1]) for row in rows]
+    readable = [(row, image) for row, image in found if isinstance(image, Tensor)]
+    photos = torch.stack([image for _, image in readable]) if readable else torch.empty(0)
+    return photos, [row for row, _ in readable]
+
+
+def _features(explainer: Explainer, images: Tensor) -> Tensor:
+    """Computes the features of the backbone, few images at a time on a CPU."""
+    size = CPU_BATCH if images.device.type == "cpu" else len(images)
+    with torch.no_grad():
+        return torch.cat([explainer.model.backbone(part) for part in images.split(size)])
+
+
+def _leaving(explainer: Explainer, features: Tensor, cluster: int) -> int:
+    """Counts images that are not in a cluster any more, by their features `(n, D)` before the steps."""
+    model = explainer.model
+    return int((model.assign(model.steps(features)).cluster != cluster).sum())
+
+
+def _lost_relevance(explainer: Explainer, before: Tensor, after: Tensor, cluster: int) -> np.ndarray:
+    """Computes the relevance of each channel for a cluster that is lost between two features, `(C,)`, on average."""
+    target = Target(str(cluster), cluster)
+    lost = feature_relevance(explainer, before, target) - feature_relevance(explainer, after, target)
+    mean: np.ndarray = explainer.model.backbone.channel_sums(lost).double().mean(0).cpu().numpy()
+    return mean
+
+
+def _signals() -> dict[str, float | None]:
+    names = ("properties", "property", "places", "same_pixels", "sub_groups", "leave_filled", "leave_control")
+    return dict.fromkeys(names)

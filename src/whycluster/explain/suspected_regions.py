@@ -1,0 +1,112 @@
+"""The region of a cluster that is most likely to hold an artefact: much relevance, and the same pixels, in all images.
+
+`n` images, grids of `P` by `P` cells.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from whycluster.explain.relevance_places import excess_region, fixed_regions, sub_groups
+from whycluster.explain.same_pixels import sameness, similarities
+
+TYPICAL = 15  # images of a cluster with most relevance in a region, at most; and at most half of them
+SMALLEST_GROUP = 5
+
+
+class Suspect(NamedTuple):
+    """A region.
+
+    Attributes:
+        place: where it is, in words.
+        region: `(P, P)` bool.
+        concentration: median share of relevance there, as a multiple of that in other clusters.
+        sameness: how much alike the typical images are there, from 0 to 1; see `same_pixels`.
+        eigengap: of the sub-groups of the cluster.
+        typical: places in the sample of the images with most relevance there, most first.
+        ranked: places in the sample of all images of the cluster, most alike first.
+    """
+
+    place: str
+    region: np.ndarray
+    concentration: float
+    sameness: float
+    eigengap: float
+    typical: np.ndarray
+    ranked: np.ndarray
+
+    @property
+    def strength(self) -> float:
+        """Strength of the suspicion, from 0 to 1: sameness, if relevance is at least twice as high as elsewhere."""
+        return self.sameness * float(np.clip(np.log2(max(self.concentration, 1.0)), 0, 1))
+
+
+def most_suspect(shares: np.ndarray, pixels: np.ndarray, own: np.ndarray, others: np.ndarray) -> Suspect:
+    """Finds the region of strongest suspicion for a cluster.
+
+    Args:
+        shares: of the relevance of all images, `(n, P, P)`; see `relevance_shares`.
+        pixels: thumbnails of all images, `(n, 3, T, T)` uint8.
+        own: rows of the cluster.
+        others: rows of all other clusters.
+    """
+    groups, eigengap = sub_groups(shares[own])
+    found = [
+        _suspect(place, region, shares, pixels, own, members, others, eigengap)
+        for place, region, members in _candidates(shares, own, others, groups)
+    ]
+    return max(found, key=lambda one: (one.strength, one.concentration))
+
+
+def _candidates(
+    shares: np.ndarray, own: np.ndarray, others: np.ndarray, groups: np.ndarray
+) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Yields regions with their names and the images that may have something there: fixed ones; where the cluster has
+    more relevance than others do; and where a sub-group of it does.
+    """
+    for place, region in fixed_regions(shares.shape[1]).items():
+        yield place, region, own
+    parts = [own[groups == group] for group in np.unique(groups)] if groups.any() else []
+    for members in [own, *(part for part in parts if len(part) >= SMALLEST_GROUP)]:
+        region = excess_region(shares[members], shares[others])
+        if region.any():
+            yield place_of(region), region, members
+
+
+def _suspect(
+    place: str,
+    region: np.ndarray,
+    shares: np.ndarray,
+    pixels: np.ndarray,
+    own: np.ndarray,
+    members: np.ndarray,
+    others: np.ndarray,
+    eigengap: float,
+) -> Suspect:
+    inside = shares[:, region].sum(1)
+    n_typical = min(TYPICAL, -(-len(members) // 2))
+    by_relevance = members[np.argsort(-inside[members], kind="stable")]
+    typical = by_relevance[:n_typical]
+    similarity = similarities(pixels, typical, others, region)
+    elsewhere = max(float(np.median(inside[others])), 0.25 * float(region.mean()))  # or nothing would be much more
+    concentration = float(np.median(inside[members])) / elsewhere
+    ranked = own[np.argsort(-similarity[own], kind="stable")]
+    return Suspect(
+        place, region, concentration, sameness(similarity, typical, others), eigengap, by_relevance[:TYPICAL], ranked
+    )
+
+
+def place_of(region: np.ndarray) -> str:
+    """Says where the middle of a region `(P, P)` lies.
+
+    Example:
+        >>> place_of(np.eye(9) * np.arange(9) > 7)
+        'a region at the bottom right'
+    """
+    rows, columns = np.nonzero(region)
+    height, width = region.shape
+    vertical = ("top", "", "bottom")[min(2, int(3 * (rows.mean() + 0.5) / height))]
+    horizontal = ("left", "", "right")[min(2, int(3 * (columns.mean() + 0.5) / width))]
+    where = " ".join(word for word in (vertical, horizontal) if word)
+    return f"a region at the {where}" if where else "a region around the middle"
