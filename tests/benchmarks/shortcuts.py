@@ -3,8 +3,9 @@
     WHYCLUSTER_ASSETS=… PYTHONPATH=tests python tests/benchmarks/shortcuts.py OUT.jsonl [--seeds 0 1] [--clean 20]
     … tests/benchmarks/shortcuts.py OUT.jsonl --table
 
-Photographs (SqueezeNet, K=5, L2), some of which carry an artefact (see `planting.py`), drawn without regard to what they
-show. A line of JSON for each run is added to the file, and runs that it holds are not made again.
+Photographs (SqueezeNet, K=5, L2), some of which carry an artefact (see `planting.py`), drawn without regard to what
+they show. A line of JSON for each run is added to the file, and runs that it holds are not made again; features
+are kept in a folder beside it.
 
 The truth: an artefact holds a cluster if at least 60 % of its images carry it, and at least halfway from the prevalence
 to all of them, and if at least half of these images belong elsewhere once the same image without the artefact is given.
@@ -39,7 +40,7 @@ from whycluster.explain.targets import Target
 from whycluster.heads import neuralize
 
 N_CLUSTERS = 5
-SAMPLED = 16  # images of a cluster
+SAMPLED = 12  # images of a cluster
 PREVALENCES = (0.1, 0.3, 0.5)
 CLEAN = 0.8  # of the photographs, in a run without artefacts
 ASSETS = Path(os.environ["WHYCLUSTER_ASSETS"])
@@ -71,21 +72,33 @@ def as_tensor(photos: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(photos).permute(0, 3, 1, 2).contiguous()
 
 
-def features_of(photos: np.ndarray) -> np.ndarray:
-    with torch.no_grad():
-        return torch.cat([squeezenet()(part) for part in as_tensor(photos).split(4)]).numpy()
+def features_of(photos: np.ndarray, kept: Path) -> np.ndarray:
+    """Computes features, or reads those that are kept in a file."""
+    if not kept.exists():
+        with torch.no_grad():
+            features = torch.cat([squeezenet()(part) for part in as_tensor(photos).split(4)])
+        kept.parent.mkdir(exist_ok=True)
+        np.save(kept, features.numpy())
+    return np.load(kept)
 
 
-@cache
-def given(artefact: str | None) -> Given:
-    """All photographs with an artefact, or without one."""
-    if artefact is None:
+class Photos:
+    """The photographs, with each artefact and without.
+
+    Args:
+        kept: the folder of their features.
+    """
+
+    def __init__(self, kept: Path) -> None:
+        self.kept = kept
         folder = Folder(ASSETS / "photos")
         photos = [squeezenet().preprocessing(folder.load(at)) for at in range(len(folder.paths))]
         clean = torch.stack(photos).permute(0, 2, 3, 1).contiguous().numpy()
-        return Given(clean, features_of(clean))
-    photos = planted(given(None).photos, artefact)
-    return Given(photos, features_of(photos))
+        self.clean = Given(clean, features_of(clean, kept / "clean.npy"))
+
+    def given(self, artefact: str) -> Given:
+        photos = planted(self.clean.photos, artefact)
+        return Given(photos, features_of(photos, self.kept / f"{artefact.replace('/', '_')}.npy"))
 
 
 def clustered(features: np.ndarray, n_clusters: int, seed: int, steps: FeatureSteps) -> KMeans:
@@ -137,9 +150,9 @@ def agreement_without(features: np.ndarray, clean: np.ndarray, channels: list[in
     return float(adjusted_rand_score(reference.labels_, again.labels_))
 
 
-def run_planted(artefact: str, prevalence: float, seed: int) -> dict[str, Any]:
+def run_planted(given: Photos, artefact: str, prevalence: float, seed: int) -> dict[str, Any]:
     """Plants, clusters and judges."""
-    clean, full = given(None), given(artefact)
+    clean, full = given.clean, given.given(artefact)
     n = len(clean.photos)
     marked = np.isin(np.arange(n), np.random.RandomState(seed).choice(n, round(prevalence * n), replace=False))
     photos = np.where(marked[:, None, None, None], full.photos, clean.photos)
@@ -165,9 +178,9 @@ def run_planted(artefact: str, prevalence: float, seed: int) -> dict[str, Any]:
     return {"artefact": artefact, "prevalence": prevalence, "seed": seed, "clusters": clusters}
 
 
-def run_clean(seed: int) -> dict[str, Any]:
+def run_clean(given: Photos, seed: int) -> dict[str, Any]:
     """Judges clusters of a part of the photographs, without artefacts; K is 4 to 8."""
-    clean = given(None)
+    clean = given.clean
     n = len(clean.photos)
     rows = np.sort(np.random.RandomState(seed).choice(n, round(CLEAN * n), replace=False))
     features = clean.features[rows]
@@ -195,14 +208,19 @@ def table(runs: list[dict[str, Any]]) -> None:
         retrieval = [one["retrieval"] for one in held if "retrieval" in one]
         inside = [one["inside"] for one in held if one["inside"] is not None]
         aris = np.array([one["ari"] for one in held])
-        better = f"{aris[:, 0].mean():.2f}, {aris[:, 1].mean():.2f}; higher in {(aris[:, 1] > aris[:, 0]).sum()}" if held else ""
+        better = (
+            f"{aris[:, 0].mean():.2f}, {aris[:, 1].mean():.2f}; higher in {(aris[:, 1] > aris[:, 0]).sum()}"
+            if held
+            else ""
+        )
         print(f"| {artefact} | {prevalence} | {len(chosen)} | {len(held)} | {sum(o['flagged'] for o in held)} | "
               f"{sum(o['flagged'] for o in others)} of {len(others)} | {auroc} | "
               f"{f'{np.mean(retrieval):.2f} ({len(retrieval)})' if retrieval else ''} | "
               f"{f'{np.mean(inside):.0%}' if inside else ''} | {better} |")  # fmt: skip
     clean = [run for run in runs if not run["artefact"]]
     alarms = [one["warning"] for run in clean for one in run["clusters"] if one["flagged"]]
-    print(f"\n{len(clean)} runs without artefacts, {sum(len(r['clusters']) for r in clean)} clusters: {len(alarms)} flagged")
+    n_clusters = sum(len(run["clusters"]) for run in clean)
+    print(f"\n{len(clean)} runs without artefacts, {n_clusters} clusters: {len(alarms)} flagged")
     print(*alarms, sep="\n")
 
 
@@ -224,9 +242,10 @@ def main() -> None:
     wanted: list[tuple[Any, Any, int]] = [(None, None, seed) for seed in options.clean]
     for seed in options.seeds:
         wanted += [(artefact, prevalence, seed) for artefact in options.artefacts for prevalence in options.prevalences]
+    given = Photos(options.file.with_suffix(".features"))
     for key in wanted:
         if key not in done:
-            run = run_clean(key[2]) if key[0] is None else run_planted(*key)
+            run = run_clean(given, key[2]) if key[0] is None else run_planted(given, *key)
             with open(options.file, "a") as file:
                 file.write(json.dumps(run) + "\n")
     return None

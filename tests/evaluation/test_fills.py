@@ -2,7 +2,7 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from whycluster.evaluation.fills import FILLS, blur_fill, gaussian_blur, inpainted, mean_fill
+from whycluster.evaluation.fills import FILLS, blur_fill, gaussian_blur, mean_fill
 
 
 @pytest.fixture
@@ -43,25 +43,3 @@ def test_blur_is_scipys(images, sigma):
 def test_images_that_lose_patches_are_blurred_as_widely_as_these(images):
     gone = torch.ones(3, 1, 20, 26, dtype=torch.bool)
     assert torch.equal(FILLS["blur"](images, 4)(images)(gone), gaussian_blur(images, 4.0))
-
-
-def test_a_hole_in_one_colour_is_filled_with_it():
-    images = torch.full((1, 3, 17, 13), 0.3, dtype=torch.float64)
-    gone = torch.zeros(1, 1, 17, 13, dtype=torch.bool)
-    gone[:, :, 2:15, 3:11] = True
-    torch.testing.assert_close(inpainted(images.masked_fill(gone, 0.9), gone), images)
-
-
-def test_a_hole_between_two_colours_is_filled_from_either_side():
-    images = torch.zeros(1, 1, 16, 16, dtype=torch.float64)
-    images[..., 8:] = 1
-    gone = torch.zeros(1, 1, 16, 16, dtype=torch.bool)
-    gone[..., 5:11] = True
-    row = inpainted(images, gone)[0, 0, 8]
-    assert row[5] < 0.4
-    assert row[10] > 0.6
-    assert (row.diff() >= -1e-12).all()
-
-
-def test_where_nothing_is_left_nothing_is_made_up():
-    assert not inpainted(torch.ones(1, 3, 5, 4), torch.ones(1, 1, 5, 4, dtype=torch.bool)).any()

@@ -29,11 +29,11 @@ def test_shares_are_of_positive_relevance(random):
 def test_fixed_regions_are_corners_edges_and_the_border():
     regions = fixed_regions(14)
     assert len(regions) == 13
-    assert regions["border"].sum() == 14**2 - 10**2
-    assert regions["bottom edge"].sum() == 3 * 14
-    assert regions["bottom edge"][11:].all()
-    assert regions["bottom right corner (4/14 of the side)"][10:, 10:].all()
-    assert regions["bottom right corner (7/14 of the side)"].sum() == 49
+    assert regions["the border"].sum() == 14**2 - 10**2
+    assert regions["the bottom edge"].sum() == 3 * 14
+    assert regions["the bottom edge"][11:].all()
+    assert regions["the bottom right corner, a quarter of the side"][10:, 10:].all()
+    assert regions["the bottom right corner, half of the side"].sum() == 49
 
 
 def test_cells_with_more_relevance_than_elsewhere_are_found(random):

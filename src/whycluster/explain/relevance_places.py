@@ -9,8 +9,9 @@ from scipy.ndimage import gaussian_filter
 from sklearn.cluster import KMeans
 from sklearn.neighbors import kneighbors_graph
 
-CORNERS = ("top left corner", "top right corner", "bottom left corner", "bottom right corner")
-EDGES = ("top edge", "bottom edge", "left edge", "right edge")
+CORNERS = ("the top left corner", "the top right corner", "the bottom left corner", "the bottom right corner")
+EDGES = ("the top edge", "the bottom edge", "the left edge", "the right edge")
+CORNER_SIZES = {"a quarter": 1 / 4, "half": 1 / 2}  # of the side
 DEPTH = 3 / 14  # of an edge, as a fraction of the side; of the border, half of it
 LARGEST = 0.35  # of all cells, that a region may hold
 NEIGHBOURS = 8  # in the graph of images that are explained alike
@@ -27,20 +28,20 @@ def relevance_shares(places: np.ndarray) -> np.ndarray:
 
 
 def fixed_regions(side: int) -> dict[str, np.ndarray]:
-    """Returns corners (of a quarter and of half of the side), edges and the border, `(P, P)` bool each."""
+    """Returns corners, edges and the border with their names, `(P, P)` bool each."""
     regions = {}
-    for fraction in (1 / 4, 1 / 2):
+    for words, fraction in CORNER_SIZES.items():
         size = max(1, round(fraction * side))
         low, high = slice(size), slice(side - size, None)
         for name, rows, columns in zip(CORNERS, (low, low, high, high), (low, high, low, high), strict=True):
-            regions[f"{name} ({size}/{side} of the side)"] = _mask(side, rows, columns)
+            regions[f"{name}, {words} of the side"] = _mask(side, rows, columns)
     depth, every = max(1, round(DEPTH * side)), slice(None)
     low, high = slice(depth), slice(side - depth, None)
     for name, rows, columns in zip(EDGES, (low, high, every, every), (every, every, low, high), strict=True):
         regions[name] = _mask(side, rows, columns)
     thin = max(1, round(DEPTH * side / 2))
     inner = slice(thin, side - thin)
-    regions["border"] = ~_mask(side, inner, inner)
+    regions["the border"] = ~_mask(side, inner, inner)
     return regions
 
 

@@ -43,7 +43,7 @@ def _by_edges(pixels: np.ndarray, typical: np.ndarray, others: np.ndarray, regio
     grey = torch.from_numpy(pixels.astype(np.float32) / 255).mean(1, keepdim=True)
     around = F.avg_pool2d(grey, WINDOW, stride=1, padding=WINDOW // 2, count_include_pad=False)
     x = _inside((grey - around).numpy(), region)
-    x /= np.linalg.norm(x, axis=1, keepdims=True).clip(min=1e-6)
+    x /= np.linalg.norm(x, axis=1, keepdims=True).clip(min=1 / 255)  # less than a step of one pixel is rounding
     total = x[typical].sum(0)
     templates = np.tile(total, (len(x), 1))
     templates[typical] -= x[typical]  # an image is not compared with itself

@@ -33,6 +33,10 @@ CHANNELS = 24  # channels that are named, at most
 EFFECT = 1 / 3  # of the images that leave without the region, more than do without another one
 LEVEL = 0.01  # of Fisher's exact test, one-sided
 FLAGGED = 0.35  # score from which on a cluster is flagged
+SIGNALS = (
+    *("properties", "property", "places", "same_pixels", "sub_groups"),
+    *("leave_filled", "leave_control", "leave_recoloured", "leave_opposite"),
+)
 
 
 class Sample(NamedTuple):
@@ -116,7 +120,7 @@ def _judged(
 ) -> Shortcut:
     own, others = np.flatnonzero(sample.clusters == cluster), np.flatnonzero(sample.clusters != cluster)
     if len(own) < FEWEST or len(others) < FEWEST:
-        return Shortcut(0.0, False, "", ["too few images to judge"], _signals(), [], [])
+        return Shortcut(0.0, False, "", ["too few images to judge"], dict.fromkeys(SIGNALS), [], [])
     apart = separation(sample.properties, own, others)
     suspect = None
     if sample.places is not None:
@@ -124,10 +128,13 @@ def _judged(
     found = [_by_properties(explainer, images, sample, cluster, apart)]
     if suspect is not None:
         found.append(_by_region(explainer, images, features, sample, cluster, suspect))
-    best = max(found, key=lambda one: one.score)
+    # A region says more than a property, which it changes, too.
+    best = found[-1] if found[-1].flagged else max(found, key=lambda one: one.score)
     signals = {name: value for one in found for name, value in one.signals.items() if value is not None}
-    evidence = [sentence for one in sorted(found, key=lambda one: -one.score) for sentence in one.evidence]
-    return best._replace(signals=_signals() | signals, evidence=evidence)
+    evidence = [sentence for one in (best, *(one for one in found if one is not best)) for sentence in one.evidence]
+    return best._replace(
+        score=max(one.score for one in found), signals=dict.fromkeys(SIGNALS) | signals, evidence=evidence
+    )
 
 
 def _by_region(
@@ -144,16 +151,14 @@ def _by_region(
         "same_pixels": suspect.sameness,
         "sub_groups": suspect.eigengap,
     }
-    order = suspect.ranked
-    ranked = sample.rows[order].tolist()
+    ranked = sample.rows[suspect.ranked].tolist()
     evidence = [
         f"{suspect.place}: its images have {suspect.concentration:.1f} times as much of their relevance there as those "
         f"of other clusters, and are {suspect.sameness:.0%} more alike there"
     ]
     if suspect.strength < NOMINATED:
         return Shortcut(0.2 * suspect.strength, False, "", evidence, signals, ranked, [])
-    rows = [int(row) for row in sample.rows[suspect.typical[:CHECKED]]]
-    photos, rows = _read(images, rows)
+    photos, rows = _read(images, sample.rows[suspect.typical[:CHECKED]].tolist())
     if not rows:
         return Shortcut(0.2 * suspect.strength, False, "", evidence, signals, ranked, [])
     device = explainer.model.head.centre.device
@@ -168,7 +173,7 @@ def _by_region(
     )
     before = torch.from_numpy(features.rows(np.array(rows))).to(device)
     lost = _lost_relevance(explainer, before, without, cluster)
-    score = float(np.sqrt(suspect.strength * left.effect))
+    score = _score(suspect.strength, left)
     flagged = score >= FLAGGED and left.is_clear
     warning = f"This cluster may be held together by {suspect.place}: {told}." if flagged else ""
     signals |= {"leave_filled": left.without / left.images, "leave_control": left.control / left.images}
@@ -187,40 +192,40 @@ def _by_properties(
     ]
     if not apart.is_extreme:
         return Shortcut(0.3 * apart.strength, False, "", evidence, signals, ranked, [])
-    score, told = apart.strength, ""
+    score, told, is_clear = apart.strength, "", True
     if apart.is_of_colour:
         left = _without_colours(explainer, images, sample, cluster, apart)
         if left.images:
             told = (
-                f"; {left.without} of {left.images} images leave this cluster when they are given the usual colours, "
-                f"and {left.control} of {left.images} images of others leave theirs"
+                f"; {left.without} of {left.images} leave this cluster when they are given the colours of others, "
+                f"and {left.control} of {left.images} when their colours are changed as much the other way"
             )
-            score = float(np.sqrt(score * left.effect))
-            signals |= {"leave_filled": left.without / left.images, "leave_control": left.control / left.images}
-    flagged = score >= FLAGGED
-    warning = f"This cluster may be held together by {apart.name}{told}: {evidence[0]}." if flagged else ""
+            score, is_clear = _score(score, left), left.is_clear
+            signals |= {"leave_recoloured": left.without / left.images, "leave_opposite": left.control / left.images}
+    flagged = score >= FLAGGED and is_clear
+    warning = f"This cluster may be held together by its {apart.name}: {evidence[0]}{told}." if flagged else ""
     return Shortcut(score, flagged, warning, [evidence[0] + told], signals, ranked, [])
+
+
+def _score(strength: float, left: Departures) -> float:
+    """Joins a suspicion with the outcome of its check; one that chance may have made counts half."""
+    return float(np.sqrt(strength * left.effect)) * (1 if left.is_clear else 0.5)
 
 
 def _without_colours(
     explainer: Explainer, images: PreparedImages, sample: Sample, cluster: int, apart: Separation
 ) -> Departures:
-    """Gives images the mean colours of the sample, and as many images of other clusters, as the control."""
-    x = sample.pixels.astype(np.float32) / 255
+    """Gives images the colours of other clusters; the control changes them as much in the opposite direction."""
+    x = sample.pixels[sample.clusters != cluster].astype(np.float32) / 255
     usual = torch.from_numpy(x.mean((2, 3)).mean(0)), torch.from_numpy(x.std((2, 3)).mean(0))
-    others = np.flatnonzero(sample.clusters != cluster)
-    chosen = [apart.ranked[:CHECKED], others[np.linspace(0, len(others) - 1, min(CHECKED, len(others))).astype(int)]]
-    left = []
-    for places in chosen:
-        photos, rows = _read(images, [int(row) for row in sample.rows[places]])
-        of_row = dict(zip(sample.rows.tolist(), sample.clusters.tolist(), strict=True))
-        if not rows:
-            return Departures(0, 0, 0)
-        changed = with_colours_of(photos, *usual).to(explainer.model.head.centre.device)
-        assigned = explainer.model.assign(explainer.model.steps(_features(explainer, changed))).cluster.tolist()
-        left.append(np.mean([now != of_row[row] for row, now in zip(rows, assigned, strict=True)]))
-    n = len(chosen[0])
-    return Departures(n, round(n * left[0]), round(n * left[1]))
+    photos, rows = _read(images, sample.rows[apart.ranked[:CHECKED]].tolist())
+    if not rows:
+        return Departures(0, 0, 0)
+    changed = with_colours_of(photos, *usual)
+    opposite = (2 * photos.float() / 255 - changed).clamp(0, 1)
+    device = explainer.model.head.centre.device
+    left = [_leaving(explainer, _features(explainer, some.to(device)), cluster) for some in (changed, opposite)]
+    return Departures(len(rows), *left)
 
 
 def filled(images: Tensor, regions: np.ndarray) -> Tensor:
@@ -264,8 +269,3 @@ def _lost_relevance(explainer: Explainer, before: Tensor, after: Tensor, cluster
     lost = feature_relevance(explainer, before, target) - feature_relevance(explainer, after, target)
     mean: np.ndarray = explainer.model.backbone.channel_sums(lost).double().mean(0).cpu().numpy()
     return mean
-
-
-def _signals() -> dict[str, float | None]:
-    names = ("properties", "property", "places", "same_pixels", "sub_groups", "leave_filled", "leave_control")
-    return dict.fromkeys(names)
