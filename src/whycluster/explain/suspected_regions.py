@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
+from scipy.ndimage import binary_dilation
 
 from whycluster.explain.relevance_places import excess_region, fixed_regions, sub_groups
 from whycluster.explain.same_pixels import sameness, similarities
@@ -22,6 +23,7 @@ class Suspect(NamedTuple):
         place: where it is, in words.
         region: `(P, P)` bool.
         concentration: median share of relevance there, as a multiple of that in other clusters.
+        excess: mean share of relevance there, less that in other clusters.
         sameness: how much alike the typical images are there, from 0 to 1; see `same_pixels`.
         eigengap: of the sub-groups of the cluster.
         typical: places in the sample of the images with most relevance there, most first.
@@ -31,6 +33,7 @@ class Suspect(NamedTuple):
     place: str
     region: np.ndarray
     concentration: float
+    excess: float
     sameness: float
     eigengap: float
     typical: np.ndarray
@@ -43,7 +46,7 @@ class Suspect(NamedTuple):
 
 
 def most_suspect(shares: np.ndarray, pixels: np.ndarray, own: np.ndarray, others: np.ndarray) -> Suspect:
-    """Finds the region of strongest suspicion for a cluster.
+    """Finds the region of strongest suspicion for a cluster, of those that hold much of its relevance.
 
     Args:
         shares: of the relevance of all images, `(n, P, P)`; see `relevance_shares`.
@@ -56,7 +59,8 @@ def most_suspect(shares: np.ndarray, pixels: np.ndarray, own: np.ndarray, others
         _suspect(place, region, shares, pixels, own, members, others, eigengap)
         for place, region, members in _candidates(shares, own, others, groups)
     ]
-    return max(found, key=lambda one: (one.strength, one.concentration))
+    # By what it holds, too: of an artefact of which a part is left, inpainting makes the rest again.
+    return max(found, key=lambda one: (one.strength * one.excess, one.concentration))
 
 
 def _candidates(
@@ -71,7 +75,7 @@ def _candidates(
     for members in [own, *(part for part in parts if len(part) >= SMALLEST_GROUP)]:
         region = excess_region(shares[members], shares[others])
         if region.any():
-            yield place_of(region), region, members
+            yield place_of(region), binary_dilation(region, iterations=1), members
 
 
 def _suspect(
@@ -91,10 +95,10 @@ def _suspect(
     similarity = similarities(pixels, typical, others, region)
     elsewhere = max(float(np.median(inside[others])), 0.25 * float(region.mean()))  # or nothing would be much more
     concentration = float(np.median(inside[members])) / elsewhere
+    excess = max(0.0, float(inside[members].mean() - inside[others].mean()))
     ranked = own[np.argsort(-similarity[own], kind="stable")]
-    return Suspect(
-        place, region, concentration, sameness(similarity, typical, others), eigengap, by_relevance[:TYPICAL], ranked
-    )
+    alike = sameness(similarity, typical, others)
+    return Suspect(place, region, concentration, excess, alike, eigengap, by_relevance[:TYPICAL], ranked)
 
 
 def place_of(region: np.ndarray) -> str:
