@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from whycluster.explain.same_pixels import sameness, similarities
+from whycluster.explain.same_pixels import edges_of, sameness, similarities
 
 TYPICAL, OTHERS = np.arange(10), np.arange(15, 40)
 
@@ -21,11 +21,11 @@ def region():
 def test_equal_patches_are_the_same_and_noise_is_not(pixels, region):
     patch = pixels[39, :, 20:, 20:]
     pixels[:12, :, 20:, 20:] = patch
-    similarity = similarities(pixels, TYPICAL, OTHERS, region)
+    similarity = similarities(pixels, edges_of(pixels), TYPICAL, OTHERS, region)
     np.testing.assert_allclose(similarity[:12], 1, atol=1e-6)
     assert np.abs(similarity[12:39]).max() < 0.5
     assert sameness(similarity, TYPICAL, OTHERS) > 0.9
-    elsewhere = similarities(pixels, TYPICAL, OTHERS, np.roll(region, -6, 1))
+    elsewhere = similarities(pixels, edges_of(pixels), TYPICAL, OTHERS, np.roll(region, -6, 1))
     assert sameness(elsewhere, TYPICAL, OTHERS) < 0.2
 
 
@@ -34,18 +34,19 @@ def test_by_colours_it_is_the_distance_to_the_median(pixels, region):
     inside = pixels[:, :, 20:, 20:].reshape(40, -1).astype(np.float64) / 255
     distances = ((inside - np.median(inside[TYPICAL], 0)) ** 2).mean(1)
     expected = np.clip(1 - distances / np.median(distances[OTHERS]), -1, 1)
-    np.testing.assert_allclose(similarities(pixels, TYPICAL, OTHERS, region), expected, atol=1e-5)
+    np.testing.assert_allclose(similarities(pixels, edges_of(pixels), TYPICAL, OTHERS, region), expected, atol=1e-5)
 
 
 def test_lines_on_different_backgrounds_are_the_same_by_edges(region):
     random = np.random.RandomState(0)
     pixels = np.tile(random.randint(0, 170, (40, 3, 1, 1)), (1, 1, 28, 28)).astype(np.uint8)
     pixels[:12, :, 21:28:3, 20:] += 80
-    similarity = similarities(pixels, TYPICAL, OTHERS, region)
+    similarity = similarities(pixels, edges_of(pixels), TYPICAL, OTHERS, region)
     assert similarity[:12].min() > 0.9
     assert np.abs(similarity[12:]).max() < 0.3
 
 
 def test_constant_images_have_no_sameness(region):
-    similarity = similarities(np.full((40, 3, 28, 28), 7, np.uint8), TYPICAL, OTHERS, region)
+    pixels = np.full((40, 3, 28, 28), 7, np.uint8)
+    similarity = similarities(pixels, edges_of(pixels), TYPICAL, OTHERS, region)
     assert sameness(similarity, TYPICAL, OTHERS) == pytest.approx(0, abs=1e-4)

@@ -10,7 +10,17 @@ from torch.nn import functional as F
 WINDOW = 5  # pixels, of the mean that is subtracted to see edges
 
 
-def similarities(pixels: np.ndarray, typical: np.ndarray, others: np.ndarray, region: np.ndarray) -> np.ndarray:
+def edges_of(pixels: np.ndarray) -> np.ndarray:
+    """Computes what a pixel differs from the mean of those around it by, of grey values, `(n, 1, T, T)`."""
+    grey = torch.from_numpy(pixels.mean(1, keepdims=True, dtype=np.float32) / 255)
+    around = F.avg_pool2d(grey, WINDOW, stride=1, padding=WINDOW // 2, count_include_pad=False)
+    edges: np.ndarray = (grey - around).numpy()
+    return edges
+
+
+def similarities(
+    pixels: np.ndarray, edges: np.ndarray, typical: np.ndarray, others: np.ndarray, region: np.ndarray
+) -> np.ndarray:
     """Computes how much images look in a region like the typical ones of a cluster do, `(n,)`.
 
     By colours it is `1 - |x - t|² / median |x_other - t|²` where `t` is the median of the typical images; by edges, the
@@ -19,11 +29,12 @@ def similarities(pixels: np.ndarray, typical: np.ndarray, others: np.ndarray, re
 
     Args:
         pixels: all images, uint8.
+        edges: of these; see `edges_of`.
         typical: rows of images of the cluster.
         others: rows of images of other clusters.
         region: `(P, P)` bool, of which `T` is a multiple.
     """
-    found = [measure(pixels, typical, others, region) for measure in (_by_colours, _by_edges)]
+    found = [_by_colours(pixels, typical, others, region), _by_edges(edges, typical, region)]
     return max(found, key=lambda one: sameness(one, typical, others))
 
 
@@ -33,16 +44,14 @@ def sameness(similarity: np.ndarray, typical: np.ndarray, others: np.ndarray) ->
 
 
 def _by_colours(pixels: np.ndarray, typical: np.ndarray, others: np.ndarray, region: np.ndarray) -> np.ndarray:
-    x = _inside(pixels.astype(np.float32) / 255, region)  # (n, 3·pixels)
+    x = _inside(pixels, region).astype(np.float32) / 255  # (n, 3·pixels)
     distances = np.square(x - np.median(x[typical], 0)).mean(1)
     scale = np.median(distances[others])
     return np.clip(1 - distances / scale, -1, 1) if scale else np.zeros(len(x))
 
 
-def _by_edges(pixels: np.ndarray, typical: np.ndarray, others: np.ndarray, region: np.ndarray) -> np.ndarray:
-    grey = torch.from_numpy(pixels.astype(np.float32) / 255).mean(1, keepdim=True)
-    around = F.avg_pool2d(grey, WINDOW, stride=1, padding=WINDOW // 2, count_include_pad=False)
-    x = _inside((grey - around).numpy(), region)
+def _by_edges(edges: np.ndarray, typical: np.ndarray, region: np.ndarray) -> np.ndarray:
+    x = _inside(edges, region)
     x /= np.linalg.norm(x, axis=1, keepdims=True).clip(min=1 / 255)  # less than a step of one pixel is rounding
     total = x[typical].sum(0)
     templates = np.tile(total, (len(x), 1))

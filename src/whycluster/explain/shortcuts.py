@@ -17,7 +17,7 @@ from whycluster.clustering.features import FeatureStore
 from whycluster.data import PreparedImages
 from whycluster.data.image_pass import CPU_BATCH
 from whycluster.data.inpainting import inpainted
-from whycluster.explain.clusters import Concept, strongest
+from whycluster.explain.clusters import Concept, spaced, strongest
 from whycluster.explain.concepts import feature_relevance
 from whycluster.explain.explainer import Explainer
 from whycluster.explain.image_properties import with_colours_of
@@ -28,6 +28,7 @@ from whycluster.explain.targets import Target
 
 CHECKED = 15  # images of the causal check
 FEWEST = 5  # images that a cluster has to have
+MOST_OTHERS = 300  # images of other clusters that a cluster is compared with
 NOMINATED = 0.15  # strength of a suspicion from which on it is checked
 CHANNELS = 24  # channels that are named, at most
 EFFECT = 1 / 3  # of the images that leave without the region, more than do without another one
@@ -46,14 +47,14 @@ class Sample(NamedTuple):
         rows: their numbers, `(n,)`.
         clusters: to which they belong, `(n,)`.
         properties: of each, `(n, F)`; see `image_properties`.
-        places: their relevance on a grid, `(n, P, P)`; `None` where it is not known.
+        places: their relevance on a grid, `(n, P, P)`.
         pixels: thumbnails, `(n, 3, T, T)` uint8.
     """
 
     rows: np.ndarray
     clusters: np.ndarray
     properties: np.ndarray
-    places: np.ndarray | None
+    places: np.ndarray
     pixels: np.ndarray
 
 
@@ -121,15 +122,17 @@ def _judged(
     own, others = np.flatnonzero(sample.clusters == cluster), np.flatnonzero(sample.clusters != cluster)
     if len(own) < FEWEST or len(others) < FEWEST:
         return Shortcut(0.0, False, "", ["too few images to judge"], dict.fromkeys(SIGNALS), [], [])
+    compared = np.concatenate([own, spaced(others, MOST_OTHERS)])
+    sample = Sample(*(column[compared] for column in sample))
+    own, others = np.arange(len(own)), np.arange(len(own), len(compared))
     apart = separation(sample.properties, own, others)
-    suspect = None
-    if sample.places is not None:
-        suspect = most_suspect(relevance_shares(sample.places), sample.pixels, own, others)
-    found = [_by_properties(explainer, images, sample, cluster, apart)]
-    if suspect is not None:
-        found.append(_by_region(explainer, images, features, sample, cluster, suspect))
+    suspect = most_suspect(relevance_shares(sample.places), sample.pixels, own, others)
+    found = [
+        _by_region(explainer, images, features, sample, cluster, suspect),
+        _by_properties(explainer, images, sample, cluster, apart),
+    ]
     # A region says more than a property, which it changes, too.
-    best = found[-1] if found[-1].flagged else max(found, key=lambda one: one.score)
+    best = found[0] if found[0].flagged else max(found, key=lambda one: one.score)
     signals = {name: value for one in found for name, value in one.signals.items() if value is not None}
     evidence = [sentence for one in (best, *(one for one in found if one is not best)) for sentence in one.evidence]
     return best._replace(
@@ -156,28 +159,26 @@ def _by_region(
         f"{suspect.place}: its images have {suspect.concentration:.1f} times as much of their relevance there as those "
         f"of other clusters, and are {suspect.sameness:.0%} more alike there"
     ]
-    if suspect.strength < NOMINATED:
-        return Shortcut(0.2 * suspect.strength, False, "", evidence, signals, ranked, [])
-    photos, rows = _read(images, sample.rows[suspect.typical[:CHECKED]].tolist())
+    nominated = suspect.typical[: CHECKED if suspect.strength >= NOMINATED else 0]
+    photos, rows = _read(images, sample.rows[nominated].tolist())
     if not rows:
         return Shortcut(0.2 * suspect.strength, False, "", evidence, signals, ranked, [])
     device = explainer.model.head.centre.device
-    without = _features(explainer, filled(photos, np.repeat(suspect.region[None], len(rows), 0)).to(device))
     random = np.random.RandomState(cluster)
-    elsewhere = np.stack([random_region(suspect.region, random) for _ in rows])
-    control = _features(explainer, filled(photos, elsewhere).to(device))
+    regions = np.stack([suspect.region] * len(rows)), np.stack([random_region(suspect.region, random) for _ in rows])
+    without, control = (_features(explainer, filled(photos, region).to(device)) for region in regions)
     left = Departures(len(rows), _leaving(explainer, without, cluster), _leaving(explainer, control, cluster))
     told = (
         f"{left.without} of {left.images} images leave this cluster when {suspect.place} is filled in; "
         f"{left.control} of {left.images} when another region of the same size is"
     )
-    before = torch.from_numpy(features.rows(np.array(rows))).to(device)
-    lost = _lost_relevance(explainer, before, without, cluster)
     score = _score(suspect.strength, left)
     flagged = score >= FLAGGED and left.is_clear
     warning = f"This cluster may be held together by {suspect.place}: {told}." if flagged else ""
     signals |= {"leave_filled": left.without / left.images, "leave_control": left.control / left.images}
-    return Shortcut(score, flagged, warning, [told, *evidence], signals, ranked, strongest(lost, CHANNELS))
+    before = torch.from_numpy(features.rows(np.array(rows))).to(device)
+    carriers = strongest(_lost_relevance(explainer, before, without, cluster), CHANNELS)
+    return Shortcut(score, flagged, warning, [told, *evidence], signals, ranked, carriers)
 
 
 def _by_properties(

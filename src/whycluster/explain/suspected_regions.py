@@ -10,7 +10,7 @@ import numpy as np
 from scipy.ndimage import binary_dilation
 
 from whycluster.explain.relevance_places import excess_region, fixed_regions, sub_groups
-from whycluster.explain.same_pixels import sameness, similarities
+from whycluster.explain.same_pixels import edges_of, sameness, similarities
 
 TYPICAL = 15  # images of a cluster with most relevance in a region, at most; and at most half of them
 SMALLEST_GROUP = 5
@@ -55,10 +55,25 @@ def most_suspect(shares: np.ndarray, pixels: np.ndarray, own: np.ndarray, others
         others: rows of all other clusters.
     """
     groups, eigengap = sub_groups(shares[own])
-    found = [
-        _suspect(place, region, shares, pixels, own, members, others, eigengap)
-        for place, region, members in _candidates(shares, own, others, groups)
-    ]
+    edges, found = edges_of(pixels), []
+    for place, region, members in _candidates(shares, own, others, groups):
+        inside = shares[:, region].sum(1)
+        by_relevance = members[np.argsort(-inside[members], kind="stable")]
+        typical = by_relevance[: min(TYPICAL, -(-len(members) // 2))]
+        similarity = similarities(pixels, edges, typical, others, region)
+        elsewhere = max(float(np.median(inside[others])), 0.25 * float(region.mean()))  # or nothing would be much more
+        found.append(
+            Suspect(
+                place,
+                region,
+                concentration=float(np.median(inside[members])) / elsewhere,
+                excess=max(0.0, float(inside[members].mean() - inside[others].mean())),
+                sameness=sameness(similarity, typical, others),
+                eigengap=eigengap,
+                typical=by_relevance[:TYPICAL],
+                ranked=own[np.argsort(-similarity[own], kind="stable")],
+            )
+        )
     # By what it holds, too: of an artefact of which a part is left, inpainting makes the rest again.
     return max(found, key=lambda one: (one.strength * one.excess, one.concentration))
 
@@ -76,29 +91,6 @@ def _candidates(
         region = excess_region(shares[members], shares[others])
         if region.any():
             yield place_of(region), binary_dilation(region, iterations=1), members
-
-
-def _suspect(
-    place: str,
-    region: np.ndarray,
-    shares: np.ndarray,
-    pixels: np.ndarray,
-    own: np.ndarray,
-    members: np.ndarray,
-    others: np.ndarray,
-    eigengap: float,
-) -> Suspect:
-    inside = shares[:, region].sum(1)
-    n_typical = min(TYPICAL, -(-len(members) // 2))
-    by_relevance = members[np.argsort(-inside[members], kind="stable")]
-    typical = by_relevance[:n_typical]
-    similarity = similarities(pixels, typical, others, region)
-    elsewhere = max(float(np.median(inside[others])), 0.25 * float(region.mean()))  # or nothing would be much more
-    concentration = float(np.median(inside[members])) / elsewhere
-    excess = max(0.0, float(inside[members].mean() - inside[others].mean()))
-    ranked = own[np.argsort(-similarity[own], kind="stable")]
-    alike = sameness(similarity, typical, others)
-    return Suspect(place, region, concentration, excess, alike, eigengap, by_relevance[:TYPICAL], ranked)
 
 
 def place_of(region: np.ndarray) -> str:
