@@ -220,8 +220,8 @@ class FeatureSettings:
         if self.pca is not None:
             spread = spread if scale is None else spread * scale * scale[:, None]
             components = principal_components(spread, self.pca, n_rows if self.whiten else None)
-        numbers = (None if one is None else one.float() for one in (mean, scale, components))
-        return FeatureSteps(widths, normalise, *numbers, kept=kept)
+        numbers = (None if one is None else one.float() for one in (mean, scale, components, kept))
+        return FeatureSteps(widths, normalise, *numbers)
 
 
 def inverse_deviations(mean: Tensor, variance: Tensor) -> Tensor:

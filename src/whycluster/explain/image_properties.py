@@ -98,7 +98,7 @@ def _blockiness(grey: Tensor) -> Tensor:
     for steps in (grey.diff(dim=1).abs().mean(2), grey.diff(dim=2).abs().mean(1)):  # (N, n): between rows, columns
         n = steps.shape[1] // BLOCK
         if n:
-            phases = steps[:, : n * BLOCK].unflatten(1, (n, BLOCK)).mean(1)  # (N, 8)
+            phases = steps[:, : n * BLOCK].reshape(len(steps), n, BLOCK).mean(1)  # (N, 8)
             largest = phases.amax(1)
             found.append(((largest + 1e-4) / ((phases.sum(1) - largest) / (BLOCK - 1) + 1e-4)).log())
     return torch.stack(found).mean(0) if found else grey.new_zeros(len(grey))

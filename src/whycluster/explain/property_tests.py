@@ -73,9 +73,9 @@ def separation(properties: np.ndarray, own: np.ndarray, others: np.ndarray) -> S
     at = int(np.abs(alone - 0.5).argmax())
     sign = 1 if alone[at] >= 0.5 else -1
     ranked = own[np.argsort(-sign * properties[own, at], kind="stable")]
-    medians = (float(np.median(properties[some, at])) for some in (own, others))
+    here, elsewhere = (float(np.median(properties[some, at])) for some in (own, others))
     best = float(max(alone[at], 1 - alone[at]))
-    return Separation(cross_validated_auc(x, y), PROPERTIES[at], best, *medians, ranked)
+    return Separation(cross_validated_auc(x, y), PROPERTIES[at], best, here, elsewhere, ranked)
 
 
 def single_aucs(x: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -126,9 +126,10 @@ def _judged(
     sample = Sample(*(column[compared] for column in sample))
     own, others = np.arange(len(own)), np.arange(len(own), len(compared))
     apart = separation(sample.properties, own, others)
-    suspect = most_suspect(relevance_shares(sample.places), sample.pixels, own, others)
+    suspects = most_suspect(relevance_shares(sample.places), sample.pixels, own, others)
+    regions = [_by_region(explainer, images, features, sample, cluster, suspect) for suspect in suspects]
     found = [
-        _by_region(explainer, images, features, sample, cluster, suspect),
+        max(regions, key=lambda one: (one.flagged, one.score)),
         _by_properties(explainer, images, sample, cluster, apart),
     ]
     # A region says more than a property, which it changes, too.

@@ -3,11 +3,11 @@
 `n` images, grids of `P` by `P` cells.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.ndimage import binary_dilation
+from scipy.ndimage import binary_dilation, label
 
 from whycluster.explain.relevance_places import excess_region, fixed_regions, sub_groups
 from whycluster.explain.same_pixels import edges_of, sameness, similarities
@@ -45,8 +45,9 @@ class Suspect(NamedTuple):
         return self.sameness * float(np.clip(np.log2(max(self.concentration, 1.0)), 0, 1))
 
 
-def most_suspect(shares: np.ndarray, pixels: np.ndarray, own: np.ndarray, others: np.ndarray) -> Suspect:
-    """Finds the region of strongest suspicion for a cluster, of those that hold much of its relevance.
+def most_suspect(shares: np.ndarray, pixels: np.ndarray, own: np.ndarray, others: np.ndarray) -> list[Suspect]:
+    """Finds the regions of strongest suspicion for a cluster: of the fixed ones, and of those that relevance itself
+    outlines, if there are any.
 
     Args:
         shares: of the relevance of all images, `(n, P, P)`; see `relevance_shares`.
@@ -55,8 +56,28 @@ def most_suspect(shares: np.ndarray, pixels: np.ndarray, own: np.ndarray, others
         others: rows of all other clusters.
     """
     groups, eigengap = sub_groups(shares[own])
-    edges, found = edges_of(pixels), []
-    for place, region, members in _candidates(shares, own, others, groups):
+    edges = edges_of(pixels)
+    candidates = [(place, region, own) for place, region in fixed_regions(shares.shape[1]).items()]
+    found = [
+        _strongest(some, shares, pixels, edges, own, others, eigengap)
+        for some in (candidates, list(_outlined(shares, own, others, groups)))
+        if some
+    ]
+    return sorted(found, key=lambda one: -one.strength)
+
+
+def _strongest(
+    candidates: Sequence[tuple[str, np.ndarray, np.ndarray]],
+    shares: np.ndarray,
+    pixels: np.ndarray,
+    edges: np.ndarray,
+    own: np.ndarray,
+    others: np.ndarray,
+    eigengap: float,
+) -> Suspect:
+    """Finds the strongest of some regions: each with its name, and the images that may have something there."""
+    found = []
+    for place, region, members in candidates:
         inside = shares[:, region].sum(1)
         by_relevance = members[np.argsort(-inside[members], kind="stable")]
         typical = by_relevance[: min(TYPICAL, -(-len(members) // 2))]
@@ -78,28 +99,27 @@ def most_suspect(shares: np.ndarray, pixels: np.ndarray, own: np.ndarray, others
     return max(found, key=lambda one: (one.strength * one.excess, one.concentration))
 
 
-def _candidates(
+def _outlined(
     shares: np.ndarray, own: np.ndarray, others: np.ndarray, groups: np.ndarray
 ) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """Yields regions with their names and the images that may have something there: fixed ones; where the cluster has
-    more relevance than others do; and where a sub-group of it does.
-    """
-    for place, region in fixed_regions(shares.shape[1]).items():
-        yield place, region, own
+    """Yields where the cluster, and where each sub-group of it, has more relevance than others do."""
     parts = [own[groups == group] for group in np.unique(groups)] if groups.any() else []
     for members in [own, *(part for part in parts if len(part) >= SMALLEST_GROUP)]:
         region = excess_region(shares[members], shares[others])
         if region.any():
-            yield place_of(region), binary_dilation(region, iterations=1), members
+            wider = binary_dilation(region)
+            yield place_of(wider), wider, members
 
 
 def place_of(region: np.ndarray) -> str:
-    """Says where the middle of a region `(P, P)` lies.
+    """Says where the middle of a region `(P, P)` lies, if it is in one piece.
 
     Example:
         >>> place_of(np.eye(9) * np.arange(9) > 7)
         'a region at the bottom right'
     """
+    if label(region, np.ones((3, 3)))[1] > 1:
+        return "a region in several pieces"
     rows, columns = np.nonzero(region)
     height, width = region.shape
     vertical = ("top", "", "bottom")[min(2, int(3 * (rows.mean() + 0.5) / height))]
