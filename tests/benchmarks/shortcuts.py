@@ -9,7 +9,8 @@ are kept in a folder beside it.
 
 The truth: an artefact holds a cluster if at least 60 % of its images carry it, and at least halfway from the prevalence
 to all of them, and if at least half of these images belong elsewhere once the same image without the artefact is given.
-A cluster is judged by at most `SAMPLED` of its images.
+A cluster is judged by at most `SAMPLED` of its images. Retrieval is that of the images that carry the artefact among
+all sampled ones, of any cluster, by how much they look like the typical ones of the suspected region.
 """
 
 import argparse
@@ -35,7 +36,9 @@ from whycluster.clustering.features import FeatureStore
 from whycluster.data import Collection, Folder, PreparedImages
 from whycluster.explain import ClusterModel, Explainer
 from whycluster.explain.image_properties import OF_FILE, pixel_properties, thumbnails
+from whycluster.explain.relevance_places import relevance_shares
 from whycluster.explain.shortcuts import Sample, Shortcut, find_shortcuts
+from whycluster.explain.suspected_regions import most_suspect
 from whycluster.explain.targets import Target
 from whycluster.heads import neuralize
 
@@ -165,9 +168,11 @@ def run_planted(given: Photos, artefact: str, prevalence: float, seed: int) -> d
     for k, shortcut in shortcuts.items():
         own = sample.rows[sample.clusters == k]
         entry = {**shortcut._asdict(), "held": bool(held[k]), "marked": float(marked[fit.labels_ == k].mean())}
-        carry = marked[np.array(shortcut.rows, dtype=int)]
-        if 0 < carry.sum() < len(carry):
-            entry["retrieval"] = float(roc_auc_score(carry, -np.arange(len(carry))))
+        if held[k]:
+            in_cluster = sample.clusters == k
+            shares = relevance_shares(sample.places)
+            suspect = most_suspect(shares, sample.pixels, np.flatnonzero(in_cluster), np.flatnonzero(~in_cluster))[0]
+            entry["retrieval"] = float(roc_auc_score(marked[sample.rows], suspect.similarity))
         inside = [heatmaps[at].clip(min=0)[mask[row]].sum() / heatmaps[at].clip(min=0).sum()
                   for at, row in enumerate(sample.rows) if row in own and marked[row]]  # fmt: skip
         entry["inside"] = float(np.mean(inside)) if inside else None

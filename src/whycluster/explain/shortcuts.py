@@ -155,7 +155,8 @@ def _by_region(
         "same_pixels": suspect.sameness,
         "sub_groups": suspect.eigengap,
     }
-    ranked = sample.rows[suspect.ranked].tolist()
+    own = np.flatnonzero(sample.clusters == cluster)
+    ranked = sample.rows[own[np.argsort(-suspect.similarity[own], kind="stable")]].tolist()
     evidence = [
         f"{suspect.place}: its images have {suspect.concentration:.1f} times as much of their relevance there as those "
         f"of other clusters, and are {suspect.sameness:.0%} more alike there"
@@ -256,7 +257,7 @@ def _features(explainer: Explainer, images: Tensor) -> Tensor:
     """Computes the features of the backbone, few images at a time on a CPU."""
     size = CPU_BATCH if images.device.type == "cpu" else len(images)
     with torch.no_grad():
-        return torch.cat([explainer.model.backbone(part) for part in images.split(size)])
+        return torch.cat([explainer.model.backbone(part) for part in torch.split(images, size)])
 
 
 def _leaving(explainer: Explainer, features: Tensor, cluster: int) -> int:

@@ -27,7 +27,7 @@ class Suspect(NamedTuple):
         sameness: how much alike the typical images are there, from 0 to 1; see `same_pixels`.
         eigengap: of the sub-groups of the cluster.
         typical: places in the sample of the images with most relevance there, most first.
-        ranked: places in the sample of all images of the cluster, most alike first.
+        similarity: of all images to the typical ones, there, `(n,)`; see `same_pixels`.
     """
 
     place: str
@@ -37,7 +37,7 @@ class Suspect(NamedTuple):
     sameness: float
     eigengap: float
     typical: np.ndarray
-    ranked: np.ndarray
+    similarity: np.ndarray
 
     @property
     def strength(self) -> float:
@@ -92,7 +92,7 @@ def _strongest(
                 sameness=sameness(similarity, typical, others),
                 eigengap=eigengap,
                 typical=by_relevance[:TYPICAL],
-                ranked=own[np.argsort(-similarity[own], kind="stable")],
+                similarity=similarity,
             )
         )
     # By what it holds, too: of an artefact of which a part is left, inpainting makes the rest again.
