@@ -200,7 +200,8 @@ def check_values(command: str, config: Any, monkeypatch: pytest.MonkeyPatch) -> 
                 patched.setattr(torch.nn.init, draw, lambda tensor, *_, **__: torch.nn.init.zeros_(tensor))
             built(OmegaConf.to_yaml(config.backbone))
     else:
-        rules = (config.composite, config.head_rule, config.beta, config.residual, config.attention)
+        composite = "epsilon_plus" if config.composite == "auto" else config.composite  # a run chooses
+        rules = (composite, config.head_rule, config.beta, config.residual, config.attention, config.gamma)
         parse_target(config.target, model().n_clusters)
         Explainer(model(), *rules)
         hydra.utils.instantiate(config.evaluation)

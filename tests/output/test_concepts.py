@@ -4,7 +4,15 @@ import numpy as np
 from PIL import Image
 
 from whycluster.explain.concepts import Box, ConceptHeatmap
-from whycluster.output.concepts import GAP, TILE, concept_files, concept_picture, region_of, write_concept
+from whycluster.output.concepts import (
+    GAP,
+    TILE,
+    concept_files,
+    concept_picture,
+    region_of,
+    show_concepts,
+    write_concept,
+)
 
 RED = np.zeros((30, 30, 3), np.uint8) + np.array([255, 0, 0], np.uint8)
 
@@ -48,3 +56,23 @@ def test_files_of_a_concept(tmp_path):
     stored = np.load(array)
     assert (stored.shape, stored.dtype) == ((2, 10, 10), np.float32)
     assert sorted(file.name for file in picture.parent.iterdir()) == ["channel_7.npy", "channel_7.png"]
+
+
+def test_concepts_of_a_cluster_are_one_card_of_tensorboard(tmp_path):
+    shown = {}
+
+    class Writer:
+        def add_image(self, name, picture, dataformats):
+            shown[name] = picture, dataformats
+
+    for channel in (7, 8):
+        write_concept(tmp_path, 3, channel, 0.25, [region_of(found())])
+    clusters = [
+        {"cluster": 3, "concepts": [{"channel": 7}, {"channel": 8}, {"channel": 9}]},  # the last one has no picture
+        {"cluster": 4, "concepts": []},
+    ]
+    show_concepts(Writer(), tmp_path, clusters)
+    [(name, (picture, dataformats))] = shown.items()
+    assert (name, dataformats) == ("cluster 3/concepts", "HWC")
+    first, second = (np.asarray(Image.open(next(concept_files(tmp_path, 3, channel)))) for channel in (7, 8))
+    np.testing.assert_array_equal(picture, np.concatenate([first, second]))

@@ -83,8 +83,8 @@ def test_concepts_are_shown_where_they_are(explained):
 def test_clusters_are_described_whatever_is_explained(trained, run, explained, tmp_path, target):
     folder = run("explain", tmp_path / "why", f"checkpoint={trained}", "limit=60", "batch_size=7", f"target={target}")
     for other, row in zip(clusters_of(folder), clusters_of(explained), strict=True):
-        assert other["places"] is None
-        assert {**other, "places": row["places"]} == row
+        assert other["places"] is other["shortcut"] is None  # they come from the heatmaps of assigned clusters
+        assert {**other, "places": row["places"], "shortcut": row["shortcut"]} == row
 
 
 def test_a_model_without_its_run_folder(trained, run, tmp_path):

@@ -47,8 +47,9 @@ def test_the_terminal_ends_with_the_clusters_and_what_was_written(trained, run, 
         row, top = shown[cluster["cluster"]], cluster["concepts"][0]
         assert row.split()[1:3] == [str(cluster["size"]), f"{cluster['stability']:.2f}"]
         assert f"concept {top['channel']} ({top['share']:.0%})" in row
-    paths = [f"heatmaps: {folder / 'heatmaps'}", f"clusters: {folder / 'clusters.json'}, with pictures in"]
-    assert [line.startswith(path) for line, path in zip(rows[len(clusters) :], paths, strict=False)] == [True, True]
+    paths = [f"open in a browser: {folder / 'report.html'}", f"heatmaps: {folder / 'heatmaps'}"]
+    paths += [f"clusters: {folder / 'clusters.json'}, with pictures in"]
+    assert all(line.startswith(path) for line, path in zip(rows[len(clusters) :], paths, strict=False))
 
 
 @pytest.mark.parametrize("target", ["assigned", "runner_up", "all", "2", "2:0"])

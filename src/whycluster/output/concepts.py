@@ -1,16 +1,18 @@
 """Pictures of concepts: where in the images of a cluster a channel is seen."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
+from torch.utils.tensorboard import SummaryWriter
 
 from whycluster.explain.concepts import Box, ConceptHeatmap, strongest_region
 from whycluster.files import written_whole
 from whycluster.output.captions import caption_strip
 from whycluster.output.heatmaps import GAP, colour_scale, colours
+from whycluster.output.tensorboard import in_rows
 
 CONCEPTS = "concepts"  # sub-folder of a run
 TILE = 112  # side of a region in a picture, in pixels
@@ -55,6 +57,22 @@ def write_concept(run: Path, cluster: int, channel: int, share: float, regions: 
         concept_picture(regions, caption).save(beside, format="PNG")
     with written_whole(array) as beside, open(beside, "wb") as file:
         np.save(file, np.stack([region.relevance for region in regions]).astype(np.float32))
+
+
+def show_concepts(writer: SummaryWriter, run: Path, clusters: Sequence[Mapping[str, Any]]) -> None:
+    """Shows the concepts of each cluster in TensorBoard, one below the other.
+
+    Args:
+        writer: of the run.
+        run: the folder with their pictures.
+        clusters: the content of `clusters.json`.
+    """
+    for row in clusters:
+        files = [next(concept_files(run, row["cluster"], concept["channel"])) for concept in row["concepts"]]
+        pictures = [Image.open(file) for file in files if file.exists()]
+        if pictures:
+            sheet = np.asarray(in_rows(pictures, columns=1))
+            writer.add_image(f"cluster {row['cluster']}/concepts", sheet, dataformats="HWC")
 
 
 def concept_files(run: Path, cluster: int, channel: int) -> Iterator[Path]:

@@ -19,7 +19,7 @@ from whycluster.explain.shortcuts import Sample, Shortcut, find_shortcuts
 from whycluster.files import write_json
 from whycluster.output.cluster_tables import CLUSTERS
 from whycluster.output.concepts import Region, region_of, write_concept
-from whycluster.output.explanations import assignments
+from whycluster.output.explanations import PLACES, assignments
 from whycluster.runs.folders import Run
 
 CONCEPT_RELEVANCE = "concepts.npy"
@@ -60,11 +60,13 @@ def describe(
     regions = _regions(explainer, readable, found, run.folder, batch_size)
     paths = [images.collection.paths[row] for row in rows]
     known = _known_from_training(trained)
+    places = _places(shards, assigned.cluster, explainer.model.n_clusters)
     sample = _sample(shards, images, rows, assigned.cluster)
     shortcuts = find_shortcuts(explainer, readable, features, sample) if sample is not None else {}
     clusters = [
         {
-            **_plain(one, paths, assigned, regions, known, _places(shards, assigned.cluster, one.cluster)),
+            **_plain(one, paths, assigned, regions, known),
+            "places": None if places is None else places[one.cluster],
             "shortcut": _plain_shortcut(shortcuts.get(one.cluster), paths),
         }
         for one in found
@@ -103,20 +105,17 @@ def _known_from_training(model: Path) -> Mapping[int, Mapping[str, Any]]:
     return {row["cluster"]: row for row in json.loads(file.read_text(encoding="utf-8"))}
 
 
-def _places(shards: Shards, clusters: np.ndarray, cluster: int) -> list[list[float]] | None:
-    """Computes the mean heatmap of a cluster, as shares of the sum of its absolute values; `None` if unknown."""
-    total: Any = 0.0
-    first = 0
+def _places(shards: Shards, clusters: np.ndarray, n_clusters: int) -> list[list[list[float]]] | None:
+    """Computes the mean heatmap of each cluster, as shares of the sum of its absolute values; `None` if unknown."""
+    sums, first = torch.zeros(n_clusters, PLACES, PLACES, dtype=torch.float64), 0
     for shard in shards:
-        if "places" not in shard:
-            if len(shard["images"]):
-                return None
-            continue
-        own = torch.from_numpy(clusters[first : first + len(shard["images"])] == cluster)
-        total = total + shard["places"][own].double().sum(0)
-        first += len(shard["images"])
-    whole = float(total.abs().sum())
-    shares: list[list[float]] = (total / whole if whole else total).tolist()
+        own = torch.from_numpy(clusters[first : first + len(shard["images"])])
+        if len(own) and "places" not in shard:
+            return None
+        if len(own):
+            sums.index_add_(0, own, shard["places"].double())
+        first += len(own)
+    shares: list[list[list[float]]] = (sums / sums.abs().sum((1, 2), keepdim=True).clamp(min=1e-300)).tolist()
     return shares
 
 
@@ -158,7 +157,6 @@ def _plain(
     assigned: Assigned,
     regions: Mapping[tuple[int, int], list[Region]],
     known: Mapping[int, Mapping[str, Any]],
-    places: list[list[float]] | None,
 ) -> dict[str, Any]:
     """Returns an entry of `clusters.json`."""
     shown = [
@@ -190,5 +188,4 @@ def _plain(
             {**contrast._asdict(), "concepts": [concept._asdict() for concept in contrast.concepts]}
             for contrast in one.contrasts
         ],
-        "places": places,
     }

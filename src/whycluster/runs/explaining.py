@@ -19,7 +19,7 @@ from whycluster.files import write_json
 from whycluster.heads import Beta
 from whycluster.lrp import Attention, Residual
 from whycluster.output.cluster_tables import CLUSTERS, about_table
-from whycluster.output.concepts import CONCEPTS
+from whycluster.output.concepts import CONCEPTS, show_concepts
 from whycluster.output.console import say, short, show
 from whycluster.output.explanations import (
     ExplanationWriter,
@@ -164,6 +164,7 @@ def explain(
         write_json(run.folder / METRICS, metrics)
         board = logger(save_dir=run.folder, name="tensorboard", version="")
         deepest(shards, prepared, targets, run.folder).write(board.experiment)
+        show_concepts(board.experiment, run.folder, clusters)
         board.experiment.flush()
         if evaluate:
             quiet = explaining.progress_bar_callback is None
