@@ -1,6 +1,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import time
 
@@ -188,3 +189,22 @@ def test_an_image_that_changed_meanwhile_is_noticed_on_going_on(trained, run, ph
     os.utime(photos / "light" / "3.png", (now, now))
     with pytest.raises(ValueError, match=r"begun with content\.newest=.*, and now it is light/3\.png of "):
         run("explain", tmp_path / "run", *settings, "resume=true")
+
+
+def test_images_that_moved_since_another_run(trained, run, small, tmp_path, capsys):
+    other = run("train", tmp_path / "other", *small, "features.normalize=none", "seed=3")
+    folder = run("explain", tmp_path / "why", f"checkpoint={other}", "limit=40", f"compare={trained}")
+    said = capsys.readouterr().out
+    before, after = (table(place / "assignments.csv") for place in (trained, folder))
+    found = json.loads((folder / "moves.json").read_text())
+    clusters = {row["path"]: int(row["cluster"]) for row in before}
+    assert found["images"] == 40
+    for row, first in enumerate(found["before"]):
+        own = [one for one in after if clusters[one["path"]] == first]
+        assert found["counts"][row] == [sum(int(one["cluster"]) == second for one in own) for second in found["after"]]
+    assert f"of 40 images that {trained} has, too, {found['moved']} moved to another cluster" in said
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    shown = json.loads(re.search(r'id="data">(.*?)</script>', page, re.DOTALL)[1])["moves"]
+    assert {**shown, "ari": found["ari"]} == found
+    with pytest.raises(ValueError, match="should be the folder of a finished run"):
+        run("explain", tmp_path / "no", f"checkpoint={other}", f"compare={tmp_path / 'nothing'}")

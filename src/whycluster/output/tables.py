@@ -1,7 +1,7 @@
 """Writing of CSV tables: text is quoted, numbers are not, and no cell is executed by a spreadsheet."""
 
 import csv
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from whycluster.files import written_whole
@@ -44,3 +44,19 @@ def _safe(cell: str | int | float, prefix: str) -> str | int | float:
     if isinstance(cell, float):
         return float(f"{cell:.7g}")
     return f"{prefix}{cell}" if isinstance(cell, str) and cell.startswith(FORMULA_SIGNS) else cell
+
+
+def read_table(path: Path) -> Iterator[dict[str, str]]:
+    """Yields the rows of a table, column `->` cell."""
+    with open(path, newline="", encoding="utf-8") as file:
+        yield from csv.DictReader(file)
+
+
+def path_in(cell: str) -> str:
+    """Returns the path in a cell, without what `safe_cells` put before it."""
+    return cell.removeprefix("./")
+
+
+def text_in(cell: str) -> str:
+    """Returns other text in a cell, likewise."""
+    return cell[1:] if cell.startswith("'") and cell[1:].startswith(FORMULA_SIGNS) else cell

@@ -28,6 +28,7 @@ from whycluster.output.explanations import (
     deepest,
     receipt_rows,
 )
+from whycluster.output.moves import MOVES, clusters_in, write_moves
 from whycluster.output.report import FOLDER as SHEETS
 from whycluster.output.report import PAGE, write_report
 from whycluster.output.tables import ASSIGNMENTS, RECEIPTS, write_skipped, write_table
@@ -42,7 +43,7 @@ from whycluster.runs.trainers import check_loading, run_pass
 METRICS = "metrics.json"
 TABLES = ("assignments.csv", "receipts.csv", "skipped.csv")
 ABOUT_CLUSTERS = (CLUSTERS, CONCEPTS, CONCEPT_RELEVANCE, PAGE, SHEETS)
-RESULTS = (*TABLES, METRICS, EVALUATION, *ABOUT_CLUSTERS, "heatmaps", "relevance", "tensorboard")
+RESULTS = (*TABLES, METRICS, EVALUATION, *ABOUT_CLUSTERS, MOVES, "heatmaps", "relevance", "tensorboard")
 
 
 def explain(
@@ -64,6 +65,7 @@ def explain(
     evaluate: bool = False,
     evaluation: Evaluator | None = None,
     report: bool | str = True,
+    compare: str | None = None,
     limit: int | None = None,
     batch_size: int = 16,
     num_workers: int | None = None,
@@ -91,6 +93,7 @@ def explain(
         evaluation: how; `None`: as `Evaluator` does by default.
         report: whether to write the page of the run; `only`: write that of the finished run in `folder`, and explain
             nothing.
+        compare: the folder of another run; it is told how images moved from its clusters to these.
         limit: explain the first so many images only.
         batch_size: images loaded at once.
         num_workers: processes that decode; `None`: as many as fit.
@@ -129,6 +132,7 @@ def explain(
         evaluator.methods(explainer)  # what is missing for it should show before hours of work
     evaluator.check_patch(model)
     whole_number("rules_sample", rules_sample, 2)
+    before = None if compare is None else clusters_in(Path(str(compare)).expanduser())
     collection = _collection(model, images)
     prepared = PreparedImages(collection, model.backbone.preprocessing, _first(len(collection.paths), limit))
     content = {
@@ -161,6 +165,7 @@ def explain(
         metrics = _write_tables(run.folder, prepared, targets, shards) | figures | chooser.figures
         model.to(explaining.strategy.root_device)
         clusters = describe(explainer, prepared, shards, run, file, batch_size)
+        moved = None if before is None else write_moves(run.folder, str(compare), before)
         write_json(run.folder / METRICS, metrics)
         board = logger(save_dir=run.folder, name="tensorboard", version="")
         deepest(shards, prepared, targets, run.folder).write(board.experiment)
@@ -172,6 +177,11 @@ def explain(
         if report:
             write_report(run.folder)
     _report(run.folder, metrics, clusters)
+    if moved is not None:
+        say(
+            f"of {moved.images} images that {compare} has, too, {moved.moved} moved to another cluster "
+            f"(adjusted Rand index {moved.ari:.2f}): {short(run.folder / MOVES)}"
+        )
     return int(metrics["n_images"])
 
 

@@ -25,11 +25,13 @@ def content(files: RunFiles, pictures: Pictures, urls: Mapping[str, Sequence[str
 
     Returns:
         `n_images`; `images`, columns with an entry for each image; `clusters`; `sheets`; `targets`, what the heatmaps
-        explain; `unknown`, the number of images without a picture. Images are numbers of rows, pictures of slots.
+        explain; `missing`, the number of images without a picture; `moves`, from the clusters of another run. Images
+        are numbers of rows, pictures of slots.
     """
     row_of = {path: row for row, path in enumerate(files.paths)}
     found = {
         "n_images": files.n_images,
+        "moves": files.moves,
         "columns": COLUMNS,
         "sheets": {kind: {"side": sheets.side, "urls": list(urls[kind])} for kind, sheets in pictures.sheets.items()},
         "targets": files.targets,

@@ -1,8 +1,6 @@
 """What the page reads in the folder of an explain run: its tables, and its clusters."""
 
-import csv
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,8 @@ from whycluster.errors import UserError
 from whycluster.explain import Target
 from whycluster.output.cluster_tables import CLUSTERS
 from whycluster.output.explanations import file_of
-from whycluster.output.tables import FORMULA_SIGNS
+from whycluster.output.moves import MOVES
+from whycluster.output.tables import path_in, read_table, text_in
 
 NEEDED = (CLUSTERS, "assignments.csv", "receipts.csv", "heatmaps", "relevance")
 
@@ -35,6 +34,7 @@ class RunFiles:
         target: which of them is shown of each image, `(N,)`.
         held: which share of the discriminant explained arrived at the pixels, `(N,)`; NaN where there was none.
         n_images: of the run; the page may show fewer.
+        moves: the content of `moves.json`; `None`: there is none.
     """
 
     folder: Path
@@ -49,6 +49,7 @@ class RunFiles:
     target: np.ndarray
     held: np.ndarray
     n_images: int
+    moves: dict[str, Any] | None
 
     def file(self, kind: str, row: int) -> Path:
         """Returns the file of an image in `heatmaps` or `relevance`."""
@@ -65,6 +66,7 @@ class RunFiles:
             **{name: getattr(self, name)[rows] for name in columns},
             targets=self.targets,
             n_images=self.n_images,
+            moves=self.moves,
         )
 
 
@@ -81,15 +83,15 @@ def read_run(folder: Path) -> RunFiles:
             "name the folder of a finished one by hydra.run.dir=..."
         )
     clusters = json.loads((folder / CLUSTERS).read_text(encoding="utf-8"))
-    rows = list(_rows(folder / "assignments.csv"))
+    rows = list(read_table(folder / "assignments.csv"))
     cluster = np.array([int(float(row["cluster"])) for row in rows])
-    paths = [_path(row["path"]) for row in rows]
+    paths = [path_in(row["path"]) for row in rows]
     targets, target, held = _receipts(folder / "receipts.csv", paths, cluster)
     found = RunFiles(
         folder,
         clusters,
         paths,
-        [_text(row["label"]) for row in rows],
+        [text_in(row["label"]) for row in rows],
         cluster,
         np.array([int(float(row["runner_up"])) for row in rows]),
         np.array([float(row["discriminant"]) for row in rows]),
@@ -98,6 +100,7 @@ def read_run(folder: Path) -> RunFiles:
         target,
         held,
         len(rows),
+        json.loads((folder / MOVES).read_text(encoding="utf-8")) if (folder / MOVES).exists() else None,
     )
     return found.subset(np.lexsort((-found.discriminant, cluster)))
 
@@ -131,8 +134,8 @@ def _receipts(file: Path, paths: list[str], clusters: np.ndarray) -> tuple[list[
     targets: dict[str, int] = {}
     shown, held = np.full(len(paths), -1), np.full(len(paths), np.nan)
     about_own = np.zeros(len(paths), bool)
-    for row in _rows(file):
-        at, name = place.get(_path(row["path"])), _text(row["target"])
+    for row in read_table(file):
+        at, name = place.get(path_in(row["path"])), text_in(row["target"])
         number = targets.setdefault(name, len(targets))
         if at is None:
             continue
@@ -144,18 +147,3 @@ def _receipts(file: Path, paths: list[str], clusters: np.ndarray) -> tuple[list[
     if (shown < 0).any():
         raise UserError(f"{str(file)!r} has no row for {paths[int(shown.argmin())]!r}; the run has to be made again.")
     return list(targets), shown, held
-
-
-def _rows(file: Path) -> Iterator[dict[str, str]]:
-    with open(file, newline="", encoding="utf-8") as lines:
-        yield from csv.DictReader(lines)
-
-
-def _path(cell: str) -> str:
-    """Undoes what `tables.safe_cells` did to a path."""
-    return cell.removeprefix("./")
-
-
-def _text(cell: str) -> str:
-    """Undoes what `tables.safe_cells` did to other text."""
-    return cell[1:] if cell.startswith("'") and cell[1:].startswith(FORMULA_SIGNS) else cell

@@ -53,8 +53,29 @@ function strangers() {
   ];
 }
 
+// How images moved from the clusters of another run.
+function movesPart() {
+  const moves = data.moves;
+  if (!moves) return null;
+  const caption = `Clusters of ${visible(moves.run)} at the left, clusters of this run above: images in both`;
+  const cell = (found, row, column) => {
+    const made = el("td", {}, found ? String(found) : "–");
+    const whole = moves.counts[row].reduce((sum, one) => sum + one, 0);
+    made.style.setProperty("--tint", ((0.45 * found) / whole).toFixed(3));
+    return made;
+  };
+  return [
+    el("h2", {}, "What has changed?"),
+    el("p", {}, `Of ${count(moves.images, "image")} that `, el("bdi", {}, visible(moves.run)), ` has, too, ${moves.moved.toLocaleString("en")} moved to another group (adjusted Rand index ${number(moves.ari)}, where 1 is no change). Numbers of clusters may differ: the largest number of a row tells what became of that cluster.`),
+    el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": caption },
+      el("table", {}, el("caption", {}, caption),
+        el("thead", {}, el("tr", {}, el("td", {}), moves.after.map((one) => el("th", { scope: "col" }, clusterLink(one, String(one)))))),
+        el("tbody", {}, moves.counts.map((row, at) => el("tr", {}, el("th", { scope: "row" }, `formerly ${moves.before[at]}`), row.map((found, column) => cell(found, at, column))))))),
+  ];
+}
+
 function overviewView() {
-  return [el("h1", {}, "What the clusters are about"), summary(), help(), el("ul", { class: "cards" }, data.clusters.map(card)), strangers()];
+  return [el("h1", {}, "What the clusters are about"), summary(), help(), el("ul", { class: "cards" }, data.clusters.map(card)), movesPart(), strangers()];
 }
 
 function searchView(asked) {
