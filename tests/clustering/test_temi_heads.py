@@ -160,12 +160,12 @@ def test_the_spread_is_that_of_cosines_between_different_rows(n_rows):
 
 
 def test_many_rows_are_sampled_for_the_starts():
-    assert start_rows(7, 3, 0).tolist() == list(range(7))
-    some = start_rows(30_000, 3, 0)
+    assert start_rows(7, 4, 3, 0).tolist() == list(range(7))
+    some = start_rows(30_000, 4, 3, 0)
     assert len(set(some.tolist())) == 10_000
     assert (np.diff(some) > 0).all()
     assert some[-1] > 29_000
-    assert len(start_rows(30_000, 2_000, 0)) == 20_000
+    assert len(start_rows(30_000, 4, 2_000, 0)) == 20_000
 
 
 def test_steps_have_about_as_many_rows_as_they_should():

@@ -26,11 +26,11 @@ def described(tmp_path_factory):
     steps = FeatureSettings().fit([raw], backbone.widths)
     model = ClusterModel(backbone, NeuralizedKMeans(steps(raw)[[3, 20, 40, 55]]), steps=steps)
     explainer = Explainer(model)
+    where = model.assign(steps(raw))
     features = FeatureStore.write(folder / "features.npy", [raw], N, backbone.n_features)
     concepts = FeatureStore.write(
-        folder / "concepts.npy", concept_relevance(explainer, features), N, backbone.n_channels
+        folder / "concepts.npy", concept_relevance(explainer, features, where.cluster.numpy()), N, backbone.n_channels
     )
-    where = model.assign(steps(raw))
     assigned = Assigned(*(column.numpy() for column in (where.cluster, where.discriminant, where.runner_up)))
     return explainer, images, raw, assigned, concepts, describe_clusters(explainer, features, concepts, assigned)
 

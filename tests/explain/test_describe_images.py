@@ -41,9 +41,10 @@ def test_the_batches_change_nothing(explainer_and_images, monkeypatch):
     explainer, images = explainer_and_images
     whole = explainer.describe_clusters(images)
     monkeypatch.setattr(module, "BATCH_SIZE", 3)
-    parts = explainer.describe_clusters([(image * 255).round().to(torch.uint8).float() / 255 for image in images])
-    assert [one.cluster for one in parts] == [one.cluster for one in whole]
-    assert [one.prototypes[0] for one in parts] == [one.prototypes[0] for one in whole]
+    parts = explainer.describe_clusters(list(images))
+    for one, other in zip(parts, whole, strict=True):
+        assert (one.cluster, one.prototypes, one.borderline) == (other.cluster, other.prototypes, other.borderline)
+        assert [concept.channel for concept in one.concepts] == [concept.channel for concept in other.concepts]
 
 
 def test_no_images_are_refused(explainer_and_images):

@@ -33,6 +33,8 @@ def test_by_colours_it_is_the_distance_to_the_median(pixels, region):
     pixels[:12, :, 20:, 20:] = 200 + pixels[:12, :, 20:, 20:] // 25  # alike in colour, not in edges
     inside = pixels[:, :, 20:, 20:].reshape(40, -1).astype(np.float64) / 255
     distances = ((inside - np.median(inside[TYPICAL], 0)) ** 2).mean(1)
+    for at in TYPICAL:
+        distances[at] = ((inside[at] - np.median(inside[np.setdiff1d(TYPICAL, at)], 0)) ** 2).mean()
     expected = np.clip(1 - distances / np.median(distances[OTHERS]), -1, 1)
     np.testing.assert_allclose(similarities(pixels, edges_of(pixels), TYPICAL, OTHERS, region), expected, atol=1e-5)
 
@@ -50,3 +52,10 @@ def test_constant_images_have_no_sameness(region):
     pixels = np.full((40, 3, 28, 28), 7, np.uint8)
     similarity = similarities(pixels, edges_of(pixels), TYPICAL, OTHERS, region)
     assert sameness(similarity, TYPICAL, OTHERS) == pytest.approx(0, abs=1e-4)
+
+
+@pytest.mark.parametrize("n_typical", [3, 5, 10])
+def test_images_of_noise_are_not_alike_however_few_they_are(pixels, region, n_typical):
+    typical = np.arange(n_typical)
+    similarity = similarities(pixels, edges_of(pixels), typical, OTHERS, region)
+    assert sameness(similarity, typical, OTHERS) < 0.15

@@ -71,7 +71,7 @@ def test_a_corner_that_decides(backbone, tmp_path):
     assert found[0].flagged
     assert found[0].score > 0.7
     assert "may be held together by" in found[0].warning
-    assert "15 of 15 images leave this cluster when" in found[0].warning
+    assert "of the 15 images with most relevance there, 15 leave this cluster when" in found[0].warning
     assert "bottom right" in found[0].warning
     assert found[0].signals["leave_filled"] == 1
     assert found[0].signals["leave_control"] == 0

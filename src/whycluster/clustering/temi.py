@@ -64,7 +64,8 @@ class Temi(pl.LightningModule):
             return  # the checkpoint is that of a finished fit
         self.neighbours = self._neighbours()
         if self.heads.step == 0:  # nothing to go on from
-            rows = self.features.rows(start_rows(len(self.features), n_clusters, self.seed))
+            some = start_rows(len(self.features), self.features.n_features, n_clusters, self.seed)
+            rows = self.features.rows(some)
             z = unit_rows(rows, self.origin).cpu()
             begin = warm_starts(z.numpy(), n_clusters, settings, self.seed), cosine_spread(z)
             self.heads.start(*self.trainer.strategy.broadcast(begin))

@@ -135,7 +135,7 @@ def _trained(z: Tensor, n_clusters: int, settings: TemiSettings, seed: int) -> T
     blocks, origin = query_blocks(len(z)), z.new_zeros(z.shape[1])
     found = [nearest_neighbours(z.numpy(), origin, settings.n_neighbours, block) for block in blocks]
     neighbours, steps = torch.cat(found).numpy(), n_steps(len(z))
-    some = z[start_rows(len(z), n_clusters, seed)]
+    some = z[start_rows(len(z), z.shape[1], n_clusters, seed)]
     heads = TemiHeads(warm_starts(some.numpy(), n_clusters, settings, seed), settings, cosine_spread(some))
     optimizer = heads.optimizer()
     for epoch in range(settings.epochs):

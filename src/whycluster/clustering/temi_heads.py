@@ -14,14 +14,13 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from whycluster.clustering.features import sample_rows
+from whycluster.clustering.features import sample_rows, sample_size
 from whycluster.errors import UserError, real_number, whole_number
 
 MARGINAL_MOMENTUM = 0.9  # of the running mean of cluster probabilities
 STEP_ROWS = 512  # rows of a step, about
 LEAST_STEPS = 4  # of an epoch
 MEAN_SHARE = 0.5  # of the mean, which is taken from the rows; measured, see docs/deep_clustering.md
-START_ROWS = 10_000  # rows on which the k-means before it are run; more for many clusters
 SPREAD_ROWS = 2000  # rows whose cosine similarities say how much they vary, about
 LEAST_SPREAD = 1e-4  # so that rows that are all as similar have a temperature, too
 
@@ -133,9 +132,9 @@ def epoch_pairs(neighbours: np.ndarray, steps: int, seed: int, epoch: int) -> li
     return np.array_split(np.stack((order, partners)), steps, axis=1)
 
 
-def start_rows(n_rows: int, n_clusters: int, seed: int) -> np.ndarray:
+def start_rows(n_rows: int, n_features: int, n_clusters: int, seed: int) -> np.ndarray:
     """Draws the rows on which k-means is run, ascending: all of them unless they are many."""
-    return sample_rows(n_rows, max(START_ROWS, 10 * n_clusters), seed)
+    return sample_rows(n_rows, sample_size(n_features, n_clusters), seed)
 
 
 def warm_starts(z: np.ndarray, n_clusters: int, settings: TemiSettings, seed: int) -> Tensor:

@@ -102,7 +102,7 @@ def choose_rules(
     seed: int = 0,
     batch_size: int = 16,
 ) -> Choice:
-    """Chooses the rules of largest SRG if they are better than the default, else the default.
+    """Chooses, of the rules that are better than the default, those of largest SRG; if none are, the default.
 
     Better means that the 95 % interval of the difference, by a bootstrap over the images, lies above zero. The interval
     is that of one difference: it does not account for the choice among several.
@@ -126,8 +126,9 @@ def choose_rules(
         Candidate(each, interval(gap, at_start), interval(gap - gaps[0], at_start))
         for each, gap in zip(rules, gaps, strict=True)
     ]
-    best = max(range(len(candidates)), key=lambda number: candidates[number].srg.value)
-    return Choice(best if candidates[best].gain.low > 0 else 0, candidates, len(images))
+    better = [number for number, one in enumerate(candidates) if one.gain.low > 0]
+    best = max(better, key=lambda number: candidates[number].srg.value, default=0)
+    return Choice(best, candidates, len(images))
 
 
 def mean_gap(results: MethodResults, flipping: Flipping) -> Tensor:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from whycluster.clustering.features import FeatureStore
+from whycluster.clustering.features import FeatureStore, sample_size
 from whycluster.explain.concepts import feature_relevance
 from whycluster.explain.explainer import BATCH_SIZE, Explainer
 from whycluster.explain.images import Images, batches
@@ -24,7 +24,6 @@ REGIONS = 6  # images of a cluster in which a channel is shown
 CONTRAST_ROWS = 100  # images of a cluster, by which it is compared with each other one
 UNLIKE = 3.5  # robust standard scores above which an image is an outlier (Iglewicz and Hoaglin 1993)
 FEWEST = 8  # images of a cluster, of which some may be outliers
-MOST_ROWS = 10_000  # images of a cluster whose relevance over channels is compared
 
 
 class Concept(NamedTuple):
@@ -81,16 +80,19 @@ class Assigned(NamedTuple):
     runner_up: np.ndarray
 
 
-def concept_relevance(explainer: Explainer, features: FeatureStore) -> Iterator[Tensor]:
-    """Yields the relevance of each channel for the assigned clusters, `(n, C)`, of features in batches.
+def concept_relevance(explainer: Explainer, features: FeatureStore, clusters: np.ndarray) -> Iterator[Tensor]:
+    """Yields the relevance of each channel for a cluster, `(n, C)`, of features in batches.
 
     Args:
         explainer: says by which rules.
-        features: of the backbone, before the steps.
+        features: of the backbone, before the steps, `(N, D)`.
+        clusters: to explain, `(N,)`.
     """
     backbone, device = explainer.model.backbone, explainer.model.head.centre.device
-    for batch in features.batches(explainer.model.head.width):
-        relevance = feature_relevance(explainer, batch.to(device), Target("assigned"))
+    width = explainer.model.head.width
+    parts = torch.split(torch.from_numpy(clusters), features.batch_rows(width))
+    for own, batch in zip(parts, features.batches(width), strict=True):
+        relevance = feature_relevance(explainer, batch.to(device), Target("assigned", own))
         yield backbone.channel_sums(relevance).float().cpu()
 
 
@@ -105,17 +107,16 @@ def describe_images(explainer: Explainer, images: Images) -> list[ClusterDescrip
     raw, parts = [], []
     with torch.no_grad():
         for batch in batches(images, backbone.preprocessing, BATCH_SIZE):
-            raw.append(backbone(batch.to(model.head.centre.device)))
-            parts.append(model.assign(model.steps(raw[-1])))
+            features = backbone(batch.to(model.head.centre.device))
+            parts.append(model.assign(model.steps(features)))
+            raw.append(features.cpu())
     columns = (torch.cat([getattr(part, name) for part in parts]).cpu().numpy() for name in Assigned._fields)
     assigned, n_rows = Assigned(*columns), sum(map(len, raw))
     with TemporaryDirectory() as folder:
-        features = FeatureStore.write(
-            Path(folder) / "features.npy", (batch.cpu() for batch in raw), n_rows, backbone.n_features
-        )
-        relevance = concept_relevance(explainer, features)
+        stored = FeatureStore.write(Path(folder) / "features.npy", raw, n_rows, backbone.n_features)
+        relevance = concept_relevance(explainer, stored, assigned.cluster)
         concepts = FeatureStore.write(Path(folder) / "concepts.npy", relevance, n_rows, backbone.n_channels)
-        return describe_clusters(explainer, features, concepts, assigned)
+        return describe_clusters(explainer, stored, concepts, assigned)
 
 
 def describe_clusters(
@@ -134,7 +135,7 @@ def describe_clusters(
     found = []
     for cluster in np.unique(assigned.cluster).tolist():
         rows = np.flatnonzero(assigned.cluster == cluster)
-        compared = spaced(rows, MOST_ROWS)
+        compared = spaced(rows, sample_size(concepts.n_features, 1))
         own = concepts.rows(compared)  # (n, C)
         named = strongest(own.mean(0, dtype=np.float64))
         regions = [_first(compared, -own[:, concept.channel], REGIONS) for concept in named]
@@ -237,11 +238,12 @@ def _contrasts(
     rows = np.flatnonzero(assigned.cluster == cluster)
     lost = np.bincount(assigned.runner_up[rows], minlength=len(means))
     x: Tensor = torch.from_numpy(features.rows(spaced(rows, CONTRAST_ROWS))).to(explainer.model.head.centre.device)
-    found = []
+    clustering, found = explainer.clustering.forward(x), []
     for rival in range(len(means)):
         if rival == cluster or np.isnan(means[rival]).any():
             continue
-        relevance = feature_relevance(explainer, x, Target("pair", cluster, rival))
+        entering, _, _ = explainer.entering(clustering, Target("pair", cluster, rival))
+        relevance = clustering.propagate(entering).relevance
         mean = explainer.model.backbone.channel_sums(relevance).double().mean(0).cpu().numpy()
         distance = float(np.linalg.norm(means[cluster] - means[rival]))
         found.append(Contrast(rival, distance, int(lost[rival]), strongest(mean)))

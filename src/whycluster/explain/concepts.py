@@ -17,6 +17,7 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from whycluster.data import PreparedImages
+from whycluster.data.image_pass import CPU_BATCH
 from whycluster.explain.explainer import Explainer
 from whycluster.explain.targets import Target
 
@@ -77,15 +78,16 @@ class ConceptHeatmap(NamedTuple):
 
 
 def concept_heatmaps_of(
-    explainer: Explainer, images: PreparedImages, wanted: Mapping[int, Sequence[int]], batch_size: int
+    explainer: Explainer, images: PreparedImages, clusters: np.ndarray, wanted: Mapping[int, Sequence[int]]
 ) -> Iterator[ConceptHeatmap]:
-    """Computes conditional heatmaps for the assigned clusters of some images of a collection.
+    """Computes conditional heatmaps of some images of a collection; few at once, as all values are kept for several
+    channels.
 
     Args:
         explainer: says by which rules.
         images: the images.
+        clusters: to explain, of all of them, `(N,)`.
         wanted: row of an image `->` channels.
-        batch_size: images computed at once.
 
     Yields:
         A heatmap for each image and channel, image by image; none for an image that can no longer be read.
@@ -93,12 +95,13 @@ def concept_heatmaps_of(
     device = explainer.model.head.centre.device
     items = ((row, images[row][1]) for row in sorted(wanted))
     readable = ((row, image) for row, image in items if isinstance(image, Tensor))
-    for some in _batched(readable, batch_size):
+    for some in _batched(readable, CPU_BATCH):
         rows, photos = [row for row, _ in some], torch.stack([photo for _, photo in some])
         channels = torch.full((len(rows), max(len(wanted[row]) for row in rows)), -1)
         for at, row in enumerate(rows):
             channels[at, : len(wanted[row])] = torch.tensor(list(wanted[row]))
-        found = concept_heatmaps(explainer, photos.to(device), Target("assigned"), channels.to(device)).float().cpu()
+        target = Target("assigned", torch.from_numpy(clusters[rows]))  # not computed anew, as there may be ties
+        found = concept_heatmaps(explainer, photos.to(device), target, channels.to(device)).float().cpu()
         for at, row in enumerate(rows):
             for channel, heatmap in zip(wanted[row], found[at], strict=False):  # others have more channels
                 yield ConceptHeatmap(row, channel, photos[at].permute(1, 2, 0).numpy(), heatmap.numpy())

@@ -35,4 +35,7 @@ class ExplanationModule(ImagePass):
         if not len(batch):
             return []
         parts = [self.explainer.explain_targets(part, self.targets) for part in self.parts(batch.images)]
-        return [joined(explanations) for explanations in zip(*parts, strict=True)]
+        first, *others = zip(*parts, strict=True)
+        # All targets have the same features: they are kept once.
+        slim = ([part._replace(features=part.features[:, :0]) for part in target] for target in others)
+        return [joined(first), *map(joined, slim)]

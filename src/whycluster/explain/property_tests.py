@@ -26,7 +26,7 @@ class Separation(NamedTuple):
 
     Attributes:
         auc: of logistic regression by all properties, cross-validated; 0.5 where it cannot be told.
-        name: the property that does best alone.
+        name: the property of whole images that does best alone.
         best_auc: its AUC, in the direction that is better.
         median_own: its median in the cluster.
         median_others: its median elsewhere.
@@ -42,11 +42,8 @@ class Separation(NamedTuple):
 
     @property
     def is_extreme(self) -> bool:
-        """Whether one property of whole images, and all together, tell the cluster from others almost without fail.
-
-        What is at an edge or in a corner can be filled in, and is judged by that.
-        """
-        return self.best_auc >= EXTREME and self.auc >= EXTREME and not self.name.endswith(PLACES)
+        """Whether one property, and all together, tell the cluster from others almost without fail."""
+        return self.best_auc >= EXTREME and self.auc >= EXTREME
 
     @property
     def is_of_colour(self) -> bool:
@@ -70,7 +67,9 @@ def separation(properties: np.ndarray, own: np.ndarray, others: np.ndarray) -> S
     rows = np.concatenate([own, others])
     x, y = properties[rows].astype(np.float64), np.arange(len(rows)) < len(own)
     alone = single_aucs(x, y)
-    at = int(np.abs(alone - 0.5).argmax())
+    # What is at an edge or in a corner can be filled in, and is judged by that.
+    whole = [number for number, name in enumerate(PROPERTIES) if not name.endswith(PLACES)]
+    at = max(whole, key=lambda number: float(abs(alone[number] - 0.5)))
     sign = 1 if alone[at] >= 0.5 else -1
     ranked = own[np.argsort(-sign * properties[own, at], kind="stable")]
     here, elsewhere = (float(np.median(properties[some, at])) for some in (own, others))

@@ -4,9 +4,12 @@ sub-groups of images that are explained alike.
 `n` images, grids of `P` by `P` cells; the relevance of a cell is the mean of a heatmap there.
 """
 
+import warnings
+
 import numpy as np
 from scipy.ndimage import gaussian_filter
 from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.neighbors import kneighbors_graph
 
 CORNERS = ("the top left corner", "the top right corner", "the bottom left corner", "the bottom right corner")
@@ -92,7 +95,8 @@ def sub_groups(shares: np.ndarray, seed: int = 0) -> tuple[np.ndarray, float]:
     if n_groups == 1:
         return np.zeros(n, dtype=int), 0.0
     rows = vectors[:, :n_groups] / np.linalg.norm(vectors[:, :n_groups], axis=1, keepdims=True).clip(min=1e-12)
-    groups: np.ndarray = KMeans(n_groups, n_init=10, random_state=seed).fit_predict(rows)
+    with warnings.catch_warnings(action="ignore", category=ConvergenceWarning):  # images that are explained the same
+        groups: np.ndarray = KMeans(n_groups, n_init=10, random_state=seed).fit_predict(rows)
     return groups, float(gaps[n_groups - 1])
 
 

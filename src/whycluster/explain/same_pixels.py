@@ -23,9 +23,10 @@ def similarities(
 ) -> np.ndarray:
     """Computes how much images look in a region like the typical ones of a cluster do, `(n,)`.
 
-    By colours it is `1 - |x - t|² / median |x_other - t|²` where `t` is the median of the typical images; by edges, the
-    cosine of the edges with the mean edges of the (other) typical images. The one that tells typical images from others
-    better is returned. Both are 1 for images that are the same, and about 0 where they have nothing in common.
+    By colours it is `1 - |x - t|² / median |x_other - t|²` where `t` is the median of the (other) typical images; by
+    edges, the cosine of the edges with the mean edges of the (other) typical images. The one that tells typical images
+    from others better is returned. Both are 1 for images that are the same, and about 0 where they have nothing in
+    common.
 
     Args:
         pixels: all images, uint8.
@@ -46,6 +47,8 @@ def sameness(similarity: np.ndarray, typical: np.ndarray, others: np.ndarray) ->
 def _by_colours(pixels: np.ndarray, typical: np.ndarray, others: np.ndarray, region: np.ndarray) -> np.ndarray:
     x = _inside(pixels, region).astype(np.float32) / 255  # (n, 3·pixels)
     distances = np.square(x - np.median(x[typical], 0)).mean(1)
+    for at in typical if len(typical) > 1 else ():  # an image is not compared with itself
+        distances[at] = np.square(x[at] - np.median(x[typical[typical != at]], 0)).mean()
     scale = np.median(distances[others])
     return np.clip(1 - distances / scale, -1, 1) if scale else np.zeros(len(x))
 

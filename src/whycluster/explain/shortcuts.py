@@ -28,6 +28,7 @@ from whycluster.explain.targets import Target
 
 CHECKED = 15  # images of the causal check
 FEWEST = 5  # images that a cluster has to have
+FEWEST_BY_PROPERTIES = 10  # if properties alone decide: with fewer, one of many may tell them from others by chance
 MOST_OTHERS = 300  # images of other clusters that a cluster is compared with
 NOMINATED = 0.15  # strength of a suspicion from which on it is checked
 CHANNELS = 24  # channels that are named, at most
@@ -132,8 +133,9 @@ def _judged(
         max(regions, key=lambda one: (one.flagged, one.score)),
         _by_properties(explainer, images, sample, cluster, apart),
     ]
-    # A region says more than a property, which it changes, too.
-    best = found[0] if found[0].flagged else max(found, key=lambda one: one.score)
+    best = max(found, key=lambda one: (one.flagged, one.score))
+    if found[0].flagged:  # a region says more than a property, which it changes, too
+        best = found[0]
     signals = {name: value for one in found for name, value in one.signals.items() if value is not None}
     evidence = [sentence for one in (best, *(one for one in found if one is not best)) for sentence in one.evidence]
     return best._replace(
@@ -158,8 +160,8 @@ def _by_region(
     own = np.flatnonzero(sample.clusters == cluster)
     ranked = sample.rows[own[np.argsort(-suspect.similarity[own], kind="stable")]].tolist()
     evidence = [
-        f"{suspect.place}: its images have {suspect.concentration:.1f} times as much of their relevance there as those "
-        f"of other clusters, and are {suspect.sameness:.0%} more alike there"
+        f"{suspect.place}: {suspect.members} of its images have {suspect.concentration:.1f} times as much of their "
+        f"relevance there as those of other clusters, and are {suspect.sameness:.0%} more alike there"
     ]
     nominated = suspect.typical[: CHECKED if suspect.strength >= NOMINATED else 0]
     photos, rows = _read(images, sample.rows[nominated].tolist())
@@ -171,8 +173,8 @@ def _by_region(
     without, control = (_features(explainer, filled(photos, region).to(device)) for region in regions)
     left = Departures(len(rows), _leaving(explainer, without, cluster), _leaving(explainer, control, cluster))
     told = (
-        f"{left.without} of {left.images} images leave this cluster when {suspect.place} is filled in; "
-        f"{left.control} of {left.images} when another region of the same size is"
+        f"of the {left.images} images with most relevance there, {left.without} leave this cluster when "
+        f"{suspect.place} is filled in, and {left.control} when another region of the same size is"
     )
     score = _score(suspect.strength, left)
     flagged = score >= FLAGGED and left.is_clear
@@ -195,7 +197,7 @@ def _by_properties(
     ]
     if not apart.is_extreme:
         return Shortcut(0.3 * apart.strength, False, "", evidence, signals, ranked, [])
-    score, told, is_clear = apart.strength, "", True
+    score, told, is_clear = apart.strength, "", len(apart.ranked) >= FEWEST_BY_PROPERTIES
     if apart.is_of_colour:
         left = _without_colours(explainer, images, sample, cluster, apart)
         if left.images:

@@ -22,6 +22,7 @@ class Suspect(NamedTuple):
     Attributes:
         place: where it is, in words.
         region: `(P, P)` bool.
+        members: how many images of the cluster it is a suspicion of: all, or those of a sub-group.
         concentration: median share of relevance there, as a multiple of that in other clusters.
         excess: mean share of relevance there, less that in other clusters.
         sameness: how much alike the typical images are there, from 0 to 1; see `same_pixels`.
@@ -32,6 +33,7 @@ class Suspect(NamedTuple):
 
     place: str
     region: np.ndarray
+    members: int
     concentration: float
     excess: float
     sameness: float
@@ -87,6 +89,7 @@ def _strongest(
             Suspect(
                 place,
                 region,
+                len(members),
                 concentration=float(np.median(inside[members])) / elsewhere,
                 excess=max(0.0, float(inside[members].mean() - inside[others].mean())),
                 sameness=sameness(similarity, typical, others),
@@ -108,7 +111,8 @@ def _outlined(
         region = excess_region(shares[members], shares[others])
         if region.any():
             wider = binary_dilation(region)
-            yield place_of(wider), wider, members
+            if wider.mean() <= 0.5:  # or no other region of its size would have little in common with it
+                yield place_of(wider), wider, members
 
 
 def place_of(region: np.ndarray) -> str:

@@ -30,7 +30,8 @@ class Region(NamedTuple):
 def region_of(found: ConceptHeatmap) -> Region:
     """Cuts the region out of which most relevance of a channel comes."""
     box = strongest_region(found.heatmap)
-    return Region(found.row, box, box.of(found.photo), box.of(found.heatmap))
+    # Copies: a view would keep the whole batch in memory.
+    return Region(found.row, box, box.of(found.photo).copy(), box.of(found.heatmap).copy())
 
 
 def concept_picture(regions: Sequence[Region], caption: str) -> Image.Image:

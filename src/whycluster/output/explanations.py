@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from PIL import Image
 from pytorch_lightning.utilities import move_data_to_device
 from torch import Tensor
@@ -51,9 +52,8 @@ class ExplanationWriter(ShardWriter):
                 folders |= self._write_files(target, explanation, photos[place], place, self.collection.paths[number])
         for folder in folders:
             sync(folder)
-        kept: Shard = {"images": _image_rows(batch.indices, explanations)}
-        if explanations:
-            kept["features"] = explanations[0].features.float()
+        features = explanations[0].features.float() if explanations else torch.empty(0)
+        kept: Shard = {"images": _image_rows(batch.indices, explanations), "features": features}
         for target, explanation in zip(self.targets, explanations, strict=False):  # none where no image can be read
             if target.name == "assigned":
                 kept["places"] = adaptive_avg_pool2d(explanation.heatmap[:, None].float(), PLACES)[:, 0]
@@ -93,11 +93,11 @@ def assignment_rows(shards: Shards, collection: Collection) -> Iterator[TableRow
 
 def assignments(shards: Shards) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Returns the numbers of the images that were explained, `(N,)`, and their assignments by name, `(N,)` each."""
-    rows, columns = [], []
-    for index, where, _ in _images(shards):
-        rows.append(index)
-        columns.append(where)
-    return np.array(rows), dict(zip(Assignment._fields, map(np.array, zip(*columns, strict=True)), strict=True))
+    parts = [shard["images"] for shard in shards if len(shard["images"])]
+    rows = np.concatenate([[index for index, *_ in part] for part in parts])
+    columns = np.concatenate([np.array([where for _, where, _ in part], np.float64) for part in parts]).T
+    named = dict(zip(Assignment._fields, columns, strict=True))
+    return rows, named | {name: named[name].astype(np.int64) for name in ("cluster", "runner_up")}
 
 
 def receipt_rows(shards: Shards, collection: Collection, targets: Sequence[Target]) -> Iterator[TableRow]:

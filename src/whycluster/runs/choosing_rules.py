@@ -20,7 +20,7 @@ from whycluster.files import write_json
 from whycluster.lrp import Attention
 from whycluster.output.console import say
 from whycluster.runs.evaluate_sample import sample_to_choose
-from whycluster.runs.ranks import is_first
+from whycluster.runs.ranks import by_first
 
 AUTO = "auto"  # the composite
 RULES = "rules.json"  # in the state of a run
@@ -57,14 +57,19 @@ class RuleChooser(pl.Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if not isinstance(pl_module, ExplanationModule):
             raise TypeError(f"{type(pl_module).__name__} explains nothing.")
+        default = pl_module.explainer
         pl_module.model.to(trainer.strategy.root_device)
-        if is_first():
-            if not self.file.exists():
-                write_json(self.file, self._chosen(pl_module.explainer).to_json())
-            self.figures = {"rules": json.loads(self.file.read_text(encoding="utf-8"))}
-            say(sentence(self.figures["rules"]))
-        self.figures = trainer.strategy.broadcast(self.figures)
-        pl_module.explainer = self.explainer(**rules_of(self.figures["rules"])._asdict())
+        self.figures = {"rules": by_first(lambda: self._kept(default))}
+        if self.figures["rules"]["chosen"]:  # 0 is the default
+            pl_module.explainer = self.explainer(**rules_of(self.figures["rules"])._asdict())
+
+    def _kept(self, default: Explainer) -> dict[str, Any]:
+        """Reads what was chosen before, or chooses."""
+        if not self.file.exists():
+            write_json(self.file, self._chosen(default).to_json())
+        choice: dict[str, Any] = json.loads(self.file.read_text(encoding="utf-8"))
+        say(sentence(choice))
+        return choice
 
     def _chosen(self, default: Explainer) -> Choice:
         """Measures the candidates, and says before what it costs."""

@@ -29,7 +29,7 @@ FROM_TRAINING = ("stability", "verdict", "silhouette")  # of a cluster
 
 
 def describe(
-    explainer: Explainer, images: PreparedImages, shards: Shards, run: Run, trained: Path, batch_size: int
+    explainer: Explainer, images: PreparedImages, shards: Shards, run: Run, trained: Path
 ) -> list[dict[str, Any]]:
     """Describes the clusters of the images that were explained, and writes `clusters.json` and pictures of concepts.
 
@@ -39,7 +39,6 @@ def describe(
         shards: what is known of each of them.
         run: whose folder is written to.
         trained: the model file; what its run says of the clusters is taken over.
-        batch_size: images computed at once.
 
     Returns:
         The content of `clusters.json`.
@@ -50,14 +49,14 @@ def describe(
     )
     concepts = FeatureStore.write(
         run.folder / CONCEPT_RELEVANCE,
-        concept_relevance(explainer, features),
+        concept_relevance(explainer, features, where["cluster"]),
         len(rows),
         explainer.model.backbone.n_channels,
     )
     assigned = Assigned(where["cluster"], where["discriminant"], where["runner_up"])
     found = describe_clusters(explainer, features, concepts, assigned)
     readable = PreparedImages(images.collection, images.prepare, rows.tolist())
-    regions = _regions(explainer, readable, found, run.folder, batch_size)
+    regions = _regions(explainer, readable, assigned.cluster, found, run.folder)
     paths = [images.collection.paths[row] for row in rows]
     known = _known_from_training(trained)
     places = _places(shards, assigned.cluster, explainer.model.n_clusters)
@@ -76,7 +75,7 @@ def describe(
 
 
 def _regions(
-    explainer: Explainer, images: PreparedImages, found: list[ClusterDescription], folder: Path, batch_size: int
+    explainer: Explainer, images: PreparedImages, clusters: np.ndarray, found: list[ClusterDescription], folder: Path
 ) -> dict[tuple[int, int], list[Region]]:
     """Computes the regions of all concepts of all clusters, `(cluster, channel)` `->` regions, and writes them."""
     wanted: dict[int, list[int]] = {}
@@ -85,7 +84,7 @@ def _regions(
             for row in rows:
                 wanted.setdefault(row, []).append(concept.channel)
     cut = {
-        (each.row, each.channel): region_of(each) for each in concept_heatmaps_of(explainer, images, wanted, batch_size)
+        (each.row, each.channel): region_of(each) for each in concept_heatmaps_of(explainer, images, clusters, wanted)
     }
     regions = {}
     for one in found:

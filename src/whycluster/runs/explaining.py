@@ -164,7 +164,8 @@ def explain(
             return 0
         metrics = _write_tables(run.folder, prepared, targets, shards) | figures | chooser.figures
         model.to(explaining.strategy.root_device)
-        clusters = describe(explainer, prepared, shards, run, file, batch_size)
+        say("describing the clusters")
+        clusters = describe(explainer, prepared, shards, run, file)
         moved = None if before is None else write_moves(run.folder, str(compare), before)
         write_json(run.folder / METRICS, metrics)
         board = logger(save_dir=run.folder, name="tensorboard", version="")
