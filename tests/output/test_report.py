@@ -4,6 +4,7 @@ import html
 import io
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -127,16 +128,61 @@ def test_many_images_get_a_folder_of_sheets_beside_the_page(run_of):
     write_report(run, largest=1000)
     data = content(run)
     urls = [url for kind in data["sheets"].values() for url in kind["urls"]]
-    assert urls == [f"report/{url.split('/')[1]}" for url in urls]
-    assert sorted(urls) == sorted(f"report/{file.name}" for file in (run / "report").iterdir())
+    assert urls == [f"report_sheets/{url.split('/')[1]}" for url in urls]
+    assert sorted(urls) == sorted(f"report_sheets/{file.name}" for file in (run / "report_sheets").iterdir())
     assert sheet(run, data, "photos").shape == (2 * SIDE, 8 * SIDE, 3)
     write_report(run)  # which fits into one file
-    assert not (run / "report").exists()
+    assert not (run / "report_sheets").exists()
     size = len((run / "report.html").read_bytes())
     write_report(run, largest=size)
-    assert not (run / "report").exists()
+    assert not (run / "report_sheets").exists()
     write_report(run, largest=size - 1)
+    write_report(run, largest=size - 1)
+    assert (run / "report_sheets").is_dir()
+    assert not list(run.glob(".*"))
+
+
+@pytest.mark.parametrize("largest", [1000, 25_000_000])
+@pytest.mark.parametrize("name", ["thesis.docx", "my photo_1.webp", "photos_0.webp/notes.txt"])
+def test_what_people_keep_beside_the_page_is_not_deleted(run_of, largest, name):
+    run = run_of()
+    kept = run / "report_sheets" / name
+    kept.parent.mkdir(parents=True)
+    kept.write_text("mine")
+    (run / "report").mkdir()
+    with pytest.raises(UserError, match=r"move that elsewhere"):
+        write_report(run, largest)
+    assert kept.read_text() == "mine"
     assert (run / "report").is_dir()
+    assert not (run / "report.html").exists()
+    assert not list(run.glob(".*"))
+
+
+def test_a_link_in_place_of_the_sheets_is_not_followed(run_of, tmp_path):
+    run, elsewhere = run_of(), tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "photos_0.webp").write_text("mine")
+    (run / "report_sheets").symlink_to(elsewhere)
+    with pytest.raises(UserError, match="move that elsewhere"):
+        write_report(run)
+    assert (elsewhere / "photos_0.webp").read_text() == "mine"
+
+
+@pytest.mark.parametrize("largest", [1000, 25_000_000])
+def test_a_full_disk_leaves_the_old_page_with_its_own_sheets(run_of, monkeypatch, largest):
+    run = run_of()
+    write_report(run, largest=1000)
+    before = {file: file.read_bytes() for file in (run / "report.html", *(run / "report_sheets").iterdir())}
+    write_bytes = Path.write_bytes
+
+    def full(path, content):
+        write_bytes(path, content[:100])
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="no space"):
+        write_report(run, largest, most_images=11)
+    assert {file: file.read_bytes() for file in before} == before
     assert not list(run.glob(".*"))
 
 

@@ -11,14 +11,16 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from whycluster.files import written_whole
+from whycluster.errors import UserError
+from whycluster.files import sync, written_whole
 from whycluster.output.report.content import content
 from whycluster.output.report.pictures import Pictures, draw_pictures
 from whycluster.output.report.run_files import RunFiles, read_run, thinned
+from whycluster.output.report.sheets import SHEET
 
 PAGE = "report.html"
-FOLDER = "report"  # beside the page, for its sheets
-BESIDE = ".report.part"  # what FOLDER is called until it is complete
+FOLDER = "report_sheets"  # beside the page, for its sheets
+BESIDE = ".report_sheets.part"  # what FOLDER is called until it is complete
 LARGEST = 25_000_000  # bytes of a page that holds its pictures
 MOST_IMAGES = 20_000  # that a page shows
 TEMPLATES = Path(__file__).with_name("page")
@@ -38,33 +40,63 @@ def write_report(run: Path, largest: int = LARGEST, most_images: int = MOST_IMAG
 
     Args:
         run: the folder of the run.
-        largest: bytes of a page that holds its pictures; above, they lie in the folder `report` beside it.
+        largest: bytes of a page that holds its pictures; above, they lie in the folder `report_sheets` beside it.
         most_images: that are shown; of more, those that `clusters.json` names, and a part of the others.
 
     Returns:
         How many images there are, and how many of them are shown.
 
     Raises:
-        UserError: if a table is missing that the page needs.
+        UserError: if a table is missing that the page needs, or if `report_sheets` holds what no page has written.
     """
+    beside, sheets = run / BESIDE, run / FOLDER
+    _check_sheets(sheets)
     files = thinned(read_run(run), most_images)
-    beside = run / BESIDE
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir()
     try:
         pictures = draw_pictures(files, beside)
         page = _page(files, pictures, _data_urls) if _size(beside) * 4 / 3 < largest else None
-        if page is None or len(page) > largest:
+        one_file = page is not None and len(page) <= largest
+        if page is None or not one_file:
             page = _page(files, pictures, _relative_urls)
-            shutil.rmtree(run / FOLDER, ignore_errors=True)
-            os.replace(beside, run / FOLDER)
-        else:
-            shutil.rmtree(run / FOLDER, ignore_errors=True)
         with written_whole(run / PAGE) as file:
             file.write_bytes(page)
+            if not one_file:  # a page shows wrong pictures beside the sheets of another one: both change at once
+                for written in (file, *beside.iterdir(), beside):
+                    sync(written)
+                _remove_sheets(sheets)
+                os.replace(beside, sheets)
+        if one_file:
+            _remove_sheets(sheets)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     return Shown(files.n_images, len(files.paths), pictures.missing)
+
+
+def _check_sheets(folder: Path) -> None:
+    """Raises `UserError` if there is anything at `folder` but a folder of sheets."""
+    if not os.path.lexists(folder):
+        return
+    is_folder = folder.is_dir() and not folder.is_symlink()
+    others = [] if is_folder else [folder]
+    others += (
+        [file for file in folder.iterdir() if not (SHEET.fullmatch(file.name) and file.is_file())] if is_folder else []
+    )
+    if others:
+        raise UserError(
+            f"the page keeps its pictures in {str(folder)!r}, and does not replace what it has not written there, such "
+            f"as {others[0].name!r}; move that elsewhere."
+        )
+
+
+def _remove_sheets(folder: Path) -> None:
+    """Removes a folder of sheets, where there is one."""
+    _check_sheets(folder)
+    if folder.exists():
+        for file in folder.iterdir():
+            file.unlink()
+        folder.rmdir()
 
 
 def _page(files: RunFiles, pictures: Pictures, addresses: Callable[[Sequence[Path]], list[str]]) -> bytes:

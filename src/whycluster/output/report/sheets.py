@@ -1,5 +1,6 @@
 """Sprite sheets: many small pictures in few WebP files, so that a browser opens few files."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ from PIL import Image
 
 COLUMNS = 8  # of a sheet, and its most rows: a gallery in the order of the sheets needs one or two of them
 QUALITY = {"quality": 78, "alpha_quality": 60, "method": 0}  # of WebP; method 2 takes twice the time for 8 % less
+SHEET = re.compile(r"[a-z_]+_\d+\.webp")  # names of files
 LOSSLESS = 32  # pixels: tiles up to this side are shown enlarged, where losses would be seen
 
 
