@@ -241,6 +241,14 @@ def test_of_several_targets_the_one_about_the_own_cluster_is_shown(run_of):
     assert -1 not in images["slot"]
 
 
+def test_of_several_pairs_the_one_against_the_runner_up_is_shown(run_of):
+    run = run_of(targets=("2:1", "2:0"))  # the runner-up of cluster 2 is cluster 0
+    write_report(run)
+    images = content(run)["images"]
+    assert [target for target, own in zip(images["target"], images["cluster"], strict=True) if own == 2] == [1] * 4
+    assert images["file"]["0"] == "heatmaps/target_2:1/some/09.jpg.png"
+
+
 def test_a_shortcut_is_handed_on(run_of):
     run = run_of(flagged=True)
     write_report(run)

@@ -37,11 +37,11 @@ def reports(tmp_path_factory):
 
 
 @pytest.fixture
-def opened(browser, reports):
-    """Opens a view, on a screen of some width; when done, there was no error, and nothing but files was asked for."""
+def opened_page(browser):
+    """Opens a page, on a screen of some width; when done, there was no error, and nothing but files was asked for."""
     contexts, faults = [], []
 
-    def open_view(fragment="", width=1280, colours="light", form="one file"):
+    def open_page(address, width=1280, colours="light"):
         contexts.append(browser.new_context(viewport={"width": width, "height": 900}, color_scheme=colours))
         page = contexts[-1].new_page()
         page.on("console", lambda message: faults.append(message.text) if message.type != "log" else None)
@@ -50,13 +50,32 @@ def opened(browser, reports):
         page.on(
             "request", lambda asked: faults.append(asked.url) if not asked.url.startswith(("file:", "data:")) else 0
         )
-        page.goto(reports[form] + fragment)
+        page.goto(address)
         return page
 
-    yield open_view
+    yield open_page
     for context in contexts:
         context.close()
     assert faults == []
+
+
+@pytest.fixture
+def opened(opened_page, reports):
+    """Opens a view of the page of `reports`."""
+    return lambda fragment="", *screen, form="one file": opened_page(reports[form] + fragment, *screen)
+
+
+@pytest.fixture
+def opened_run(opened_page, tmp_path):
+    """Opens a view of the page of a run that is made up for it, after some change to it."""
+
+    def open_run(fragment, names, change=lambda folder: None, **settings):
+        run = write_run(tmp_path / "run", names, **settings)
+        change(run)
+        write_report(run)
+        return opened_page((run / "report.html").as_uri() + fragment)
+
+    return open_run
 
 
 def width_of(canvas, pixels):
@@ -194,6 +213,43 @@ def test_a_rival_is_chosen_and_what_decides_is_shown(opened):
     assert "0 of the 63 images here have cluster 2 as their second choice, and 63 of 63 the other way round" in part
     assert "as seen in" not in part.split("What decides for 2")[0]
     assert "No examples" in part
+
+
+def test_rival_order_and_filter_do_not_undo_each_other(opened):
+    page = opened("#cluster=0")
+    page.locator("select.only").select_option("weak")
+    weak = names(page)
+    page.locator("select.rivals").select_option("2")
+    assert page.evaluate("location.hash") == "#cluster=0&rival=2&only=weak"
+    assert names(page) == weak
+    page.locator("select.sort").select_option("name")
+    assert page.evaluate("location.hash") == "#cluster=0&rival=2&sort=name&only=weak"
+    assert sorted(names(page)) == sorted(weak)
+    page.locator("input.filter").fill("dog")
+    page.locator("select.only").select_option("rival")
+    assert page.evaluate("location.hash") == "#cluster=0&rival=2&q=dog&sort=name&only=rival"
+    assert names(page) == []  # of no image of cluster 0
+    page.locator("input.filter").fill("")
+    page.locator("select.rivals").select_option("1")
+    assert len(names(page)) == 48  # of all
+    assert page.locator("select.only").evaluate("(field) => field.selectedOptions[0].text") == "second choice is 1"
+
+
+@pytest.mark.parametrize(
+    ("targets", "anywhere", "beside_an_image"),
+    [
+        (("runner_up",), "the second nearest group", "the second nearest group"),
+        (("2:0", "2:1"), "group 2 rather than another", "group 2 rather than 0"),
+        (("0", "1", "2"), "the group", "group 2"),
+    ],
+)
+def test_the_page_says_what_its_heatmaps_explain(opened_run, targets, anywhere, beside_an_image):
+    page = opened_run("#cluster=2", names=NAMES[-6:], targets=targets)
+    assert f"speaks for {anywhere}" in page.locator(".legend").first.inner_text()
+    page.locator("#gallery .tile").first.click()
+    assert f"speaks for {beside_an_image}" in page.locator(".legend").inner_text()
+    explained = page.get_by_text(f"The heatmap of this run explains {beside_an_image}.", exact=True)
+    assert explained.count() == (0 if targets[0] == "0" else 1)
 
 
 def test_hostile_names_are_shown_and_do_nothing(opened):

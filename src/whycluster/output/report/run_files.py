@@ -85,15 +85,16 @@ def read_run(folder: Path) -> RunFiles:
     clusters = json.loads((folder / CLUSTERS).read_text(encoding="utf-8"))
     rows = list(read_table(folder / "assignments.csv"))
     cluster = np.array([int(float(row["cluster"])) for row in rows])
+    runner_up = np.array([int(float(row["runner_up"])) for row in rows])
     paths = [path_in(row["path"]) for row in rows]
-    targets, target, held = _receipts(folder / "receipts.csv", paths, cluster)
+    targets, target, held = _receipts(folder / "receipts.csv", paths, cluster, runner_up)
     found = RunFiles(
         folder,
         clusters,
         paths,
         [text_in(row["label"]) for row in rows],
         cluster,
-        np.array([int(float(row["runner_up"])) for row in rows]),
+        runner_up,
         np.array([float(row["discriminant"]) for row in rows]),
         np.array([float(row["probability"]) for row in rows]),
         targets,
@@ -128,22 +129,30 @@ def named_images(cluster: dict[str, Any]) -> list[str]:
     return [*cluster["prototypes"], *(entry["path"] for entry in [*one_each, *regions])]
 
 
-def _receipts(file: Path, paths: list[str], clusters: np.ndarray) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """Reads targets, and of each image which of them is shown, and which share of its discriminant the pixels hold."""
+def _receipts(
+    file: Path, paths: list[str], clusters: np.ndarray, runners_up: np.ndarray
+) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Reads targets, and of each image which of them is shown, and which share of its discriminant the pixels hold.
+
+    Of many targets the one is shown that says why an image is in its cluster: against its runner-up, if pairs were
+    explained.
+    """
     place = {path: row for row, path in enumerate(paths)}
     targets: dict[str, int] = {}
     shown, held = np.full(len(paths), -1), np.full(len(paths), np.nan)
-    about_own = np.zeros(len(paths), bool)
+    best = np.zeros(len(paths), int)
     for row in read_table(file):
         at, name = place.get(path_in(row["path"])), text_in(row["target"])
         number = targets.setdefault(name, len(targets))
         if at is None:
             continue
-        own = name.partition(":")[0] == str(clusters[at])  # of many targets, the one about the image's own cluster
-        if shown[at] < 0 or (own and not about_own[at]):
+        explained, _, against = name.partition(":")
+        is_own = explained == str(clusters[at])
+        fits = 3 if is_own and against in ("", str(runners_up[at])) else 2 if is_own else 1
+        if fits > best[at]:
             discriminant = float(row["discriminant"])
             held[at] = float(row["pixels"]) / discriminant if discriminant else np.nan
-            shown[at], about_own[at] = number, own
+            shown[at], best[at] = number, fits
     if (shown < 0).any():
         raise UserError(f"{str(file)!r} has no row for {paths[int(shown.argmin())]!r}; the run has to be made again.")
     return list(targets), shown, held

@@ -12,7 +12,10 @@ function rivalPart(cluster, asked) {
     made.selected = one.rival === rival;
     return made;
   });
-  const chosen = (event) => go({ ...asked, rival: Number(event.target.value), page: null }, "contrast");
+  const chosen = (event) => {
+    go({ ...state(), rival: Number(event.target.value), page: null }, "contrast");
+    renderPart("gallery"); // which may show the images of the rival
+  };
   const counted = `${ours.lost} of the ${cluster.size} images here have cluster ${rival} as their second choice` +
     (theirs ? `, and ${theirs.lost} of ${clusters.get(rival).size} the other way round.` : ".");
   return el("section", { id: "contrast" },
@@ -32,14 +35,14 @@ function galleryPart(cluster, asked) {
       option.selected = (asked[name] ?? "") === value;
       return option;
     });
-    return el("label", {}, label, el("select", { class: name, onchange: (event) => go({ ...asked, [name]: event.target.value, page: null }, "gallery") }, made));
+    return el("label", {}, label, el("select", { class: name, onchange: (event) => go({ ...state(), [name]: event.target.value, page: null }, "gallery") }, made));
   };
   const filters = [["", "all"], ["weak", "heatmap accounts for less than half"]];
   if (asked.rival !== null) filters.push(["rival", `second choice is ${asked.rival}`]);
-  const filter = (event) => go({ ...asked, q: event.target.value, page: null }, "gallery", true);
+  const filter = (event) => go({ ...state(), q: event.target.value, page: null }, "gallery", true);
   return el("section", { id: "gallery" }, el("h2", {}, "All images"),
-    tools(choice("Order", "sort", [["", "surest first"], ["doubtful", "least sure first"], ["name", "by name"]]), choice("Show", "only", filters),
-      el("label", {}, "Name has", el("input", { type: "search", class: "filter", value: asked.q ?? "", oninput: filter }))),
+    tools({ more: [choice("Order", "sort", [["", "surest first"], ["doubtful", "least sure first"], ["name", "by name"]]), choice("Show", "only", filters),
+      el("label", {}, "Name has", el("input", { type: "search", class: "filter", value: asked.q ?? "", oninput: filter }))] }),
     el("p", { role: "status", class: "note" }, `${count(rows.length, "image")} of ${members.get(cluster.cluster).length}`),
     paged(rows, asked, (row) => `${number(images.discriminant[row])} ahead of ${images.runner_up[row]}`));
 }

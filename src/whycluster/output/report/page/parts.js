@@ -6,22 +6,24 @@ const goodness = { stable: "good", doubtful: "doubtful", "not to be trusted": "b
 const badge = (cluster) => el("span", { class: `badge ${goodness[cluster.word]}` }, cluster.word === "not measured" ? "stability not measured" : cluster.word);
 const flag = (cluster) => (cluster.shortcut?.flagged ? el("span", { class: "badge flag" }, "possible shortcut") : null);
 
-function question() {
-  const [first] = data.targets;
-  if (data.targets.length > 1 || first === "assigned") return "the group";
-  if (first === "runner_up") return "the second nearest group";
-  const [explained, against] = first.split(":");
+// What red speaks for: of one target, or, without a name, of all targets of the run.
+function question(name = data.targets.length > 1 ? null : data.targets[0]) {
+  if (name === null && !data.targets[0].includes(":")) return "the group";
+  if (name === null) return `group ${data.targets[0].split(":")[0]} rather than another`;
+  if (name === "assigned") return "the group";
+  if (name === "runner_up") return "the second nearest group";
+  const [explained, against] = name.split(":");
   return `group ${explained}${against ? ` rather than ${against}` : ""}`;
 }
-const legend = () =>
-  el("span", { class: "legend" }, el("span", { class: "swatch red" }), `speaks for ${question()}`, el("span", { class: "swatch blue" }), "against it");
+const legend = (name) =>
+  el("span", { class: "legend" }, el("span", { class: "swatch red" }), `speaks for ${question(name)}`, el("span", { class: "swatch blue" }), "against it");
 
 function slider() {
   const now = document.documentElement.style.getPropertyValue("--heat") || "0.5";
   const moved = (event) => document.documentElement.style.setProperty("--heat", event.target.value);
   return el("label", {}, "Heatmap", el("input", { type: "range", min: 0, max: 1, step: 0.05, value: now, class: "opacity", oninput: moved }));
 }
-const tools = (...more) => el("div", { class: "tools sticky" }, slider(), legend(), more);
+const tools = ({ target, more } = {}) => el("div", { class: "tools sticky" }, slider(), legend(target), more);
 
 // Tiles of images that link to their views; `note` says something of each.
 function tiles(rows, where, note, heated = true) {
