@@ -60,7 +60,9 @@ def test_concepts_are_the_channels_of_largest_mean_relevance(described):
         mean = relevance[rows].mean(0)
         order = np.argsort(-mean)[:5]
         assert [concept.channel for concept in one.concepts] == order.tolist()
-        np.testing.assert_allclose([concept.share for concept in one.concepts], mean[order] / mean.sum(), rtol=1e-5)
+        np.testing.assert_allclose(
+            [concept.share for concept in one.concepts], mean[order] / mean.clip(min=0).sum(), rtol=1e-5
+        )
         for concept, shown in zip(one.concepts, one.regions, strict=True):
             strongest_rows = rows[np.argsort(-relevance[rows, concept.channel], kind="stable")]
             assert shown == strongest_rows[:6].tolist()
@@ -77,7 +79,7 @@ def test_contrasts_explain_the_margin_between_two_clusters(described):
             expected = explainer.explain(images[rows], f"{one.cluster}:{contrast.rival}").concepts.double().mean(0)
             order = expected.argsort(descending=True)[:5].tolist()
             assert [concept.channel for concept in contrast.concepts] == order
-            shares = (expected[order] / expected.sum()).numpy()
+            shares = (expected[order] / expected.clamp(min=0).sum()).numpy()
             np.testing.assert_allclose([concept.share for concept in contrast.concepts], shares, rtol=1e-3)
             assert contrast.lost == (assigned.runner_up[rows] == contrast.rival).sum()
             others = z[assigned.cluster == contrast.rival]
@@ -111,5 +113,7 @@ def test_outliers_of_a_normal_cluster_are_rare():
 
 
 def test_channels_against_the_cluster_are_not_named():
-    assert strongest(np.array([-3.0, 0.0, 1.0])) == [Concept(2, -0.5)]
+    assert strongest(np.array([-3.0, 0.0, 1.0])) == [Concept(2, 1.0)]
+    assert strongest(np.array([1.0, -9.0, 3.0])) == [Concept(2, 0.75), Concept(0, 0.25)]
+    assert strongest(-np.ones(3)) == []
     assert strongest(np.zeros(3)) == []

@@ -54,7 +54,7 @@ def test_what_a_cluster_is_about():
     }
     said = sentences.about(cluster, 20)
     assert "5 of 20 images (25%)" in said
-    assert "75% of the evidence" in said
+    assert "75% of what speaks for it" in said
     assert "one feature decides" in said
     assert "mistaken for cluster 4, second choice for 3" in said
     assert sentences.about({"size": 2, "concepts": [], "contrasts": []}, 2) == "2 of 2 images (100%)."

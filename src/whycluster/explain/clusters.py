@@ -27,7 +27,7 @@ FEWEST = 8  # images of a cluster, of which some may be outliers
 
 
 class Concept(NamedTuple):
-    """A channel, and its share of the relevance of a cluster or of a pair."""
+    """A channel, and its share of the positive relevance of a cluster or of a pair, above 0 and at most 1."""
 
     channel: int
     share: float
@@ -154,7 +154,7 @@ def describe_clusters(
 
 
 def strongest(relevance: np.ndarray, most: int = CONCEPTS) -> list[Concept]:
-    """Returns the channels of largest positive relevance, with their shares of its sum over all channels.
+    """Returns the channels of largest positive relevance, with their shares of the sum of all positive relevance.
 
     Args:
         relevance: of each channel, `(C,)`.
@@ -162,11 +162,11 @@ def strongest(relevance: np.ndarray, most: int = CONCEPTS) -> list[Concept]:
 
     Example:
         >>> strongest(np.array([1.0, -1.0, 4.0]))
-        [Concept(channel=2, share=1.0), Concept(channel=0, share=0.25)]
+        [Concept(channel=2, share=0.8), Concept(channel=0, share=0.2)]
     """
-    total = relevance.sum()
+    total = relevance.clip(min=0).sum()
     order = np.argsort(-relevance, kind="stable")[:most]
-    return [Concept(int(at), float(relevance[at] / total) if total else 0.0) for at in order if relevance[at] > 0]
+    return [Concept(int(at), float(relevance[at] / total)) for at in order if relevance[at] > 0]
 
 
 def outliers(relevance: np.ndarray, most: int = OUTLIERS) -> list[tuple[int, float]]:

@@ -17,7 +17,7 @@ def about(cluster: Mapping[str, Any], n_images: int) -> str:
     size, shares = cluster["size"], [concept["share"] for concept in cluster["concepts"]]
     parts = [f"{size} of {n_images} images ({size / n_images:.0%})."]
     if shares:
-        carried = f"Its {len(shares)} strongest concepts carry {sum(shares):.0%} of the evidence for it"
+        carried = f"Its {len(shares)} strongest concepts carry {sum(shares):.0%} of what speaks for it"
         parts.append(f"{carried}, the strongest alone {shares[0]:.0%}: {_concentration(shares[0])}.")
     rivals = [contrast for contrast in cluster["contrasts"] if contrast["lost"]]
     if rivals:

@@ -20,7 +20,7 @@ function help() {
       line("A cluster is a group of images that a network sees as similar. Nobody told it what to look for, and its groups have numbers and no names."),
       line(el("strong", {}, "Heatmap: "), `red pixels speak for ${question()}, blue ones against it; without colour, a pixel does not matter. Each image has a scale of its own, so compare places within an image, and not strengths between images.`),
       line(el("strong", {}, "Stable: "), "the images were drawn again at random and clustered anew, twenty times. A stable group comes back; one that is not may be an accident of this sample."),
-      line(el("strong", {}, "Concept: "), "a channel of the network, something it has learnt to see. It has a number and no name: the regions show where it responds most, and what they have in common is for you to judge. The evidence for a group is what speaks for it less what speaks against it; a concept has its share of it."),
+      line(el("strong", {}, "Concept: "), "a channel of the network, something it has learnt to see. It has a number and no name: the regions show where it responds most, and what they have in common is for you to judge. Its share is of all that speaks for the group; what speaks against it is not subtracted."),
       line(el("strong", {}, "What the heatmap accounts for: "), "if it is little, constants of the network decide, or what the image lacks, and the heatmap tells only part of the story. It is exact bookkeeping; that red pixels are the true cause is not proven by it."),
       line(el("strong", {}, "Probability: "), "a soft reading of the distances, for ordering images; it is not the chance of being right."),
       line("Sure: which image is in which group, the distances, and the sums above. Less sure: what a concept means, and whether a group is of use to you.")));
@@ -29,7 +29,7 @@ function help() {
 function summary() {
   const words = data.clusters.map((cluster) => cluster.word);
   const said = [...new Set(words)].map((word) => `${words.filter((one) => one === word).length} ${word}`).join(", ");
-  const flagged = data.clusters.filter((cluster) => cluster.shortcut?.flagged);
+  const flagged = data.clusters.filter((cluster) => cluster.shortcut);
   const shownOnly = images.path.length < data.n_images ? ` The page shows ${images.path.length.toLocaleString("en")} of them.` : "";
   return [
     el("p", {}, `${count(data.n_images, "image")} in ${count(numbers.length, "cluster")} (${said}).${shownOnly}`),
