@@ -21,6 +21,7 @@ HOSTILE = (
     "=1+1.jpg",
     "{{ 7 * 7 }}.jpg",
     "%2e%2e?#&.jpg",
+    "back\\slash.jpg",
     "w" * 250,
 )
 
@@ -52,14 +53,25 @@ def write_run(folder: Path, names, targets=("assigned",), n_clusters=3, flagged=
     write_table(folder / "receipts.csv", RECEIPTS, receipts)
     clusters = [_cluster(folder, number, list(names), n_clusters) for number in range(n_clusters)]
     if flagged:
-        clusters[1]["shortcut"] = {
-            "score": 0.9,
-            "flagged": True,
-            "warning": "A <mark> in a corner.",
-            "evidence": ["Half of the relevance lies in one place."],
-        }
+        clusters[0]["shortcut"] = None
+        clusters[1]["shortcut"] = _shortcut(list(names)[1::n_clusters], True)
+        clusters[2]["shortcut"] = _shortcut(list(names)[2::n_clusters], False)
     (folder / "clusters.json").write_text(json.dumps(clusters))
     return folder
+
+
+def _shortcut(own, flagged):
+    """As `explain.shortcuts` words it."""
+    told = "12 of 15 images leave this cluster when the <border> is filled in; 0 of 15 when another region is"
+    return {
+        "score": 0.9 if flagged else 0.1,
+        "flagged": flagged,
+        "warning": f"This cluster may be held together by the <border>: {told}." if flagged else "",
+        "evidence": [told, "brightness alone tells its images from others with an AUC of 0.61"],
+        "signals": {"places": 2.5, "property": 0.61},
+        "images": own[::-1],
+        "concepts": [{"channel": 20, "share": 0.5}, {"channel": 11, "share": 0.3}],
+    }
 
 
 def _cluster(folder, number, names, n_clusters):

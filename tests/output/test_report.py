@@ -200,15 +200,38 @@ def test_pictures_that_are_gone_are_counted_and_the_others_shown(run_of):
     run = run_of()
     (run / "heatmaps" / "some" / "03.jpg.png").unlink()
     (run / "relevance" / "some" / "04.jpg.npy").write_bytes(b"no array")
+    (run / "relevance" / "some" / "06.jpg.npy").write_bytes(b"")
+    np.save(run / "relevance" / "some" / "08.jpg.npy", np.ones((2, 48, 48), np.float32))
+    (run / "concepts" / "cluster_1" / "channel_20.npy").write_bytes(b"")
     (run / "concepts" / "cluster_2" / "channel_20.npy").unlink()
-    assert write_report(run) == (12, 12, 2)
+    assert write_report(run) == (12, 12, 4)
     data = content(run)
     slots = dict(zip(data["images"]["path"], data["images"]["slot"], strict=True))
-    assert slots[NAMES[3]] == slots[NAMES[4]] == -1
-    assert sorted(slots.values()) == [-1, -1, *range(10)]
-    assert data["missing"] == 2
+    assert [slots[NAMES[number]] for number in (3, 4, 6, 8)] == [-1] * 4
+    assert sorted(slots.values()) == [-1] * 4 + list(range(8))
+    assert data["missing"] == 4
     assert data["clusters"][0]["concepts"][0]["crops"].count(-1) == 1  # 03.jpg is one of its two regions
+    assert data["clusters"][1]["concepts"][1]["crops"] == [-1, -1]
     assert data["clusters"][2]["concepts"][1]["crops"] == [-1, -1]
+
+
+@pytest.mark.parametrize("path", ["../../x.jpg", "a/../../x.jpg", "/etc/x.jpg", "..", "./../x.jpg"])
+def test_no_picture_from_outside_the_run_is_shown(run_of, path):
+    run = run_of()
+    for table in ("assignments.csv", "receipts.csv"):
+        text = (run / table).read_text()
+        (run / table).write_text(text.replace(NAMES[3], path))
+    with pytest.raises(UserError, match="which is not below the folder of images"):
+        write_report(run)
+
+
+@pytest.mark.parametrize("target", ["../x", "2:0/../..", "assigned/..", "", "all", "2:"])
+def test_a_target_that_no_run_has_is_refused(run_of, target):
+    run = run_of()
+    text = (run / "receipts.csv").read_text()
+    (run / "receipts.csv").write_text(text.replace('"assigned"', f'"{target}"', 1))
+    with pytest.raises(UserError, match=r"names the target .*, which no run has"):
+        write_report(run)
 
 
 @pytest.mark.parametrize("name", ["clusters.json", "assignments.csv", "receipts.csv"])
@@ -253,5 +276,9 @@ def test_a_shortcut_is_handed_on(run_of):
     run = run_of(flagged=True)
     write_report(run)
     data = content(run)
-    assert data["clusters"][1]["shortcut"]["warning"] == "A <mark> in a corner."
+    found = data["clusters"][1]["shortcut"]
+    assert "held together by the <border>" in found["warning"]
+    assert [data["images"]["path"][row] for row in found["images"]] == [NAMES[10], NAMES[7], NAMES[4], NAMES[1]]
+    assert found["channels"] == [20, 11]
     assert data["clusters"][0]["shortcut"] is None
+    assert data["clusters"][2]["shortcut"] is None  # judged, and not flagged

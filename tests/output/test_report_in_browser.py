@@ -106,8 +106,8 @@ VIEWS = (
 @pytest.mark.parametrize("colours", ["light", "dark"])
 def test_every_view_is_accessible_and_fits_a_phone(opened, fragment, colours):
     page = opened(fragment, 360, colours)
-    if page.locator("summary").count():
-        page.locator("summary").click()
+    for summary in page.locator("summary").all():
+        summary.click()
     found = axe.Axe().run(page).response["violations"]
     assert [(one["id"], [node["html"] for node in one["nodes"]]) for one in found] == []
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
@@ -142,7 +142,14 @@ def test_from_the_overview_to_an_image_and_back_by_keys(opened):
     page.keyboard.press("ArrowRight")
     page.keyboard.press("Enter")
     assert heading(page) == "Cluster 1"
-    assert "A <mark> in a corner." in page.locator(".warning").inner_text()
+    assert page.locator(".warning").inner_text().count("12 of 15 images leave this cluster") == 1
+    shortcut = page.locator(".shortcut")
+    assert shortcut.inner_text().count("when the <border> is filled in") == 1
+    assert "'features.drop=[20,11]'" in shortcut.inner_text()
+    assert shortcut.locator(".tile").count() == 8
+    assert shortcut.locator("li", has_text="AUC").is_hidden()
+    shortcut.locator("summary").click()
+    assert shortcut.locator("li", has_text="AUC").is_visible()
     page.keyboard.press("ArrowRight")
     assert heading(page) == "Cluster 2"
     page.keyboard.press("ArrowLeft")

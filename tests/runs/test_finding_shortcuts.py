@@ -1,6 +1,7 @@
 """What an explain run says of clusters."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -38,6 +39,12 @@ def test_shortcuts_are_in_the_file_of_clusters(run, badges, tmp_path):
     marked = max(clusters, key=lambda one: one["shortcut"]["score"])
     assert {int(path[:2]) % 2 for path in marked["shortcut"]["images"]} == {1}
     assert marked["shortcut"]["flagged"]
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    data = json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)[1])
+    shown = {one["cluster"]: one["shortcut"] for one in data["clusters"]}[marked["cluster"]]
+    assert [data["images"]["path"][row] for row in shown["images"]] == marked["shortcut"]["images"][:8]
+    assert shown["channels"] == [one["channel"] for one in marked["shortcut"]["concepts"]]
+    assert sum(line not in shown["warning"] for line in shown["evidence"]) == len(shown["evidence"]) - 1
     assert not (folder / "unfinished").exists()
     other = run("explain", tmp_path / "other", f"checkpoint={model}", "target=0")
     assert {one["shortcut"] for one in json.loads((other / "clusters.json").read_text())} == {None}

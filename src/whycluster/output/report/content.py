@@ -8,7 +8,7 @@ import numpy as np
 
 from whycluster.output.report import sentences
 from whycluster.output.report.pictures import Pictures, region_slots
-from whycluster.output.report.run_files import RunFiles
+from whycluster.output.report.run_files import CARRIERS, RunFiles
 from whycluster.output.report.sheets import COLUMNS
 
 MOST_RIVALS = 50  # of a cluster; of more, the nearest ones and those that images are mistaken for
@@ -89,7 +89,19 @@ def _cluster(
         "scores": [one["score"] for one in cluster["outliers"]],
         "concepts": concepts,
         "contrasts": _rivals(cluster["contrasts"]),
-        "shortcut": cluster.get("shortcut"),
+        "shortcut": _shortcut(cluster.get("shortcut"), row_of),
+    }
+
+
+def _shortcut(found: Mapping[str, Any] | None, row_of: Mapping[str, int]) -> dict[str, Any] | None:
+    """Returns what the page says of a cluster that a shortcut may hold together; `None` of any other."""
+    if not found or not found["flagged"]:
+        return None
+    return {
+        "warning": found["warning"],
+        "evidence": found["evidence"],
+        "images": _rows(found["images"][:CARRIERS], row_of),
+        "channels": [concept["channel"] for concept in found["concepts"]],
     }
 
 

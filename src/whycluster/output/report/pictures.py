@@ -20,6 +20,7 @@ LARGE, SMALL = 224, 160  # sides of photos, in pixels: of few images, and of man
 FEW = 800  # images
 COARSER = 2  # a heatmap has so many times fewer pixels in a row than its photo
 CROP = 96  # most pixels in a row of a region
+UNREADABLE = (OSError, ValueError, EOFError)  # what NumPy and Pillow raise for damaged files; the last: empty ones
 THREADS, AHEAD = 2, 8  # that decode, and how many images they may be ahead
 
 RegionKey = tuple[int, int, int]
@@ -107,8 +108,8 @@ def _read(files: RunFiles, row: int) -> tuple[np.ndarray, np.ndarray] | None:
     try:
         relevance = np.load(files.file("relevance", row), allow_pickle=False)
         with Image.open(files.file("heatmaps", row), formats=["PNG"]) as picture:
-            return photo_in(picture, *relevance.shape), relevance
-    except (OSError, ValueError):
+            return (photo_in(picture, *relevance.shape), relevance) if relevance.ndim == 2 else None
+    except UNREADABLE:
         return None
 
 
@@ -135,7 +136,7 @@ def _add_region(pictures: Pictures, run: Path, key: RegionKey, box: Box, photo: 
     _, file = concept_files(run, cluster, channel)
     try:
         relevance = np.load(file, mmap_mode="r", allow_pickle=False)[number]
-    except (OSError, ValueError, IndexError):
+    except (*UNREADABLE, IndexError):
         return
     pictures.regions[key] = pictures.sheets["crops"].add(box.of(photo))
     pictures.sheets["crop_heatmaps"].add(layer(np.asarray(relevance)))

@@ -1,6 +1,7 @@
 """What the page reads in the folder of an explain run: its tables, and its clusters."""
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from whycluster.output.explanations import file_of
 from whycluster.output.moves import MOVES
 from whycluster.output.tables import path_in, read_table, text_in
 
+CARRIERS = 8  # images of a cluster that the page shows of those that may carry an artefact
+TARGET = re.compile(r"assigned|runner_up|\d+(:\d+)?", re.ASCII)  # names of those that are explained
 NEEDED = (CLUSTERS, "assignments.csv", "receipts.csv", "heatmaps", "relevance")
 
 
@@ -86,7 +89,7 @@ def read_run(folder: Path) -> RunFiles:
     rows = list(read_table(folder / "assignments.csv"))
     cluster = np.array([int(float(row["cluster"])) for row in rows])
     runner_up = np.array([int(float(row["runner_up"])) for row in rows])
-    paths = [path_in(row["path"]) for row in rows]
+    paths = [_path(row["path"], folder) for row in rows]
     targets, target, held = _receipts(folder / "receipts.csv", paths, cluster, runner_up)
     found = RunFiles(
         folder,
@@ -126,7 +129,19 @@ def named_images(cluster: dict[str, Any]) -> list[str]:
     """Returns the paths that an entry of `clusters.json` names."""
     one_each = [*cluster["borderline"], *cluster["outliers"]]
     regions = [region for concept in cluster["concepts"] for region in concept["regions"]]
-    return [*cluster["prototypes"], *(entry["path"] for entry in [*one_each, *regions])]
+    carriers = (cluster.get("shortcut") or {}).get("images", [])[:CARRIERS]
+    return [*cluster["prototypes"], *carriers, *(entry["path"] for entry in [*one_each, *regions])]
+
+
+def _path(cell: str, folder: Path) -> str:
+    """Returns the path in a cell; `UserError` if the files that it names would lie outside of the run."""
+    path = path_in(cell)
+    if path.startswith("/") or ".." in path.split("/"):
+        raise UserError(
+            f"{str(folder / 'assignments.csv')!r} names {path!r}, which is not below the folder of images; the file "
+            "was changed."
+        )
+    return path
 
 
 def _receipts(
@@ -143,6 +158,8 @@ def _receipts(
     best = np.zeros(len(paths), int)
     for row in read_table(file):
         at, name = place.get(path_in(row["path"])), text_in(row["target"])
+        if not TARGET.fullmatch(name):
+            raise UserError(f"{str(file)!r} names the target {name!r}, which no run has; the file was changed.")
         number = targets.setdefault(name, len(targets))
         if at is None:
             continue

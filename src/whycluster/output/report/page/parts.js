@@ -4,7 +4,7 @@ const PAGE = 48; // images of a gallery that are shown at once
 
 const goodness = { stable: "good", doubtful: "doubtful", "not to be trusted": "bad", "not measured": "unknown" };
 const badge = (cluster) => el("span", { class: `badge ${goodness[cluster.word]}` }, cluster.word === "not measured" ? "stability not measured" : cluster.word);
-const flag = (cluster) => (cluster.shortcut?.flagged ? el("span", { class: "badge flag" }, "possible shortcut") : null);
+const flag = (cluster) => (cluster.shortcut ? el("span", { class: "badge flag" }, "possible shortcut") : null);
 
 // What red speaks for: of one target, or, without a name, of all targets of the run.
 function question(name = data.targets.length > 1 ? null : data.targets[0]) {
@@ -36,12 +36,15 @@ function tiles(rows, where, note, heated = true) {
 }
 
 function warning(cluster) {
-  const shortcut = cluster.shortcut;
-  if (!shortcut?.flagged) return null;
-  const evidence = (shortcut.evidence ?? []).map((line) => el("li", {}, visible(line)));
-  return el("div", { class: "warning", role: "note" },
-    el("p", {}, el("strong", {}, "Possible shortcut. "), visible(shortcut.warning ?? "")),
-    evidence.length ? el("ul", {}, evidence) : null);
+  const found = cluster.shortcut;
+  if (!found) return null;
+  const further = found.evidence.filter((line) => !found.warning.includes(line));
+  return el("section", { class: "shortcut" },
+    el("div", { class: "warning", role: "note" },
+      el("p", {}, el("strong", {}, "Possible shortcut. "), visible(found.warning), " Look at the images before you believe it.")),
+    found.images.length ? [el("p", { class: "note" }, "Images that are most likely to show it:"), tiles(found.images, { cluster: cluster.cluster }, () => "")] : null,
+    found.channels.length ? el("p", {}, "To cluster without the concepts that carry it, train again with ", el("code", {}, `'features.drop=[${found.channels.join(",")}]'`), ".") : null,
+    further.length ? el("details", {}, el("summary", {}, "What else was measured"), el("ul", {}, further.map((line) => el("li", {}, visible(line))))) : null);
 }
 
 // The crops of a channel: of this cluster, or else of another one where it is among the strongest.
@@ -66,7 +69,7 @@ function conceptPart(channel, share, ...own) {
   const found = seen(channel, ...own);
   const elsewhere = found && !own.slice(0, 1).includes(found.cluster) ? `as seen in cluster ${found.cluster}` : "";
   return el("li", { class: "concept" },
-    el("h3", {}, `concept ${channel}`, el("span", { class: "note" }, `${(100 * share).toFixed(1)}% of the evidence`)),
+    el("h3", {}, `concept ${channel}`, el("span", { class: "note" }, `${(100 * share).toFixed(1)}% of what speaks for it`)),
     found
       ? [el("div", { class: "crops" }, crops(channel, found, false), crops(channel, found, true)), el("p", { class: "note" }, elsewhere)]
       : el("p", { class: "note" }, "No examples: it is not among the strongest concepts of any one cluster."));
