@@ -111,7 +111,7 @@ def test_nothing_but_its_own_style_and_script_is_allowed(run_of):
     policy = html.unescape(re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', page)[1])
     rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
     assert rules["default-src"] == "'none'"
-    assert rules["img-src"] == "data: 'self'"
+    assert rules["img-src"] == "data: 'self' file:"
     assert "unsafe" not in policy
     for tag, rule in (("style", "style-src"), ("script", "script-src")):
         text = re.search(rf"<{tag}>(.*?)</{tag}>", page, re.DOTALL)[1]
@@ -252,6 +252,9 @@ def test_of_too_many_images_those_that_are_named_are_kept(run_of):
     assert data["n_images"] == 100
     others = sorted(set(data["images"]["path"]) - named)
     assert others[0] < "030.jpg" < "070.jpg" < others[-1]
+    assert [one["labels"] for one in data["clusters"]] == ["34 “kind 0”", "33 “kind 1”", "33 “kind 2”"]  # of all
+    weak = sum(number % 5 == 4 for number in range(0, 100, 3))
+    assert f"In {weak} of 34 images" in data["clusters"][0]["receipts"]
     assert -1 not in data["clusters"][0]["prototypes"]
 
 

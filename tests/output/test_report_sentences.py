@@ -11,6 +11,7 @@ def test_stability_by_hennigs_limits(value, word):
     found, sentence = sentences.stability(value)
     assert found == word
     assert f"{value:.2f}" in sentence
+    assert "of the images it was trained on" in sentence
 
 
 def test_stability_that_was_not_measured():
@@ -21,8 +22,9 @@ def test_receipts_give_the_median_and_how_many_are_weak():
     said = sentences.receipts(np.array([0.2, 0.9, 0.8, np.nan]))
     assert "80%" in said
     assert "In 1 of 3" in said
-    assert "No image" in sentences.receipts(np.array([0.9, 0.5]))
-    assert "speak against it" in sentences.receipts(np.array([1.4]))
+    assert "In no image" in sentences.receipts(np.array([0.9, 0.5]))
+    assert "taken back by fixed numbers" in sentences.receipts(np.array([1.4]))
+    assert "the rest comes from fixed numbers" in sentences.receipts(np.array([0.9]))
     assert "not known" in sentences.receipts(np.array([np.nan]))
 
 
@@ -56,5 +58,5 @@ def test_what_a_cluster_is_about():
     assert "5 of 20 images (25%)" in said
     assert "75% of what speaks for it" in said
     assert "one feature decides" in said
-    assert "mistaken for cluster 4, second choice for 3" in said
+    assert "nearest other cluster is mostly 4 (3 of 5 images)" in said
     assert sentences.about({"size": 2, "concepts": [], "contrasts": []}, 2) == "2 of 2 images (100%)."

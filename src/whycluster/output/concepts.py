@@ -50,9 +50,8 @@ def concept_picture(regions: Sequence[Region], caption: str) -> Image.Image:
 
 def write_concept(run: Path, cluster: int, channel: int, share: float, regions: Sequence[Region]) -> None:
     """Writes the picture of a concept of a cluster, and the relevance of its regions, `(n, side, side)` float32."""
-    caption = (
-        f"cluster {cluster}, channel {channel}: {share:.0%} of what speaks for it\nbelow: relevance of this channel alone"
-    )
+    caption = f"cluster {cluster}, channel {channel}: {share:.0%} of what speaks for it\n"
+    caption += "below: relevance of this channel alone"
     picture, array = concept_files(run, cluster, channel)
     with written_whole(picture) as beside:
         concept_picture(regions, caption).save(beside, format="PNG")

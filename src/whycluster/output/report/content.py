@@ -6,6 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from whycluster.clustering.stability import REFITS
+from whycluster.explain.clusters import FEWEST, UNLIKE
+from whycluster.output.heatmaps import GAP
 from whycluster.output.report import sentences
 from whycluster.output.report.pictures import Pictures, region_slots
 from whycluster.output.report.run_files import CARRIERS, RunFiles
@@ -15,29 +18,32 @@ MOST_RIVALS = 50  # of a cluster; of more, the nearest ones and those that image
 DIGITS = 5  # significant ones, of numbers in the page
 
 
-def content(files: RunFiles, pictures: Pictures, urls: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+def content(run: RunFiles, files: RunFiles, pictures: Pictures, urls: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     """Collects what the page shows.
 
     Args:
-        files: of the run.
+        run: all images of the run, which figures are of.
+        files: the images that the page shows.
         pictures: of its images and concepts.
         urls: kind of sheets `->` where each one is.
 
     Returns:
         `n_images`; `images`, columns with an entry for each image; `clusters`; `sheets`; `targets`, what the heatmaps
-        explain; `missing`, the number of images without a picture; `moves`, from the clusters of another run. Images
-        are numbers of rows, pictures of slots.
+        explain; `missing`, the number of images without a picture; `moves`, from the clusters of another run;
+        `limits`, numbers that the script has in common with this package. Images are numbers of rows, pictures of
+        slots.
     """
     row_of = {path: row for row, path in enumerate(files.paths)}
     found = {
-        "n_images": files.n_images,
-        "moves": files.moves,
+        "n_images": len(run.paths),
+        "moves": run.moves,
         "columns": COLUMNS,
         "sheets": {kind: {"side": sheets.side, "urls": list(urls[kind])} for kind, sheets in pictures.sheets.items()},
-        "targets": files.targets,
+        "targets": run.targets,
         "missing": pictures.missing,
         "images": _images(files, pictures),
-        "clusters": [_cluster(cluster, files, pictures, row_of) for cluster in files.clusters],
+        "clusters": [_cluster(cluster, run, pictures, row_of) for cluster in run.clusters],
+        "limits": {"refits": REFITS, "fewest": FEWEST, "unlike": UNLIKE, "weak": sentences.WEAK, "gap": GAP},
     }
     rounded: dict[str, Any] = _rounded(found)
     return rounded
@@ -60,10 +66,10 @@ def _files(files: RunFiles) -> dict[int, str]:
 
 
 def _cluster(
-    cluster: Mapping[str, Any], files: RunFiles, pictures: Pictures, row_of: Mapping[str, int]
+    cluster: Mapping[str, Any], run: RunFiles, pictures: Pictures, row_of: Mapping[str, int]
 ) -> dict[str, Any]:
     number = cluster["cluster"]
-    rows = np.flatnonzero(files.cluster == number)
+    rows = np.flatnonzero(run.cluster == number)
     word, trust = sentences.stability(cluster["stability"])
     concepts = [
         {
@@ -78,9 +84,9 @@ def _cluster(
         **{name: cluster[name] for name in ("cluster", "size", "stability", "silhouette", "margin")},
         "word": word,
         "trust": trust,
-        "about": sentences.about(cluster, files.n_images),
-        "labels": sentences.labels_in([files.labels[row] for row in rows]),
-        "receipts": sentences.receipts(files.held[rows]),
+        "about": sentences.about(cluster, len(run.paths)),
+        "labels": sentences.labels_in([run.labels[row] for row in rows]),
+        "receipts": sentences.receipts(run.held[rows]),
         "border": sentences.places(cluster["places"]),
         "places": pictures.places.get(number, -1),
         "prototypes": _rows(cluster["prototypes"], row_of),

@@ -51,15 +51,16 @@ def write_report(run: Path, largest: int = LARGEST, most_images: int = MOST_IMAG
     """
     beside, sheets = run / BESIDE, run / FOLDER
     _check_sheets(sheets)
-    files = thinned(read_run(run), most_images)
+    whole = read_run(run)
+    files = thinned(whole, most_images)
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir()
     try:
         pictures = draw_pictures(files, beside)
-        page = _page(files, pictures, _data_urls) if _size(beside) * 4 / 3 < largest else None
+        page = _page(whole, files, pictures, _data_urls) if _size(beside) * 4 / 3 < largest else None
         one_file = page is not None and len(page) <= largest
         if page is None or not one_file:
-            page = _page(files, pictures, _relative_urls)
+            page = _page(whole, files, pictures, _relative_urls)
         with written_whole(run / PAGE) as file:
             file.write_bytes(page)
             if not one_file:  # a page shows wrong pictures beside the sheets of another one: both change at once
@@ -71,7 +72,7 @@ def write_report(run: Path, largest: int = LARGEST, most_images: int = MOST_IMAG
             _remove_sheets(sheets)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
-    return Shown(files.n_images, len(files.paths), pictures.missing)
+    return Shown(len(whole.paths), len(files.paths), pictures.missing)
 
 
 def _check_sheets(folder: Path) -> None:
@@ -99,10 +100,12 @@ def _remove_sheets(folder: Path) -> None:
         folder.rmdir()
 
 
-def _page(files: RunFiles, pictures: Pictures, addresses: Callable[[Sequence[Path]], list[str]]) -> bytes:
+def _page(
+    run: RunFiles, files: RunFiles, pictures: Pictures, addresses: Callable[[Sequence[Path]], list[str]]
+) -> bytes:
     """Renders the page with the addresses of its sheets, by kind."""
     urls = {kind: addresses(sheets.files) for kind, sheets in pictures.sheets.items()}
-    return render(content(files, pictures, urls)).encode()
+    return render(content(run, files, pictures, urls)).encode()
 
 
 def _size(folder: Path) -> int:

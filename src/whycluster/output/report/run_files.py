@@ -2,6 +2,7 @@
 
 import json
 import re
+from array import array
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from whycluster.output.moves import MOVES
 from whycluster.output.tables import path_in, read_table, text_in
 
 CARRIERS = 8  # images of a cluster that the page shows of those that may carry an artefact
+NUMBERS = {"cluster": int, "runner_up": int, "discriminant": float, "probability": float}  # columns of images
 TARGET = re.compile(r"assigned|runner_up|\d+(:\d+)?", re.ASCII)  # names of those that are explained
 NEEDED = (CLUSTERS, "assignments.csv", "receipts.csv", "heatmaps", "relevance")
 
@@ -36,7 +38,6 @@ class RunFiles:
         targets: names of what the run explains.
         target: which of them is shown of each image, `(N,)`.
         held: which share of the discriminant explained arrived at the pixels, `(N,)`; NaN where there was none.
-        n_images: of the run; the page may show fewer.
         moves: the content of `moves.json`; `None`: there is none.
     """
 
@@ -51,7 +52,6 @@ class RunFiles:
     targets: list[str]
     target: np.ndarray
     held: np.ndarray
-    n_images: int
     moves: dict[str, Any] | None
 
     def file(self, kind: str, row: int) -> Path:
@@ -68,7 +68,6 @@ class RunFiles:
             [self.labels[row] for row in rows],
             **{name: getattr(self, name)[rows] for name in columns},
             targets=self.targets,
-            n_images=self.n_images,
             moves=self.moves,
         )
 
@@ -86,31 +85,22 @@ def read_run(folder: Path) -> RunFiles:
             "name the folder of a finished one by hydra.run.dir=..."
         )
     clusters = json.loads((folder / CLUSTERS).read_text(encoding="utf-8"))
-    rows = list(read_table(folder / "assignments.csv"))
-    cluster = np.array([int(float(row["cluster"])) for row in rows])
-    runner_up = np.array([int(float(row["runner_up"])) for row in rows])
-    paths = [_path(row["path"], folder) for row in rows]
-    targets, target, held = _receipts(folder / "receipts.csv", paths, cluster, runner_up)
-    found = RunFiles(
-        folder,
-        clusters,
-        paths,
-        [text_in(row["label"]) for row in rows],
-        cluster,
-        runner_up,
-        np.array([float(row["discriminant"]) for row in rows]),
-        np.array([float(row["probability"]) for row in rows]),
-        targets,
-        target,
-        held,
-        len(rows),
-        json.loads((folder / MOVES).read_text(encoding="utf-8")) if (folder / MOVES).exists() else None,
-    )
-    return found.subset(np.lexsort((-found.discriminant, cluster)))
+    paths, labels = [], []
+    numbers = {name: array("d") for name in NUMBERS}  # a dict for each of a million images would take gigabytes
+    for row in read_table(folder / "assignments.csv"):
+        paths.append(_path(row["path"], folder))
+        labels.append(text_in(row["label"]))
+        for name, column in numbers.items():
+            column.append(float(row[name]))
+    columns = {name: np.array(column).astype(NUMBERS[name]) for name, column in numbers.items()}
+    targets, target, held = _receipts(folder / "receipts.csv", paths, columns["cluster"], columns["runner_up"])
+    moves = json.loads((folder / MOVES).read_text(encoding="utf-8")) if (folder / MOVES).exists() else None
+    found = RunFiles(folder, clusters, paths, labels, **columns, targets=targets, target=target, held=held, moves=moves)
+    return found.subset(np.lexsort((-found.discriminant, found.cluster)))
 
 
 def thinned(files: RunFiles, most: int) -> RunFiles:
-    """Keeps about so many images: all that `clusters.json` names, and of the others every so manieth.
+    """Keeps about so many images: all that `clusters.json` names, and an even sample of the others.
 
     Args:
         files: of the run.

@@ -22,7 +22,7 @@ def about(cluster: Mapping[str, Any], n_images: int) -> str:
     rivals = [contrast for contrast in cluster["contrasts"] if contrast["lost"]]
     if rivals:
         most = max(rivals, key=lambda contrast: contrast["lost"])
-        parts.append(f"Most easily mistaken for cluster {most['rival']}, second choice for {most['lost']} of them.")
+        parts.append(f"Its nearest other cluster is mostly {most['rival']} ({most['lost']} of {size} images).")
     return " ".join(parts)
 
 
@@ -48,16 +48,17 @@ def stability(value: float | None) -> tuple[str, str]:
     if value is None:
         return (
             "not measured",
-            "Whether this group would be found again in other samples of the images was not measured.",
+            "Whether this group would be found again in samples of the images it was trained on was not measured.",
         )
+    clustered = "when random samples of the images it was trained on are clustered again"
     again = f"overlap {value:.2f} on average, where 1 is the same group"
     if round(value, 2) >= STABLE:
-        return "stable", f"Stable: clustered again on random samples of the images, this group comes back ({again})."
+        return "stable", f"Stable: {clustered}, this group comes back ({again})."
     if round(value, 2) >= DOUBTFUL:
-        return "doubtful", f"Doubtful: clustered again on random samples, this group comes back only in part ({again})."
+        return "doubtful", f"Doubtful: {clustered}, this group comes back only in part ({again})."
     return (
         "not to be trusted",
-        f"Not to be trusted: clustered again on random samples, this group comes out differently ({again}).",
+        f"Not to be trusted: {clustered}, this group comes out differently ({again}).",
     )
 
 
@@ -67,12 +68,12 @@ def receipts(held: np.ndarray) -> str:
     if not len(known):
         return "How much of the decision the heatmaps account for is not known."
     median, weak = float(np.median(known)), int((known < WEAK).sum())
-    rest = "hold the rest" if median <= 1 else "speak against it"
-    begin = f"In the median image, the heatmap accounts for {median:.0%} of the decision; constants in the network "
-    begin += f"that belong to no pixel {rest}. "
+    rest = "the rest comes from" if median <= 1 else "what is above 100% is taken back by"
+    begin = f"In a typical image the red and blue of the heatmap add up to {median:.0%} of the decision; {rest} fixed "
+    begin += "numbers inside the network, which no pixel is responsible for. "
     if not weak:
-        return begin + "No image falls below half."
-    return begin + f"In {weak} of {len(known)} it is less than half: trust those heatmaps less."
+        return begin + "In no image is it less than half."
+    return begin + f"In {weak} of {len(known)} images it is less than half: trust those heatmaps less."
 
 
 def places(shares: list[list[float]] | None) -> str:

@@ -54,4 +54,8 @@ function link(wanted) {
   const kept = Object.entries(wanted).filter(([, value]) => value !== null && value !== undefined && value !== "");
   return "#" + new URLSearchParams(kept).toString();
 }
-const clusterLink = (one, ...text) => el("a", { href: link({ cluster: one }) }, ...(text.length ? text : [`cluster ${one}`]));
+// A link to a cluster; a second choice that has no image in the run has no view.
+function clusterLink(one, ...text) {
+  const shown = text.length ? text : [`cluster ${one}`];
+  return clusters.has(one) ? el("a", { href: link({ cluster: one }) }, ...shown) : el("span", {}, ...shown);
+}

@@ -21,10 +21,10 @@ function rivalPart(cluster, asked) {
   return el("section", { id: "contrast" },
     el("h2", {}, `What sets cluster ${cluster.cluster} apart from another one?`),
     el("div", { class: "tools" }, el("label", {}, "Compare with", el("select", { class: "rivals", onchange: chosen }, options)),
-      el("a", { href: link({ cluster: cluster.cluster, only: "rival", rival }) }, `images nearly in ${rival}`), clusterLink(rival, `open cluster ${rival}`)),
-    el("p", {}, `Their means lie ${number(ours.distance)} apart. ${counted}`),
-    el("h3", {}, `What decides for ${cluster.cluster} and against ${rival}`), conceptList(ours.concepts.slice(0, 3), cluster.cluster, rival),
-    theirs ? [el("h3", {}, `What decides for ${rival} and against ${cluster.cluster}`), conceptList(theirs.concepts.slice(0, 3), rival, cluster.cluster)] : null);
+      el("a", { href: link({ cluster: cluster.cluster, only: "rival", rival, sort: "doubtful" }) }, `images whose second choice is ${rival}`), clusterLink(rival, `open cluster ${rival}`)),
+    el("p", {}, `Their means lie ${number(ours.distance)} apart${between()}. ${counted}`),
+    el("h3", {}, `What decides for ${cluster.cluster} and against ${rival}`), conceptList("h4", ours.concepts.slice(0, 3), cluster.cluster, rival),
+    theirs ? [el("h3", {}, `What decides for ${rival} and against ${cluster.cluster}`), conceptList("h4", theirs.concepts.slice(0, 3), rival, cluster.cluster)] : null);
 }
 
 function galleryPart(cluster, asked) {
@@ -43,8 +43,8 @@ function galleryPart(cluster, asked) {
   return el("section", { id: "gallery" }, el("h2", {}, "All images"),
     tools({ more: [choice("Order", "sort", [["", "surest first"], ["doubtful", "least sure first"], ["name", "by name"]]), choice("Show", "only", filters),
       el("label", {}, "Name has", el("input", { type: "search", class: "filter", value: asked.q ?? "", oninput: filter }))] }),
-    el("p", { role: "status", class: "note" }, `${count(rows.length, "image")} of ${members.get(cluster.cluster).length}`),
-    paged(rows, asked, (row) => `${number(images.discriminant[row])} ahead of ${images.runner_up[row]}`));
+    el("p", { class: "note count" }, `${count(rows.length, "image")} of ${members.get(cluster.cluster).length}.${shownOnly()}`),
+    paged(rows, asked, (row) => `leads ${images.runner_up[row]} by ${number(images.discriminant[row])}`));
 }
 
 function clusterView(asked) {
@@ -53,20 +53,20 @@ function clusterView(asked) {
   const at = numbers.indexOf(cluster.cluster);
   const step = (to, text) => (to >= 0 && to < numbers.length ? clusterLink(numbers[to], text) : null);
   const outliers = cluster.outliers.length
-    ? [el("p", {}, "These are in the group for other reasons than the rest of it: other concepts carry them."), tiles(cluster.outliers, here, (row, n) => `unlike by ${number(cluster.scores[n])} (3.5 is much)`)]
-    : el("p", { class: "muted" }, cluster.size < 8 ? "There are too few images to tell." : "None: no image is in the group for quite other reasons than the rest.");
+    ? [el("p", {}, `These are in the group for other reasons than the rest of it: other concepts carry them. An unusualness above ${data.limits.unlike} is listed.`), tiles(cluster.outliers, here, (row, n) => `unusualness ${number(cluster.scores[n])}`)]
+    : el("p", { class: "muted" }, cluster.size < data.limits.fewest ? "There are too few images to tell." : "None: no image is in the group for quite other reasons than the rest.");
   return [
     el("div", { class: "tools" }, step(at - 1, "← previous cluster"), step(at + 1, "next cluster →")),
     el("h1", {}, `Cluster ${cluster.cluster}`), el("p", {}, badge(cluster), " ", flag(cluster)), warning(cluster),
-    el("p", { class: "about" }, cluster.about), cluster.labels ? el("p", {}, `Labels of these images, which the clustering never saw: ${visible(cluster.labels)}.`) : null, el("p", {}, cluster.trust),
+    el("p", { class: "about" }, cluster.about), cluster.labels ? el("p", {}, `Labels of these images: ${visible(cluster.labels)}.`) : null, el("p", {}, cluster.trust),
     el("section", {}, tools(),
     el("h2", {}, "Typical images"), el("p", { class: "note" }, "Nearest to the middle of the group."), tiles(cluster.prototypes, here, (row) => `second choice ${images.runner_up[row]}`),
     el("h2", {}, "What it is about: the strongest concepts"),
     el("p", { class: "note" }, "Regions where each concept is strongest in this group; below each, in red, what exactly in it speaks for the group. A concept is what the network has learnt to see, and has no name."),
-    conceptList(cluster.concepts, cluster.cluster),
+    conceptList("h3", cluster.concepts, cluster.cluster),
     rivalPart(cluster, asked),
     el("h2", {}, "Images that may not belong"), outliers,
-    el("h3", {}, "Closest decisions"), el("p", { class: "note" }, "A small change would put these into the other cluster."), tiles(cluster.borderline, here, (row) => `nearly in ${images.runner_up[row]}`),
+    el("h3", {}, "Closest decisions"), el("p", { class: "note" }, "A small change would put these into the other cluster."), tiles(cluster.borderline, here, (row) => `leads ${images.runner_up[row]} by ${number(images.discriminant[row])}`),
     el("h2", {}, "Can the heatmaps be trusted here?"), el("p", {}, cluster.receipts),
     cluster.places >= 0 ? el("div", { class: "places" }, placesOf(cluster), el("div", {}, el("p", {}, "Where in the images the relevance lies, on average over the group."), el("p", {}, cluster.border))) : null),
     galleryPart(cluster, asked),

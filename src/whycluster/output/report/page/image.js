@@ -4,15 +4,15 @@ function decision(row) {
   const cluster = clusters.get(images.cluster[row]);
   const ratio = cluster.margin ? images.discriminant[row] / cluster.margin : 1;
   const word = ratio < 0.25 ? "a close decision" : ratio < 0.75 ? "less clear than usual here" : ratio < 1.5 ? "about as clear as usual here" : "a clear decision";
-  return `By ${number(images.discriminant[row])} it is nearer to cluster ${images.cluster[row]} than to cluster ${images.runner_up[row]}: ${word} (on average ${number(cluster.margin)}).`;
+  return `Cluster ${images.cluster[row]} leads cluster ${images.runner_up[row]} by ${number(images.discriminant[row])}; the average lead in this cluster is ${number(cluster.margin)}: ${word}.`;
 }
 function receipt(row) {
   const held = images.held[row];
   if (held === null) return "How much of the decision the heatmap accounts for is not known.";
-  const begin = `The heatmap accounts for ${percent(held)} of the decision. `;
-  if (held < 0) return begin + "All in all the pixels speak against it: constants of the network, or what the image lacks, put it here. Do not read the red parts as the reason.";
-  if (held < 0.5) return begin + "The rest lies in constants of the network, which stand for what the image lacks as well. The heatmap tells only part of the story.";
-  return begin + (held > 1.5 ? "More than all of it, as constants of the network speak against it." : held < 0.8 ? "So it shows most of the reason." : "So it shows nearly the whole reason.");
+  const begin = `The red and blue of the heatmap add up to ${percent(held)} of the decision. `;
+  if (held < 0) return begin + "All in all the pixels speak against it: fixed numbers inside the network, or what the image lacks, put it here. Do not read the red parts as the reason.";
+  if (held < data.limits.weak) return begin + "The rest lies in fixed numbers inside the network, which stand for what the image lacks as well. The heatmap tells only part of the story.";
+  return begin + (held > 1.05 ? "That is more than all of it, as fixed numbers inside the network speak against it." : held < 0.8 ? "So it shows most of the reason." : "So it shows nearly the whole reason.");
 }
 
 // A large picture: from the file in heatmaps/ beside the page, or else what the page itself holds.
@@ -55,8 +55,8 @@ function imageView(asked) {
     el("p", {}, decision(row)),
     el("dl", {}, el("dt", {}, "Probability"), el("dd", {}, `${percent(images.probability[row])}, a soft reading of the distances to all clusters`),
       el("dt", {}, "Accounted for"), el("dd", {}, receipt(row)),
-      images.label[row] ? [el("dt", {}, "Label"), el("dd", {}, el("bdi", {}, visible(images.label[row])), ", which the clustering never saw")] : null,
+      images.label[row] ? [el("dt", {}, "Label"), el("dd", {}, el("bdi", {}, visible(images.label[row])))] : null,
       outlier >= 0 ? [el("dt", {}, "Unusual"), el("dd", {}, "It is in the cluster for other reasons than the rest of it.")] : null),
-    contrast ? [el("h3", {}, `What decides between the two, for cluster ${own} as a whole`), conceptList(contrast.concepts.slice(0, 3), own, rival)] : null,
+    contrast ? [el("h3", {}, `What decides between the two, for cluster ${own} as a whole`), conceptList("h4", contrast.concepts.slice(0, 3), own, rival)] : null,
   ];
 }

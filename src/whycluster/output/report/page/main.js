@@ -30,20 +30,27 @@ function view(asked) {
   return asked.q ? searchView(asked) : overviewView();
 }
 
+// Reads out how many images there are, where the view says so.
+function announce(part) {
+  document.getElementById("status").textContent = part.querySelector(".count")?.textContent ?? "";
+}
+
 function render() {
   const asked = state();
   if (drawnFor !== null) scrolled.set(drawnFor, scrollY);
   near.disconnect();
   main.replaceChildren(...view(asked).flat(3).filter((part) => part !== null && part !== ""));
-  const heading = main.querySelector("h1").textContent;
-  document.title = heading;
+  const heading = main.querySelector("h1");
+  heading.tabIndex = -1;
+  document.title = heading.textContent;
+  announce(main);
   for (const [id, current] of [["to-overview", asked.view === null && asked.image === null && asked.cluster === null && !asked.q], ["to-distances", asked.view === "distances"]]) {
     if (current) document.getElementById(id).setAttribute("aria-current", "page");
     else document.getElementById(id).removeAttribute("aria-current");
   }
   if (document.activeElement !== search) {
     search.value = asked.cluster === null ? asked.q ?? "" : "";
-    if (drawnFor !== null) main.focus({ preventScroll: true });
+    if (drawnFor !== null) heading.focus({ preventScroll: true });
   }
   scrollTo(0, byLink ? 0 : scrolled.get(location.hash) ?? 0);
   if (byLink && (asked.page !== null || asked.only !== null)) document.getElementById("gallery")?.scrollIntoView();
@@ -60,6 +67,7 @@ function renderPart(part) {
   old.replaceWith(made);
   drawnFor = location.hash;
   const field = focused && made.querySelector(`.${focused}`);
+  if (part === "gallery") announce(made);
   if (!field) return;
   field.focus();
   if (field.type === "search") field.setSelectionRange(field.value.length, field.value.length);
@@ -84,7 +92,10 @@ function arrow(asked, by) {
 addEventListener("keydown", (event) => {
   if (event.altKey || event.ctrlKey || event.metaKey) return;
   const field = /^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName);
-  if (event.key === "Escape" && field) return event.target.blur();
+  if (event.key === "Escape" && field) {
+    event.preventDefault(); // or the browser clears the field, and not what was searched
+    return event.target.blur();
+  }
   if (field) return;
   const asked = state();
   let to = null;
@@ -98,12 +109,12 @@ addEventListener("keydown", (event) => {
   if (to) (byLink = true), go(to);
 });
 addEventListener("click", (event) => {
+  if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.shiftKey) return;
   if (event.target.closest?.('a[href^="#"]')) byLink = true;
 });
 document.getElementById("skip").addEventListener("click", (event) => {
   event.preventDefault();
-  byLink = false;
-  main.focus();
+  main.querySelector("h1").focus();
 });
 search.addEventListener("input", () => {
   const typing = state().view === null && state().cluster === null && state().image === null && Boolean(state().q);

@@ -17,9 +17,9 @@ function help() {
   const line = (...text) => el("li", {}, ...text);
   return el("details", { class: "help" }, el("summary", {}, "How to read this page"),
     el("ul", {},
-      line("A cluster is a group of images that a network sees as similar. Nobody told it what to look for, and its groups have numbers and no names."),
+      line("A cluster is a group of images that a network sees as similar. It has a number and no name."),
       line(el("strong", {}, "Heatmap: "), `red pixels speak for ${question()}, blue ones against it; without colour, a pixel does not matter. Each image has a scale of its own, so compare places within an image, and not strengths between images.`),
-      line(el("strong", {}, "Stable: "), "the images were drawn again at random and clustered anew, twenty times. A stable group comes back; one that is not may be an accident of this sample."),
+      line(el("strong", {}, "Stable: "), `random samples of the images that the groups were made from were clustered anew, ${data.limits.refits} times. A stable group comes back; one that is not may be an accident of these images.`),
       line(el("strong", {}, "Concept: "), "a channel of the network, something it has learnt to see. It has a number and no name: the regions show where it responds most, and what they have in common is for you to judge. Its share is of all that speaks for the group; what speaks against it is not subtracted."),
       line(el("strong", {}, "What the heatmap accounts for: "), "if it is little, constants of the network decide, or what the image lacks, and the heatmap tells only part of the story. It is exact bookkeeping; that red pixels are the true cause is not proven by it."),
       line(el("strong", {}, "Probability: "), "a soft reading of the distances, for ordering images; it is not the chance of being right."),
@@ -30,11 +30,10 @@ function summary() {
   const words = data.clusters.map((cluster) => cluster.word);
   const said = [...new Set(words)].map((word) => `${words.filter((one) => one === word).length} ${word}`).join(", ");
   const flagged = data.clusters.filter((cluster) => cluster.shortcut);
-  const shownOnly = images.path.length < data.n_images ? ` The page shows ${images.path.length.toLocaleString("en")} of them.` : "";
   return [
-    el("p", {}, `${count(data.n_images, "image")} in ${count(numbers.length, "cluster")} (${said}).${shownOnly}`),
+    el("p", {}, `${count(data.n_images, "image")} in ${count(numbers.length, "cluster")} (${said}).${shownOnly()}`),
     data.missing ? el("div", { class: "warning", role: "note" }, el("p", {}, `${count(data.missing, "image")} without a picture: files in the folders heatmaps and relevance of this run are gone.`)) : null,
-    flagged.length ? el("div", { class: "warning", role: "note" }, el("p", {}, el("strong", {}, "Look closely at "), flagged.map((one, at) => [at ? ", " : "", clusterLink(one.cluster)]), ": something that may not be meant could hold the group together.")) : null,
+    flagged.length ? el("div", { class: "warning", role: "note" }, el("p", {}, el("strong", {}, "Look closely at "), flagged.map((one, at) => [at ? ", " : "", clusterLink(one.cluster)]), ": a mark, a frame or the image quality may group these images, rather than what they show.")) : null,
   ];
 }
 
@@ -48,8 +47,8 @@ function strangers() {
     el("h2", {}, "Which images may not belong?"),
     el("p", {}, rows.length ? "These are in their cluster for other reasons than the rest of it:" : "No image is in its cluster for quite other reasons than the rest of it."),
     rows.length ? tiles(rows, {}, (row) => `in cluster ${images.cluster[row]}`, false) : null,
-    el("p", {}, "These are the closest decisions; a small change would put them elsewhere:"),
-    tiles(doubtful.slice(0, 12), {}, (row) => `in ${images.cluster[row]}, nearly in ${images.runner_up[row]}`, false),
+    el("p", {}, "These are the closest decisions; a small change would put them into their second choice:"),
+    tiles(doubtful.slice(0, 12), {}, (row) => `in ${images.cluster[row]}, leads ${images.runner_up[row]} by ${number(images.discriminant[row])}`, false),
   ];
 }
 
@@ -80,7 +79,7 @@ function overviewView() {
 
 function searchView(asked) {
   const rows = rowsOf(asked);
-  return [el("h1", {}, "File names with “", el("bdi", {}, visible(asked.q)), "”"), el("p", { role: "status" }, count(rows.length, "image")), tools(),
+  return [el("h1", {}, "File names with “", el("bdi", {}, visible(asked.q)), "”"), el("p", { class: "count" }, `${count(rows.length, "image")}.${shownOnly()}`), tools(),
     paged(rows, asked, (row) => `cluster ${images.cluster[row]}`)];
 }
 
@@ -100,13 +99,12 @@ function table(caption, shownNumbers, value, tint) {
 function distancesView() {
   const largest = [...data.clusters].sort((a, b) => b.size - a.size).slice(0, MOST_IN_TABLE).map((one) => one.cluster).sort((a, b) => a - b);
   const contrast = (row, column) => clusters.get(row).contrasts.find((one) => one.rival === column);
-  const all = data.clusters.flatMap((one) => one.contrasts.map((each) => each.distance));
-  const [least, most] = [Math.min(...all), Math.max(...all)];
+  const [least, most] = distances();
   const far = (row, column) => contrast(row, column) && { value: contrast(row, column).distance, text: number(contrast(row, column).distance) };
   const lost = (row, column) => contrast(row, column) && { value: contrast(row, column).lost / clusters.get(row).size, text: String(contrast(row, column).lost) };
   return [el("h1", {}, "How far apart the clusters are"),
     largest.length < numbers.length ? el("p", {}, `The ${largest.length} largest clusters of ${numbers.length}.`) : null,
-    el("p", {}, "Two clusters that are near to each other, and to which many images of the other are nearly assigned, may be one."),
+    el("p", {}, "Clusters whose distance is much smaller than the others may be one. A second choice alone does not say so: each image has one."),
     table("Distance between the means of two clusters; the stronger the colour, the nearer", largest, (a, b) => far(a, b) ?? null, (value) => (most > least ? (most - value) / (most - least) : 0)),
     table("Images of the cluster at the left whose second choice is the cluster above", largest, (a, b) => lost(a, b) ?? null, (value) => value)];
 }

@@ -20,7 +20,10 @@ const legend = (name) =>
 
 function slider() {
   const now = document.documentElement.style.getPropertyValue("--heat") || "0.5";
-  const moved = (event) => document.documentElement.style.setProperty("--heat", event.target.value);
+  const moved = (event) => {
+    document.documentElement.style.setProperty("--heat", event.target.value);
+    for (const other of document.querySelectorAll(".opacity")) other.value = event.target.value;
+  };
   return el("label", {}, "Heatmap", el("input", { type: "range", min: 0, max: 1, step: 0.05, value: now, class: "opacity", oninput: moved }));
 }
 const tools = ({ target, more } = {}) => el("div", { class: "tools sticky" }, slider(), legend(target), more);
@@ -30,8 +33,8 @@ function tiles(rows, where, note, heated = true) {
   const one = (row, at) =>
     row < 0
       ? el("li", {}, el("span", { class: "tile muted" }, "an image that is no longer listed"))
-      : el("li", {}, el("a", { class: "tile", href: link({ ...where, image: row }), title: nameOf(row) },
-          photoOf(row, heated), el("span", { class: "name" }, el("bdi", {}, nameOf(row).split("/").pop())), el("span", { class: "small" }, note(row, at))));
+      : el("li", {}, el("a", { class: "tile", href: link({ ...where, image: row }) },
+          photoOf(row, heated, true), el("span", { class: "name" }, el("bdi", {}, nameOf(row).split("/").pop())), el("span", { class: "small" }, note(row, at))));
   return el("ul", { class: "tiles" }, rows.map(one));
 }
 
@@ -65,27 +68,42 @@ function crops(channel, found, heat, most = 6) {
 }
 
 // A concept with its share; `own` are the clusters whose images are shown first.
-function conceptPart(channel, share, ...own) {
+function conceptPart(heading, channel, share, ...own) {
   const found = seen(channel, ...own);
   const elsewhere = found && !own.slice(0, 1).includes(found.cluster) ? `as seen in cluster ${found.cluster}` : "";
   return el("li", { class: "concept" },
-    el("h3", {}, `concept ${channel}`, el("span", { class: "note" }, `${(100 * share).toFixed(1)}% of what speaks for it`)),
+    el(heading, {}, `concept ${channel} `, el("span", { class: "note" }, `${(100 * share).toFixed(1)}% of what speaks for it`)),
     found
       ? [el("div", { class: "crops" }, crops(channel, found, false), crops(channel, found, true)), el("p", { class: "note" }, elsewhere)]
       : el("p", { class: "note" }, "No examples: it is not among the strongest concepts of any one cluster."));
 }
-const conceptList = (concepts, ...own) =>
+const conceptList = (heading, concepts, ...own) =>
   concepts.length
-    ? el("ul", { class: "concepts" }, concepts.map(({ channel, share }) => conceptPart(channel, share, ...own)))
+    ? el("ul", { class: "concepts" }, concepts.map(({ channel, share }) => conceptPart(heading, channel, share, ...own)))
     : el("p", { class: "muted" }, "No concept speaks for it.");
 
-const matches = (row, q) => images.path[row].toLowerCase().includes(q.toLowerCase());
+const shownOnly = () => (images.path.length < data.n_images ? ` The page shows ${images.path.length.toLocaleString("en")} of ${data.n_images.toLocaleString("en")} images.` : "");
+
+// The smallest and the largest distance of two clusters.
+const distances = () =>
+  data.clusters.flatMap((one) => one.contrasts).reduce(([least, most], { distance }) => [Math.min(least, distance), Math.max(most, distance)], [Infinity, -Infinity]);
+function between() {
+  const [least, most] = distances();
+  return least < most ? `, where the nearest two clusters of all lie ${number(least)} and the farthest ${number(most)} apart` : "";
+}
+
+// A name is found as it is shown, as it is, and however its accents are written.
+const folded = (text) => text.normalize("NFC").toLowerCase();
+function finder(q) {
+  const wanted = folded(q);
+  return (row) => folded(`${images.path[row]}\n${nameOf(row)}`).includes(wanted);
+}
 
 // The rows of a gallery, as the address asks: the same list that the arrows walk through beside an image.
 function rowsOf(asked) {
   let rows = asked.cluster === null ? images.path.map((_, row) => row) : [...members.get(asked.cluster)];
-  if (asked.q) rows = rows.filter((row) => matches(row, asked.q));
-  if (asked.only === "weak") rows = rows.filter((row) => images.held[row] !== null && images.held[row] < 0.5);
+  if (asked.q) rows = rows.filter(finder(asked.q));
+  if (asked.only === "weak") rows = rows.filter((row) => images.held[row] !== null && images.held[row] < data.limits.weak);
   if (asked.only === "rival" && asked.rival !== null) rows = rows.filter((row) => images.runner_up[row] === asked.rival);
   if (asked.sort === "doubtful") rows.sort((a, b) => images.discriminant[a] - images.discriminant[b] || a - b);
   if (asked.sort === "name") rows.sort((a, b) => (images.path[a] < images.path[b] ? -1 : 1));

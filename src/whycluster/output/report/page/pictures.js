@@ -1,7 +1,6 @@
 
 // Pictures out of sheets, drawn when they come near to the screen.
 const HELD = 40; // sheets in memory, those used last
-const GAP = 6; // pixels around the panels of a file in heatmaps/, of which there are three
 const loaded = new Map(); // address -> promise of an image
 
 function load(url) {
@@ -45,9 +44,10 @@ function whenNear(picture, drawing) {
   return picture;
 }
 
-// A photo, or a region, with its heatmap over it where `heat` names one; `slot` -1: there is none.
+// A photo, or a region, with its heatmap over it where `heat` names one; `slot` -1: there is none. Without a label it is
+// not read out: a link around it has a name of its own.
 function picture(label, slot, photo, heat, kind = "") {
-  const drawn = el("span", { class: `picture ${kind}`, role: "img", "aria-label": label });
+  const drawn = el("span", { class: `picture ${kind}`, ...(label === null ? { "aria-hidden": "true" } : { role: "img", "aria-label": label }) });
   if (slot < 0) {
     drawn.append(el("span", { class: "gone" }, "no picture: files are gone"));
     return drawn;
@@ -59,8 +59,8 @@ function picture(label, slot, photo, heat, kind = "") {
   drawn.append(...canvases.map(([canvas]) => canvas));
   return whenNear(drawn, () => Promise.all(canvases.map(([canvas, sheets]) => draw(canvas, sheets, slot))));
 }
-const photoOf = (row, heated, kind) =>
-  picture(`${nameOf(row)}${heated ? ", with its heatmap" : ""}`, images.slot[row], "photos", heated && "heatmaps", kind);
+const photoOf = (row, heated, unread = false) =>
+  picture(unread ? null : `${nameOf(row)}${heated ? ", with its heatmap" : ""}`, images.slot[row], "photos", heated && "heatmaps");
 const placesOf = (cluster) =>
   picture(`mean heatmap of cluster ${cluster.cluster}`, cluster.places, "places", null, "pixelated");
 
@@ -69,9 +69,10 @@ function drawPanel(canvas, row, panel) {
   const sub = data.targets.length > 1 ? `target_${data.targets[images.target[row]]}/` : "";
   const file = images.file[row] ?? `heatmaps/${sub}${images.path[row]}.png`;
   return load(file.split("/").map(encodeURIComponent).join("/")).then((sheet) => {
-    const side = (sheet.naturalWidth - 4 * GAP) / 3;
+    const gap = data.limits.gap; // pixels around the panels, of which there are three
+    const side = (sheet.naturalWidth - 4 * gap) / 3;
     canvas.width = canvas.height = side;
-    const [left, top] = [GAP + panel * (side + GAP), sheet.naturalHeight - GAP - side];
+    const [left, top] = [gap + panel * (side + gap), sheet.naturalHeight - gap - side];
     canvas.getContext("2d").drawImage(sheet, left, top, side, side, 0, 0, side, side);
   });
 }
