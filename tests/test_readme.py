@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+from PIL import Image
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -21,6 +23,10 @@ def test_every_page_is_linked() -> None:
     assert {f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")} <= set(re.findall(r"\]\((\S+?\.md)", README))
 
 
-def test_the_picture_is_there() -> None:
-    (picture,) = re.findall(r"!\[.+\]\((\S+)\)", README)
-    assert (ROOT / picture).is_file()
+def test_the_pictures_are_there_and_small() -> None:
+    pictures = re.findall(r"!\[.+?\]\((\S+)\)", README)
+    assert len(pictures) == 4
+    for picture in pictures:
+        assert (ROOT / picture).stat().st_size <= 300_000
+        with Image.open(ROOT / picture) as opened:
+            assert opened.width <= 1280

@@ -92,7 +92,7 @@ def read_run(folder: Path) -> RunFiles:
         labels.append(text_in(row["label"]))
         for name, column in numbers.items():
             column.append(float(row[name]))
-    columns = {name: np.array(column).astype(NUMBERS[name]) for name, column in numbers.items()}
+    columns: dict[str, Any] = {name: np.array(column).astype(NUMBERS[name]) for name, column in numbers.items()}
     targets, target, held = _receipts(folder / "receipts.csv", paths, columns["cluster"], columns["runner_up"])
     moves = json.loads((folder / MOVES).read_text(encoding="utf-8")) if (folder / MOVES).exists() else None
     found = RunFiles(folder, clusters, paths, labels, **columns, targets=targets, target=target, held=held, moves=moves)

@@ -33,7 +33,7 @@ function summary() {
   return [
     el("p", {}, `${count(data.n_images, "image")} in ${count(numbers.length, "cluster")} (${said}).${shownOnly()}`),
     data.missing ? el("div", { class: "warning", role: "note" }, el("p", {}, `${count(data.missing, "image")} without a picture: files in the folders heatmaps and relevance of this run are gone.`)) : null,
-    flagged.length ? el("div", { class: "warning", role: "note" }, el("p", {}, el("strong", {}, "Look closely at "), flagged.map((one, at) => [at ? ", " : "", clusterLink(one.cluster)]), ": a mark, a frame or the image quality may group these images, rather than what they show.")) : null,
+    flagged.length ? el("div", { class: "warning", role: "note" }, el("p", {}, el("strong", {}, "Look closely at "), flagged.map((one, at) => [at ? ", " : "", clusterLink(one.cluster)]), ": one region or property decides for many of their images. Is it what they show, or a mark, a frame, or the image quality?")) : null,
   ];
 }
 
