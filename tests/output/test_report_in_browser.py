@@ -260,6 +260,27 @@ def test_the_page_says_what_its_heatmaps_explain(opened_run, targets, anywhere, 
     assert explained.count() == (0 if targets[0] == "0" else 1)
 
 
+def test_how_images_moved_from_another_run(opened_run):
+    moves = {
+        "run": "<b>before</b>",
+        "images": 6,
+        "before": [0, 1],
+        "after": [0, 1, 2],
+        "counts": [[2, 1, 0], [0, 1, 2]],
+    }
+
+    def compared(run):
+        (run / "moves.json").write_text(json.dumps({**moves, "same": {"0": 0, "1": 2}, "moved": 2, "ari": 0.25}))
+
+    page = opened_run("", NAMES[-6:], compared)
+    said = page.locator("main").inner_text()
+    assert "Of 6 images that <b>before</b> has, too, 2 moved to another group (adjusted Rand index 0.25" in said
+    none = "\u2013"
+    rows = [row.inner_text().split() for row in page.locator("tbody tr").all()]
+    assert rows == [["formerly", "0", "2", "1", none], ["formerly", "1", none, "1", "2"]]
+    assert axe.Axe().run(page).response["violations"] == []
+
+
 def test_names_are_found_as_they_are_shown_and_however_accents_are_written(opened_run):
     decomposed, hidden = "cafe\u0301.jpg", "a\u202egpj.exe"  # as macOS writes it, and with a sign that is shown escaped
     page = opened_run("#q=CAF%C3%89", names=[decomposed, hidden, "other.jpg"])

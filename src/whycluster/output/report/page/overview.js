@@ -66,8 +66,9 @@ function movesPart() {
   return [
     el("h2", {}, "What has changed?"),
     el("p", {}, `Of ${count(moves.images, "image")} that `, el("bdi", {}, visible(moves.run)), ` has, too, ${moves.moved.toLocaleString("en")} moved to another group (adjusted Rand index ${number(moves.ari)}, where 1 is no change). Numbers of clusters may differ: the largest number of a row tells what became of that cluster.`),
+    el("p", { class: "note" }, `${caption}.`),
     el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": caption },
-      el("table", {}, el("caption", {}, caption),
+      el("table", {},
         el("thead", {}, el("tr", {}, el("td", {}), moves.after.map((one) => el("th", { scope: "col" }, clusterLink(one, String(one)))))),
         el("tbody", {}, moves.counts.map((row, at) => el("tr", {}, el("th", { scope: "row" }, `formerly ${moves.before[at]}`), row.map((found, column) => cell(found, at, column))))))),
   ];
