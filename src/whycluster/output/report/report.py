@@ -77,13 +77,10 @@ def write_report(run: Path, largest: int = LARGEST, most_images: int = MOST_IMAG
 
 def _check_sheets(folder: Path) -> None:
     """Raises `UserError` if there is anything at `folder` but a folder of sheets."""
-    if not os.path.lexists(folder):
-        return
-    is_folder = folder.is_dir() and not folder.is_symlink()
-    others = [] if is_folder else [folder]
-    others += (
-        [file for file in folder.iterdir() if not (SHEET.fullmatch(file.name) and file.is_file())] if is_folder else []
-    )
+    if folder.is_dir() and not folder.is_symlink():
+        others = [file for file in folder.iterdir() if not (SHEET.fullmatch(file.name) and file.is_file())]
+    else:
+        others = [folder] if os.path.lexists(folder) else []
     if others:
         raise UserError(
             f"the page keeps its pictures in {str(folder)!r}, and does not replace what it has not written there, such "

@@ -86,7 +86,7 @@ def read_run(folder: Path) -> RunFiles:
         )
     clusters = json.loads((folder / CLUSTERS).read_text(encoding="utf-8"))
     paths, labels = [], []
-    numbers = {name: array("d") for name in NUMBERS}  # a dict for each of a million images would take gigabytes
+    numbers = {name: array("d") for name in NUMBERS}  # and no dict for each of a million images
     for row in read_table(folder / "assignments.csv"):
         paths.append(_path(row["path"], folder))
         labels.append(text_in(row["label"]))
