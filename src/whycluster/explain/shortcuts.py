@@ -34,7 +34,7 @@ NOMINATED = 0.15  # strength of a suspicion from which on it is checked
 CHANNELS = 24  # channels that are named, at most
 EFFECT = 1 / 3  # of the images that leave without the region, more than do without another one
 LEVEL = 0.01  # of Fisher's exact test, one-sided
-FLAGGED = 0.35  # score from which on a cluster is flagged
+FLAGGED = 0.45  # score from which on a cluster is flagged
 SIGNALS = (
     *("properties", "property", "places", "same_pixels", "sub_groups"),
     *("leave_filled", "leave_control", "leave_recoloured", "leave_opposite"),

@@ -25,7 +25,8 @@ class Suspect(NamedTuple):
         members: how many images of the cluster it is a suspicion of: all, or those of a sub-group.
         concentration: median share of relevance there, as a multiple of that in other clusters.
         excess: mean share of relevance there, less that in other clusters.
-        sameness: how much alike the typical images are there, from 0 to 1; see `same_pixels`.
+        sameness: how much more alike the typical images are there than elsewhere, from 0 to 1; see `same_pixels`. An
+            artefact is the same in images that differ; digits of one kind are the same everywhere.
         eigengap: of the sub-groups of the cluster.
         typical: places in the sample of the images with most relevance there, most first.
         similarity: of all images to the typical ones, there, `(n,)`; see `same_pixels`.
@@ -83,7 +84,8 @@ def _strongest(
         inside = shares[:, region].sum(1)
         by_relevance = members[np.argsort(-inside[members], kind="stable")]
         typical = by_relevance[: min(TYPICAL, -(-len(members) // 2))]
-        similarity = similarities(pixels, edges, typical, others, region)
+        rest = ~binary_dilation(region, np.ones((3, 3)))  # edges of what is in the region reach a little farther
+        similarity, outside = (similarities(pixels, edges, typical, others, part) for part in (region, rest))
         elsewhere = max(float(np.median(inside[others])), 0.25 * float(region.mean()))  # or nothing would be much more
         found.append(
             Suspect(
@@ -92,7 +94,7 @@ def _strongest(
                 len(members),
                 concentration=float(np.median(inside[members])) / elsewhere,
                 excess=max(0.0, float(inside[members].mean() - inside[others].mean())),
-                sameness=sameness(similarity, typical, others),
+                sameness=max(0.0, sameness(similarity, typical, others) - sameness(outside, typical, others)),
                 eigengap=eigengap,
                 typical=by_relevance[:TYPICAL],
                 similarity=similarity,
