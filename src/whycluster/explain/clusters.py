@@ -207,8 +207,7 @@ def _first(rows: np.ndarray, keys: np.ndarray, most: int) -> list[int]:
 
 def spaced(rows: np.ndarray, most: int) -> np.ndarray:
     """Returns at most so many of the rows, evenly spaced."""
-    spaced: np.ndarray = rows[np.linspace(0, len(rows) - 1, min(len(rows), most)).round().astype(int)]
-    return spaced
+    return np.asarray(rows[np.linspace(0, len(rows) - 1, min(len(rows), most)).round().astype(int)])
 
 
 def _means_and_distances(
