@@ -12,7 +12,7 @@ from scipy.ndimage import binary_dilation, label
 from whycluster.explain.relevance_places import excess_region, fixed_regions, sub_groups
 from whycluster.explain.same_pixels import edges_of, sameness, similarities
 
-TYPICAL = 15  # images of a cluster with most relevance in a region, at most; at most half of a cluster says how alike it is there
+TYPICAL = 15  # images of a cluster with most relevance in a region, at most
 SMALLEST_GROUP = 5
 
 
