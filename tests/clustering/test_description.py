@@ -4,7 +4,7 @@ import torch
 
 from whycluster.clustering import description
 from whycluster.clustering import features as stored
-from whycluster.clustering.description import describe_clusters
+from whycluster.clustering.description import assess_clusters
 from whycluster.clustering.features import FeatureStore
 from whycluster.clustering.stability import refit_kmeans
 
@@ -19,7 +19,7 @@ def features(tmp_path):
 
 
 def test_clusters_are_described_by_their_rows(features):
-    rows = describe_clusters(features, CLUSTERS, np.arange(24.0), 5, refit_kmeans(4, 3), seed=0)
+    rows = assess_clusters(features, CLUSTERS, np.arange(24.0), 5, refit_kmeans(4, 3), seed=0)
     x = features.open().astype(float)
     means = np.stack([x[k == CLUSTERS].mean(0) for k in range(4)])
     assert [row["size"] for row in rows] == [6, 6, 6, 6, 0]
@@ -33,7 +33,7 @@ def test_clusters_are_described_by_their_rows(features):
 
 def test_more_clusters_than_rows_of_the_sample(features, monkeypatch):
     monkeypatch.setattr(description, "sample_size", lambda *_: 3)
-    rows = describe_clusters(features, CLUSTERS, np.zeros(24), 4, refit_kmeans(3), seed=0)
+    rows = assess_clusters(features, CLUSTERS, np.zeros(24), 4, refit_kmeans(3), seed=0)
     assert any(row["stability"] is not None for row in rows)
 
 
@@ -47,6 +47,6 @@ def test_a_sample_of_wide_rows_is_smaller(features, monkeypatch):
     monkeypatch.setattr(stored, "SAMPLE_BYTES", 4 * 2 * 17)  # 17 rows of two numbers
     for clusters_rows in (1, 5):  # of which the second asks for 20
         monkeypatch.setattr(stored, "CLUSTER_ROWS", clusters_rows)
-        describe_clusters(features, CLUSTERS, np.zeros(24), 4, refit, seed=0)
+        assess_clusters(features, CLUSTERS, np.zeros(24), 4, refit, seed=0)
     assert set(sizes[:20]) == {17}
     assert set(sizes[20:]) == {20}

@@ -101,8 +101,8 @@ def test_writing_does_not_hold_up_the_network_nor_fall_far_behind_it(images, tmp
 
 
 @pytest.mark.parametrize("n", [1, 8, 21])
-def test_a_cpu_computes_few_images_at_once(images, tmp_path, n):
+def test_a_cpu_computes_few_images_at_once(n):
     batch = torch.arange(n)
-    parts = Ink(images, Shards(tmp_path, 11), 32, 0).parts(batch)
+    parts = image_pass.computed_at_once(batch)
     assert torch.equal(torch.cat(parts), batch)
     assert max(len(part) for part in parts) <= image_pass.CPU_BATCH

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from scipy.ndimage import binary_dilation
 
 from whycluster.explain.relevance_places import relevance_shares
 from whycluster.explain.suspected_regions import most_suspect, place_of
@@ -50,6 +51,19 @@ def test_equal_relevance_outlines_nothing(pixels):
     assert suspect.strength == 0
     (nowhere,) = most_suspect(np.zeros((60, 14, 14)), pixels, OWN, OTHERS)
     assert nowhere.strength == 0
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_region_that_reaches_everywhere_is_compared_with_what_is_not_in_it(pixels):
+    """No cell of a grid of 7 by 7 is farther from it than edges reach."""
+    places, region = np.random.RandomState(1).rand(60, 7, 7), np.zeros((7, 7), dtype=bool)
+    region[(1, 1, 5, 5), (1, 4, 2, 5)] = True
+    places[:20, region] += 8
+    wider = np.kron(binary_dilation(region), np.ones((4, 4), dtype=bool))
+    pixels[:20, :, wider] = pixels[0][:, wider]
+    (suspect,) = [one for one in most_suspect(relevance_shares(places), pixels, OWN, OTHERS) if "pieces" in one.place]
+    assert suspect.region[region].all()
+    assert suspect.sameness > 0.5
 
 
 def test_places_in_words():

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from whycluster.clustering.features import FeatureStore
 from whycluster.data.augmentation import EpochBatches, Key, RowBatch, RowBatches
-from whycluster.data.image_pass import CPU_BATCH, is_quick
+from whycluster.data.image_pass import computed_at_once, is_quick
 from whycluster.data.images import MOST_WORKERS, n_cores, share_of_rank
 from whycluster.errors import UserError
 
@@ -262,9 +262,8 @@ class DeepEmbeddedClustering(pl.LightningModule):
         return DataLoader(data, batch_size=None, sampler=keys, num_workers=workers, persistent_workers=workers > 0)
 
     def _embedded(self, inputs: Tensor) -> Tensor:
-        """Computes features `(n, D)`; images on a CPU a few at a time, which is fastest."""
-        images_on_cpu = inputs.ndim == 4 and inputs.device.type == "cpu"
-        parts = torch.split(inputs, CPU_BATCH if images_on_cpu else max(1, len(inputs)))
+        """Computes features `(n, D)` of images or of features."""
+        parts = computed_at_once(inputs) if inputs.ndim == 4 else (inputs,)
         return torch.cat([self.embed(part) for part in parts])
 
     def _log_q(self, z: Tensor) -> Tensor:

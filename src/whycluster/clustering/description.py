@@ -12,7 +12,7 @@ from whycluster.clustering.metrics import SILHOUETTE_ROWS
 from whycluster.clustering.stability import Refit, stability, verdict
 
 
-def describe_clusters(
+def assess_clusters(
     features: FeatureStore,
     clusters: np.ndarray,
     discriminants: np.ndarray,

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from whycluster.data import Batch, PreparedImages, Shards
-from whycluster.data.image_pass import CPU_BATCH, ImagePass, ShardWriter
+from whycluster.data.image_pass import CPU_BATCH, ImagePass, ShardWriter, computed_at_once
 from whycluster.data.shards import Shard
 
 
@@ -31,7 +31,7 @@ class FeatureExtractor(ImagePass):
         images, size = batch.images, CPU_BATCH
         if images.device.type == "cpu":  # filled up, so that equal images have equal features, whatever comes with them
             images = images[torch.arange(math.ceil(len(batch) / size) * size).clamp(max=len(batch) - 1)]
-        return torch.cat([self.backbone(part) for part in self.parts(images)])[: len(batch)]
+        return torch.cat([self.backbone(part) for part in computed_at_once(images)])[: len(batch)]
 
 
 class FeatureWriter(ShardWriter):

@@ -28,6 +28,11 @@ def is_quick(load: Callable[[], Any], device: torch.device) -> bool:
     return device.type == "cpu" and min(timeit.repeat(load, number=1, repeat=3)) < QUICK
 
 
+def computed_at_once(images: Tensor) -> tuple[Tensor, ...]:
+    """Splits a batch `(N, …)` into the parts that a network computes at once: few images on a CPU, all elsewhere."""
+    return torch.split(images, CPU_BATCH if images.device.type == "cpu" else max(1, len(images)))
+
+
 class ImagePass(pl.LightningModule):
     """A Lightning module that predicts for images; several processes divide them, and each image is computed once.
 
@@ -54,10 +59,6 @@ class ImagePass(pl.LightningModule):
             workers = 0
         self.trainer.strategy.barrier()  # all processes have read what is done before one of them adds to it
         return image_loader(self.images, self.batch_size, workers, rank, world_size, done)
-
-    def parts(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Splits a batch `(N, …)` into the parts that are computed at once."""
-        return torch.split(images, CPU_BATCH if images.device.type == "cpu" else max(1, len(images)))
 
 
 class ShardWriter(pl.Callback):

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from whycluster.data import Batch, PreparedImages, Shards
-from whycluster.data.image_pass import ImagePass
+from whycluster.data.image_pass import ImagePass, computed_at_once
 from whycluster.explain.explainer import Explainer, Explanation, joined
 from whycluster.explain.targets import Target
 
@@ -34,7 +34,7 @@ class ExplanationModule(ImagePass):
     def predict_step(self, batch: Batch) -> list[Explanation]:
         if not len(batch):
             return []
-        parts = [self.explainer.explain_targets(part, self.targets) for part in self.parts(batch.images)]
+        parts = [self.explainer.explain_targets(part, self.targets) for part in computed_at_once(batch.images)]
         first, *others = zip(*parts, strict=True)
         # All targets have the same features: they are kept once.
         slim = ([part._replace(features=part.features[:, :0]) for part in target] for target in others)

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from whycluster.clustering.features import FeatureStore
 from whycluster.data import PreparedImages
-from whycluster.data.image_pass import CPU_BATCH
+from whycluster.data.image_pass import computed_at_once
 from whycluster.data.inpainting import inpainted
 from whycluster.explain.clusters import Concept, spaced, strongest
 from whycluster.explain.concepts import feature_relevance
@@ -256,10 +256,9 @@ def _read(images: PreparedImages, rows: list[int]) -> tuple[Tensor, list[int]]:
 
 
 def _features(explainer: Explainer, images: Tensor) -> Tensor:
-    """Computes the features of the backbone, few images at a time on a CPU."""
-    size = CPU_BATCH if images.device.type == "cpu" else len(images)
+    """Computes the features of the backbone."""
     with torch.no_grad():
-        return torch.cat([explainer.model.backbone(part) for part in torch.split(images, size)])
+        return torch.cat([explainer.model.backbone(part) for part in computed_at_once(images)])
 
 
 def _leaving(explainer: Explainer, features: Tensor, cluster: int) -> int:

@@ -85,6 +85,7 @@ def _strongest(
         by_relevance = members[np.argsort(-inside[members], kind="stable")]
         typical = by_relevance[: min(TYPICAL, -(-len(members) // 2))]
         rest = ~binary_dilation(region, np.ones((3, 3)))  # edges of what is in the region reach a little farther
+        rest = rest if rest.any() else ~region
         similarity, outside = (similarities(pixels, edges, typical, others, part) for part in (region, rest))
         elsewhere = max(float(np.median(inside[others])), 0.25 * float(region.mean()))  # or nothing would be much more
         found.append(

@@ -17,7 +17,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from sklearn.cluster import KMeans as ScikitKMeans
 
 from whycluster.backbones import Backbone
-from whycluster.clustering.description import describe_clusters
+from whycluster.clustering.description import assess_clusters
 from whycluster.clustering.feature_steps import FeatureSettings
 from whycluster.clustering.features import FeatureStore, sample_rows
 from whycluster.clustering.metrics import SILHOUETTE_ROWS, label_agreement, silhouette
@@ -239,7 +239,7 @@ def _agreement(found: Clustered, seed: int) -> dict[str, Any]:
 def _described(found: Clustered, seed: int) -> list[dict[str, Any]]:
     """What `clusters.json` says."""
     columns = found.assigned.cluster, found.assigned.discriminant
-    return describe_clusters(found.features, *columns, found.model.n_clusters, found.fitted.refit, seed)
+    return assess_clusters(found.features, *columns, found.model.n_clusters, found.fitted.refit, seed)
 
 
 def _show(board: TensorBoardLogger, found: Clustered, metrics: dict[str, Any], settings: dict[str, Any]) -> None:
