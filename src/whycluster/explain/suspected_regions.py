@@ -10,7 +10,7 @@ import numpy as np
 from scipy.ndimage import binary_dilation, label
 
 from whycluster.explain.relevance_places import excess_region, fixed_regions, sub_groups
-from whycluster.explain.same_pixels import edges_of, sameness, similarities
+from whycluster.explain.same_pixels import Appearance, sameness
 
 TYPICAL = 15  # images of a cluster with most relevance in a region, at most
 SMALLEST_GROUP = 5
@@ -59,10 +59,10 @@ def most_suspect(shares: np.ndarray, pixels: np.ndarray, own: np.ndarray, others
         others: rows of all other clusters.
     """
     groups, eigengap = sub_groups(shares[own])
-    edges = edges_of(pixels)
+    appearance = Appearance(pixels, shares.shape[1])
     candidates = [(place, region, own) for place, region in fixed_regions(shares.shape[1]).items()]
     found = [
-        _strongest(some, shares, pixels, edges, own, others, eigengap)
+        _strongest(some, shares, appearance, own, others, eigengap)
         for some in (candidates, list(_outlined(shares, own, others, groups)))
         if some
     ]
@@ -72,8 +72,7 @@ def most_suspect(shares: np.ndarray, pixels: np.ndarray, own: np.ndarray, others
 def _strongest(
     candidates: Sequence[tuple[str, np.ndarray, np.ndarray]],
     shares: np.ndarray,
-    pixels: np.ndarray,
-    edges: np.ndarray,
+    appearance: Appearance,
     own: np.ndarray,
     others: np.ndarray,
     eigengap: float,
@@ -84,9 +83,10 @@ def _strongest(
         inside = shares[:, region].sum(1)
         by_relevance = members[np.argsort(-inside[members], kind="stable")]
         typical = by_relevance[: min(TYPICAL, -(-len(members) // 2))]
+        like_typical = appearance.like(typical)
         rest = ~binary_dilation(region, np.ones((3, 3)))  # edges of what is in the region reach a little farther
         rest = rest if rest.any() else ~region
-        similarity, outside = (similarities(pixels, edges, typical, others, part) for part in (region, rest))
+        similarity, outside = (like_typical.similarities(part, others) for part in (region, rest))
         elsewhere = max(float(np.median(inside[others])), 0.25 * float(region.mean()))  # or nothing would be much more
         found.append(
             Suspect(
