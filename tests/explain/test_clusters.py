@@ -7,8 +7,8 @@ import torch
 from whycluster.backbones import build_backbone
 from whycluster.clustering.feature_steps import FeatureSettings
 from whycluster.clustering.features import FeatureStore
-from whycluster.explain import ClusterModel, Explainer
-from whycluster.explain.clusters import Assigned, Concept, concept_relevance, describe_clusters, outliers, strongest
+from whycluster.explain import ClusterModel, Explainer, clusters
+from whycluster.explain.clusters import Concept, Membership, concept_relevance, describe_clusters, outliers, strongest
 from whycluster.heads import NeuralizedKMeans
 
 N, K = 60, 4
@@ -31,7 +31,7 @@ def described(tmp_path_factory):
     concepts = FeatureStore.write(
         folder / "concepts.npy", concept_relevance(explainer, features, where.cluster.numpy()), N, backbone.n_channels
     )
-    assigned = Assigned(*(column.numpy() for column in (where.cluster, where.discriminant, where.runner_up)))
+    assigned = Membership(*(column.numpy() for column in (where.cluster, where.discriminant, where.runner_up)))
     return explainer, images, raw, assigned, concepts, describe_clusters(explainer, features, concepts, assigned)
 
 
@@ -84,6 +84,15 @@ def test_contrasts_explain_the_margin_between_two_clusters(described):
             assert contrast.lost == (assigned.runner_up[rows] == contrast.rival).sum()
             others = z[assigned.cluster == contrast.rival]
             assert contrast.distance == pytest.approx(np.linalg.norm(z[rows].mean(0) - others.mean(0)), rel=1e-5)
+
+
+def test_of_many_clusters_those_that_matter_most_are_rivals(described, monkeypatch, tmp_path):
+    explainer, _, raw, assigned, concepts, found = described
+    monkeypatch.setattr(clusters, "MOST_RIVALS", 1)
+    features = FeatureStore.write(tmp_path / "features.npy", [raw], N, explainer.model.backbone.n_features)
+    few = describe_clusters(explainer, features, concepts, assigned)
+    for one, shorter in zip(found, few, strict=True):
+        assert shorter.contrasts == [max(one.contrasts, key=lambda contrast: (contrast.lost, -contrast.distance))]
 
 
 def test_an_image_that_is_there_for_other_reasons_is_an_outlier():

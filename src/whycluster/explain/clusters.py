@@ -21,9 +21,10 @@ from whycluster.explain.targets import Target
 PROTOTYPES = BORDERLINE = OUTLIERS = 8  # images of a cluster that are named
 CONCEPTS = 5  # channels of a cluster, or of a pair, that are named
 REGIONS = 6  # images of a cluster in which a channel is shown
+MOST_RIVALS = 50  # clusters that a cluster is compared with
 CONTRAST_ROWS = 100  # images of a cluster, by which it is compared with each other one
 UNLIKE = 3.5  # robust standard scores above which an image is an outlier (Iglewicz and Hoaglin 1993)
-FEWEST = 8  # images of a cluster, of which some may be outliers
+FEWEST_COMPARED = 8  # images of a cluster, of which some may be outliers
 
 
 class Concept(NamedTuple):
@@ -60,7 +61,8 @@ class ClusterDescription(NamedTuple):
             standard scores.
         concepts: the channels that carry its relevance, largest first.
         regions: of each concept, the images in which its relevance is largest.
-        contrasts: with each other cluster that has images, by its number.
+        contrasts: with each other cluster that has images, by its number; of more than `MOST_RIVALS`, with those that
+            are the runners-up of most images, and else with the nearest.
     """
 
     cluster: int
@@ -72,7 +74,7 @@ class ClusterDescription(NamedTuple):
     contrasts: list[Contrast]
 
 
-class Assigned(NamedTuple):
+class Membership(NamedTuple):
     """Where images belong: clusters, discriminants and runners-up, `(N,)` each."""
 
     cluster: np.ndarray
@@ -110,8 +112,8 @@ def describe_images(explainer: Explainer, images: Images) -> list[ClusterDescrip
             features = backbone(batch.to(model.head.centre.device))
             parts.append(model.assign(model.steps(features)))
             raw.append(features.cpu())
-    columns = (torch.cat([getattr(part, name) for part in parts]).cpu().numpy() for name in Assigned._fields)
-    assigned, n_rows = Assigned(*columns), sum(map(len, raw))
+    columns = (torch.cat([getattr(part, name) for part in parts]).cpu().numpy() for name in Membership._fields)
+    assigned, n_rows = Membership(*columns), sum(map(len, raw))
     with TemporaryDirectory() as folder:
         stored = FeatureStore.write(Path(folder) / "features.npy", raw, n_rows, backbone.n_features)
         relevance = concept_relevance(explainer, stored, assigned.cluster)
@@ -120,7 +122,7 @@ def describe_images(explainer: Explainer, images: Images) -> list[ClusterDescrip
 
 
 def describe_clusters(
-    explainer: Explainer, features: FeatureStore, concepts: FeatureStore, assigned: Assigned
+    explainer: Explainer, features: FeatureStore, concepts: FeatureStore, assigned: Membership
 ) -> list[ClusterDescription]:
     """Describes all clusters that have images, by what is known of their images already.
 
@@ -183,7 +185,7 @@ def outliers(relevance: np.ndarray, most: int = OUTLIERS) -> list[tuple[int, flo
     Returns:
         Rows and their scores above `UNLIKE`, largest first.
     """
-    if len(relevance) < FEWEST:
+    if len(relevance) < FEWEST_COMPARED:
         return []
     norms = np.linalg.norm(relevance, axis=1, keepdims=True)
     directions = relevance / np.where(norms == 0, 1, norms)
@@ -231,19 +233,19 @@ def _means_and_distances(
 
 
 def _contrasts(
-    explainer: Explainer, features: FeatureStore, assigned: Assigned, cluster: int, means: np.ndarray
+    explainer: Explainer, features: FeatureStore, assigned: Membership, cluster: int, means: np.ndarray
 ) -> list[Contrast]:
-    """Compares a cluster with each other one, by at most `CONTRAST_ROWS` of its images, evenly spaced."""
+    """Compares a cluster with others, by at most `CONTRAST_ROWS` of its images, evenly spaced."""
     rows = np.flatnonzero(assigned.cluster == cluster)
     lost = np.bincount(assigned.runner_up[rows], minlength=len(means))
+    distances = np.linalg.norm(means - means[cluster], axis=1)
+    others = [rival for rival in range(len(means)) if rival != cluster and np.isfinite(distances[rival])]
+    rivals = sorted(sorted(others, key=lambda rival: (-lost[rival], distances[rival]))[:MOST_RIVALS])
     x: Tensor = torch.from_numpy(features.rows(spaced(rows, CONTRAST_ROWS))).to(explainer.model.head.centre.device)
     clustering, found = explainer.clustering.forward(x), []
-    for rival in range(len(means)):
-        if rival == cluster or np.isnan(means[rival]).any():
-            continue
+    for rival in rivals:
         entering, _, _ = explainer.entering(clustering, Target("pair", cluster, rival))
         relevance = clustering.propagate(entering).relevance
         mean = explainer.model.backbone.channel_sums(relevance).double().mean(0).cpu().numpy()
-        distance = float(np.linalg.norm(means[cluster] - means[rival]))
-        found.append(Contrast(rival, distance, int(lost[rival]), strongest(mean)))
+        found.append(Contrast(rival, float(distances[rival]), int(lost[rival]), strongest(mean)))
     return found

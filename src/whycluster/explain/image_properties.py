@@ -13,10 +13,10 @@ from torch.nn import functional as F
 
 THUMBNAIL = 112  # side of the small images that are compared pixel by pixel
 EDGE = 1 / 28  # width of the border, and side of a corner four times that, as a fraction of the shorter side
-PLACES = ("border", "top left corner", "top right corner", "bottom left corner", "bottom right corner")
+BORDER_AND_CORNERS = ("border", "top left corner", "top right corner", "bottom left corner", "bottom right corner")
 OF_PIXELS = (
     *("brightness", "contrast", "colourfulness", "saturation", "red cast", "yellow cast", "sharpness", "blockiness"),
-    *(f"{name} of the {place}" for place in PLACES for name in ("red", "green", "blue", "variation")),
+    *(f"{name} of the {place}" for place in BORDER_AND_CORNERS for name in ("red", "green", "blue", "variation")),
 )
 OF_FILE = ("width", "height", "aspect ratio", "bytes per pixel", "JPEG file", "PNG file")
 PROPERTIES = OF_PIXELS + OF_FILE

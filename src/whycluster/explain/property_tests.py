@@ -14,7 +14,7 @@ from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from whycluster.explain.image_properties import PLACES, PROPERTIES
+from whycluster.explain.image_properties import BORDER_AND_CORNERS, PROPERTIES
 
 FOLDS = 5
 EXTREME = 0.9  # AUC of one property, from which on it is suspicious
@@ -68,7 +68,7 @@ def separation(properties: np.ndarray, own: np.ndarray, others: np.ndarray) -> S
     x, y = properties[rows].astype(np.float64), np.arange(len(rows)) < len(own)
     alone = single_aucs(x, y)
     # What is at an edge or in a corner can be filled in, and is judged by that.
-    whole = [number for number, name in enumerate(PROPERTIES) if not name.endswith(PLACES)]
+    whole = [number for number, name in enumerate(PROPERTIES) if not name.endswith(BORDER_AND_CORNERS)]
     at = max(whole, key=lambda number: float(abs(alone[number] - 0.5)))
     sign = 1 if alone[at] >= 0.5 else -1
     ranked = own[np.argsort(-sign * properties[own, at], kind="stable")]

@@ -19,7 +19,7 @@ DEPTH = 3 / 14  # of an edge, as a fraction of the side; of the border, half of 
 LARGEST = 0.35  # of all cells, that a region may hold
 NEIGHBOURS = 8  # in the graph of images that are explained alike
 MOST_GROUPS = 4
-FEWEST = 10  # images that are searched for sub-groups
+FEWEST_SPLIT = 10  # images that are searched for sub-groups
 
 
 def relevance_shares(places: np.ndarray) -> np.ndarray:
@@ -79,10 +79,11 @@ def sub_groups(shares: np.ndarray, seed: int = 0) -> tuple[np.ndarray, float]:
         seed: of k-means in the space of the eigenvectors.
 
     Returns:
-        The group of each image, `(n,)`, and the eigengap, from 0 to 1; one group and 0 for fewer than `FEWEST` images.
+        The group of each image, `(n,)`, and the eigengap, from 0 to 1; one group and 0 for fewer than `FEWEST_SPLIT`
+        images.
     """
     n = len(shares)
-    if n < FEWEST:
+    if n < FEWEST_SPLIT:
         return np.zeros(n, dtype=int), 0.0
     x = np.sqrt(shares.reshape(n, -1))  # their distances are those of Hellinger
     graph = kneighbors_graph(x, min(NEIGHBOURS, n - 1))

@@ -27,7 +27,7 @@ from whycluster.explain.suspected_regions import Suspect, most_suspect
 from whycluster.explain.targets import Target
 
 CHECKED = 15  # images of the causal check
-FEWEST = 5  # images that a cluster has to have
+FEWEST_JUDGED = 5  # images that a cluster has to have
 FEWEST_BY_PROPERTIES = 10  # if properties alone decide: with fewer, one of many may tell them from others by chance
 MOST_OTHERS = 300  # images of other clusters that a cluster is compared with
 NOMINATED = 0.15  # strength of a suspicion from which on it is checked
@@ -121,7 +121,7 @@ def _judged(
     explainer: Explainer, images: PreparedImages, features: FeatureStore, sample: Sample, cluster: int
 ) -> Shortcut:
     own, others = np.flatnonzero(sample.clusters == cluster), np.flatnonzero(sample.clusters != cluster)
-    if len(own) < FEWEST or len(others) < FEWEST:
+    if len(own) < FEWEST_JUDGED or len(others) < FEWEST_JUDGED:
         return Shortcut(0.0, False, "", ["too few images to judge"], dict.fromkeys(SIGNALS), [], [])
     compared = np.concatenate([own, spaced(others, MOST_OTHERS)])
     sample = Sample(*(column[compared] for column in sample))
@@ -164,14 +164,9 @@ def _by_region(
         f"relevance there as those of other clusters, and are {suspect.sameness:.0%} more alike there"
     ]
     nominated = suspect.typical[: CHECKED if suspect.strength >= NOMINATED else 0]
-    photos, rows = _read(images, sample.rows[nominated].tolist())
-    if not rows:
+    left, carriers = _without_region(explainer, images, features, sample.rows[nominated], suspect.region, cluster)
+    if not left.images:
         return Shortcut(0.2 * suspect.strength, False, "", evidence, signals, ranked, [])
-    device = explainer.model.head.centre.device
-    random = np.random.RandomState(cluster)
-    regions = np.stack([suspect.region] * len(rows)), np.stack([random_region(suspect.region, random) for _ in rows])
-    without, control = (_features(explainer, filled(photos, region).to(device)) for region in regions)
-    left = Departures(len(rows), _leaving(explainer, without, cluster), _leaving(explainer, control, cluster))
     told = (
         f"of the {left.images} images with most relevance there, {left.without} leave this cluster when "
         f"{suspect.place} is filled in, and {left.control} when another region of the same size is"
@@ -180,9 +175,30 @@ def _by_region(
     flagged = score >= FLAGGED and left.is_clear
     warning = f"This cluster may be held together by {suspect.place}: {told}." if flagged else ""
     signals |= {"leave_filled": left.without / left.images, "leave_control": left.control / left.images}
-    before = torch.from_numpy(features.rows(np.array(rows))).to(device)
-    carriers = strongest(_lost_relevance(explainer, before, without, cluster), CHANNELS)
     return Shortcut(score, flagged, warning, [told, *evidence], signals, ranked, carriers)
+
+
+def _without_region(
+    explainer: Explainer,
+    images: PreparedImages,
+    features: FeatureStore,
+    wanted: np.ndarray,
+    region: np.ndarray,
+    cluster: int,
+) -> tuple[Departures, list[Concept]]:
+    """Fills a region of images in, and in the control another one of the same size; returns the channels that lose most
+    relevance by it, too.
+    """
+    photos, rows = _read(images, wanted.tolist())
+    if not rows:
+        return Departures(0, 0, 0), []
+    device = explainer.model.head.centre.device
+    random = np.random.RandomState(cluster)
+    regions = np.stack([region] * len(rows)), np.stack([random_region(region, random) for _ in rows])
+    without, control = (_features(explainer, filled(photos, some).to(device)) for some in regions)
+    left = Departures(len(rows), *(_leaving(explainer, some, cluster) for some in (without, control)))
+    before = torch.from_numpy(features.rows(np.array(rows))).to(device)
+    return left, strongest(_lost_relevance(explainer, before, without, cluster), CHANNELS)
 
 
 def _by_properties(

@@ -14,7 +14,7 @@ from whycluster.output.captions import caption_strip
 from whycluster.output.heatmaps import GAP, colour_scale, colours
 from whycluster.output.tensorboard import in_rows
 
-CONCEPTS = "concepts"  # sub-folder of a run
+CONCEPT_PICTURES = "concepts"  # sub-folder of a run
 TILE = 112  # side of a region in a picture, in pixels
 
 
@@ -77,4 +77,4 @@ def show_concepts(writer: SummaryWriter, run: Path, clusters: Sequence[Mapping[s
 
 def concept_files(run: Path, cluster: int, channel: int) -> Iterator[Path]:
     """Returns the paths of picture and array of a concept."""
-    return (run / CONCEPTS / f"cluster_{cluster}" / f"channel_{channel}.{ending}" for ending in ("png", "npy"))
+    return (run / CONCEPT_PICTURES / f"cluster_{cluster}" / f"channel_{channel}.{ending}" for ending in ("png", "npy"))

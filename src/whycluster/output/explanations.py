@@ -23,14 +23,14 @@ from whycluster.output.tables import TableRow
 from whycluster.output.tensorboard import ExplanationGallery, tile
 
 FILE_ENDINGS = {"heatmaps": "png", "relevance": "npy"}  # sub-folders of a run, and the endings of files there
-PLACES = 14  # in a row and in a column, of the heatmaps that are compared with each other
+GRID = 14  # in a row and in a column, of the heatmaps that are compared with each other
 LONGEST_NAME = 240  # bytes; file systems allow 255, and endings are appended
 
 
 class ExplanationWriter(ShardWriter):
     """Writes a heatmap and an array for each image to files, and to shards what else is known of the images: `images`,
     a row each (see `_image_rows`); `features` of the backbone, `(n, D)`; and, where assigned clusters are explained,
-    `places`, the mean relevance in each of `PLACES²` parts of the image, `(n, PLACES, PLACES)`, with the `properties`
+    `places`, the mean relevance in each of `PLACES²` parts of the image, `(n, GRID, GRID)`, with the `properties`
     and `thumbnails` of the images (see `whycluster.explain.image_properties`).
 
     Args:
@@ -56,7 +56,7 @@ class ExplanationWriter(ShardWriter):
         kept: Shard = {"images": _image_rows(batch.indices, explanations), "features": features}
         for target, explanation in zip(self.targets, explanations, strict=False):  # none where no image can be read
             if target.name == "assigned":
-                kept["places"] = adaptive_avg_pool2d(explanation.heatmap[:, None].float(), PLACES)[:, 0]
+                kept["places"] = adaptive_avg_pool2d(explanation.heatmap[:, None].float(), GRID)[:, 0]
                 kept |= {"properties": pixel_properties(photos), "thumbnails": thumbnails(photos)}
         return kept
 

@@ -12,14 +12,14 @@ from whycluster.clustering.extraction import features_in
 from whycluster.clustering.features import FeatureStore
 from whycluster.data import PreparedImages, Shards
 from whycluster.explain import Explainer
-from whycluster.explain.clusters import Assigned, ClusterDescription, concept_relevance, describe_clusters, spaced
+from whycluster.explain.clusters import ClusterDescription, Membership, concept_relevance, describe_clusters, spaced
 from whycluster.explain.concepts import concept_heatmaps_of
 from whycluster.explain.image_properties import file_properties
 from whycluster.explain.shortcuts import Sample, Shortcut, find_shortcuts
 from whycluster.files import write_json
 from whycluster.output.cluster_tables import CLUSTERS
 from whycluster.output.concepts import Region, region_of, write_concept
-from whycluster.output.explanations import PLACES, assignments
+from whycluster.output.explanations import GRID, assignments
 from whycluster.runs.folders import Run
 
 CONCEPT_RELEVANCE = "concepts.npy"
@@ -53,7 +53,7 @@ def describe(
         len(rows),
         explainer.model.backbone.n_channels,
     )
-    assigned = Assigned(where["cluster"], where["discriminant"], where["runner_up"])
+    assigned = Membership(where["cluster"], where["discriminant"], where["runner_up"])
     found = describe_clusters(explainer, features, concepts, assigned)
     readable = PreparedImages(images.collection, images.prepare, rows.tolist())
     regions = _regions(explainer, readable, assigned.cluster, found, run.folder)
@@ -106,7 +106,7 @@ def _known_from_training(model: Path) -> Mapping[int, Mapping[str, Any]]:
 
 def _places(shards: Shards, clusters: np.ndarray, n_clusters: int) -> list[list[list[float]]] | None:
     """Computes the mean heatmap of each cluster, as shares of the sum of its absolute values; `None` if unknown."""
-    sums, first = torch.zeros(n_clusters, PLACES, PLACES, dtype=torch.float64), 0
+    sums, first = torch.zeros(n_clusters, GRID, GRID, dtype=torch.float64), 0
     for shard in shards:
         own = torch.from_numpy(clusters[first : first + len(shard["images"])])
         if len(own) and "places" not in shard:
@@ -153,7 +153,7 @@ def _plain_shortcut(shortcut: Shortcut | None, paths: list[str]) -> dict[str, An
 def _plain(
     one: ClusterDescription,
     paths: list[str],
-    assigned: Assigned,
+    assigned: Membership,
     regions: Mapping[tuple[int, int], list[Region]],
     known: Mapping[int, Mapping[str, Any]],
 ) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from whycluster.files import write_json
 from whycluster.heads import Beta
 from whycluster.lrp import Attention, Residual
 from whycluster.output.cluster_tables import CLUSTERS, about_table
-from whycluster.output.concepts import CONCEPTS, show_concepts
+from whycluster.output.concepts import CONCEPT_PICTURES, show_concepts
 from whycluster.output.console import say, short, show
 from whycluster.output.explanations import (
     ExplanationWriter,
@@ -42,7 +42,7 @@ from whycluster.runs.trainers import check_loading, run_pass
 
 METRICS = "metrics.json"
 TABLES = ("assignments.csv", "receipts.csv", "skipped.csv")
-ABOUT_CLUSTERS = (CLUSTERS, CONCEPTS, CONCEPT_RELEVANCE, PAGE, SHEETS)
+ABOUT_CLUSTERS = (CLUSTERS, CONCEPT_PICTURES, CONCEPT_RELEVANCE, PAGE, SHEETS)
 RESULTS = (*TABLES, METRICS, EVALUATION, *ABOUT_CLUSTERS, MOVES, "heatmaps", "relevance", "tensorboard")
 
 
@@ -236,5 +236,5 @@ def _report(folder: Path, metrics: Mapping[str, Any], clusters: Sequence[Mapping
     if (folder / PAGE).exists():
         say(f"open in a browser: {short(folder / PAGE)}")
     say(f"heatmaps: {short(folder / 'heatmaps')}")
-    say(f"clusters: {short(folder / CLUSTERS)}, with pictures in {short(folder / CONCEPTS)}")
+    say(f"clusters: {short(folder / CLUSTERS)}, with pictures in {short(folder / CONCEPT_PICTURES)}")
     say(f"galleries: tensorboard --logdir {quote(str(short(folder)))}")

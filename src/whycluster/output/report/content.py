@@ -7,14 +7,13 @@ from typing import Any
 import numpy as np
 
 from whycluster.clustering.stability import REFITS
-from whycluster.explain.clusters import FEWEST, UNLIKE
+from whycluster.explain.clusters import FEWEST_COMPARED, UNLIKE
 from whycluster.output.heatmaps import GAP
 from whycluster.output.report import sentences
 from whycluster.output.report.pictures import Pictures, region_slots
 from whycluster.output.report.run_files import CARRIERS, RunFiles
 from whycluster.output.report.sheets import COLUMNS
 
-MOST_RIVALS = 50  # of a cluster; of more, the nearest ones and those that images are mistaken for
 DIGITS = 5  # significant ones, of numbers in the page
 
 
@@ -43,7 +42,7 @@ def content(run: RunFiles, files: RunFiles, pictures: Pictures, urls: Mapping[st
         "missing": pictures.missing,
         "images": _images(files, pictures),
         "clusters": [_cluster(cluster, run, pictures, row_of) for cluster in run.clusters],
-        "limits": {"refits": REFITS, "fewest": FEWEST, "unlike": UNLIKE, "weak": sentences.WEAK, "gap": GAP},
+        "limits": {"refits": REFITS, "fewest": FEWEST_COMPARED, "unlike": UNLIKE, "weak": sentences.WEAK, "gap": GAP},
     }
     rounded: dict[str, Any] = _rounded(found)
     return rounded
@@ -94,7 +93,7 @@ def _cluster(
         "outliers": _rows([one["path"] for one in cluster["outliers"]], row_of),
         "scores": [one["score"] for one in cluster["outliers"]],
         "concepts": concepts,
-        "contrasts": _rivals(cluster["contrasts"]),
+        "contrasts": cluster["contrasts"],
         "shortcut": _shortcut(cluster.get("shortcut"), row_of),
     }
 
@@ -109,12 +108,6 @@ def _shortcut(found: Mapping[str, Any] | None, row_of: Mapping[str, int]) -> dic
         "images": _rows(found["images"][:CARRIERS], row_of),
         "channels": [concept["channel"] for concept in found["concepts"]],
     }
-
-
-def _rivals(contrasts: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Returns the contrasts that matter most, by the number of the rival."""
-    chosen = sorted(contrasts, key=lambda contrast: (-contrast["lost"], contrast["distance"]))[:MOST_RIVALS]
-    return sorted(chosen, key=lambda contrast: int(contrast["rival"]))
 
 
 def _rows(paths: Sequence[str], row_of: Mapping[str, int]) -> list[int]:
