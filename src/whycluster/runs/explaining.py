@@ -1,5 +1,6 @@
 """An explain run: a model and images `->` heatmaps, tables, and a gallery in TensorBoard."""
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -165,7 +166,9 @@ def explain(
         metrics = _write_tables(run.folder, prepared, targets, shards) | figures | chooser.figures
         model.to(explaining.strategy.root_device)
         say("describing the clusters")
+        started = time.monotonic()
         clusters = describe(explainer, prepared, shards, run, file)
+        metrics["describing_seconds"] = round(time.monotonic() - started, 3)
         moved = None if before is None else write_moves(run.folder, str(compare), before)
         write_json(run.folder / METRICS, metrics)
         board = logger(save_dir=run.folder, name="tensorboard", version="")
