@@ -11,6 +11,7 @@ import argparse
 import copy
 import logging
 import os
+import sys
 import tempfile
 import time
 import warnings
@@ -90,6 +91,7 @@ def main() -> None:
                 head = instantiate(OmegaConf.load(CONF / "head" / f"{kind}.yaml"), n_clusters=n_clusters)
                 found = clusters(head, normalize, raw, images, backbone, seed, options.device)
                 each.append(label_agreement(found, list(collection.labels)))
+                print(name, method, seed, each[-1], file=sys.stderr, flush=True)  # as a fit may take minutes
             seconds = (time.perf_counter() - begun) / options.seeds
             figures = np.array([list(one.values()) for one in each]).T
             reference = figures[0] if method == REFERENCE else reference
