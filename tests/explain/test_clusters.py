@@ -8,7 +8,16 @@ from whycluster.backbones import build_backbone
 from whycluster.clustering.feature_steps import FeatureSettings
 from whycluster.clustering.features import FeatureStore
 from whycluster.explain import ClusterModel, Explainer, clusters
-from whycluster.explain.clusters import Concept, Membership, concept_relevance, describe_clusters, outliers, strongest
+from whycluster.explain.clusters import (
+    Concept,
+    Contrast,
+    Membership,
+    concept_relevance,
+    deciding,
+    describe_clusters,
+    outliers,
+    strongest,
+)
 from whycluster.heads import NeuralizedKMeans
 
 N, K = 60, 4
@@ -63,8 +72,10 @@ def test_concepts_are_the_channels_of_largest_mean_relevance(described):
         np.testing.assert_allclose(
             [concept.share for concept in one.concepts], mean[order] / mean.clip(min=0).sum(), rtol=1e-5
         )
-        for concept, shown in zip(one.concepts, one.regions, strict=True):
-            strongest_rows = rows[np.argsort(-relevance[rows, concept.channel], kind="stable")]
+        decisive = {concept.channel for contrast in one.contrasts for concept in contrast.concepts[:3]}
+        assert one.regions.keys() == {*order.tolist(), *decisive}
+        for channel, shown in one.regions.items():
+            strongest_rows = rows[np.argsort(-relevance[rows, channel], kind="stable")]
             assert shown == strongest_rows[:6].tolist()
 
 
@@ -93,6 +104,14 @@ def test_of_many_clusters_those_that_matter_most_are_rivals(described, monkeypat
     few = describe_clusters(explainer, features, concepts, assigned)
     for one, shorter in zip(found, few, strict=True):
         assert shorter.contrasts == [max(one.contrasts, key=lambda contrast: (contrast.lost, -contrast.distance))]
+
+
+def test_channels_that_decide_most_contrasts_are_shown(monkeypatch):
+    monkeypatch.setattr(clusters, "EXAMPLES", 2)
+    channels = [(1, 2, 3, 9), (4, 2, 3, 9), (5, 6, 3, 9), (7, 6, 3, 9)]
+    contrasts = [Contrast(0, 1.0, 0, [Concept(channel, 0.1) for channel in some]) for some in channels]
+    assert deciding(contrasts, [3]) == [2, 6]
+    assert deciding([], [3]) == []
 
 
 def test_an_image_that_is_there_for_other_reasons_is_an_outlier():

@@ -63,7 +63,7 @@ def test_concepts_are_shown_where_they_are(explained):
     for row in clusters_of(explained):
         shares = [concept["share"] for concept in row["concepts"]]
         assert shares == sorted(shares, reverse=True)
-        for concept in row["concepts"]:
+        for concept in row["concepts"] + row["examples"]:
             stem = explained / "concepts" / f"cluster_{row['cluster']}" / f"channel_{concept['channel']}"
             regions = np.load(stem.with_suffix(".npy"))
             assert stem.with_suffix(".png").exists()
@@ -75,6 +75,15 @@ def test_concepts_are_shown_where_they_are(explained):
                 assert region.shape == (side, side)
                 assert 0 <= top <= 32 - side
                 assert 0 <= left <= 32 - side
+
+
+def test_what_decides_between_two_clusters_is_shown_too(explained):
+    for row in clusters_of(explained):
+        shown = [concept["channel"] for concept in row["concepts"] + row["examples"]]
+        assert len(shown) == len(set(shown))
+        deciding = {concept["channel"] for contrast in row["contrasts"] for concept in contrast["concepts"][:3]}
+        assert set(shown) - {concept["channel"] for concept in row["concepts"]} <= deciding
+        assert len(row["examples"]) <= 5
 
 
 @pytest.mark.parametrize("target", ["runner_up", "all"])

@@ -3,7 +3,8 @@
 `N` images, `K` clusters, `C` channels.
 """
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -20,6 +21,8 @@ from whycluster.explain.targets import Target
 
 PROTOTYPES = BORDERLINE = OUTLIERS = 8  # images of a cluster that are named
 CONCEPTS = 5  # channels of a cluster, or of a pair, that are named
+DECIDING = 3  # of the channels that decide between two clusters, those that matter most
+EXAMPLES = 5  # channels of a cluster that are shown, though not named, as they decide between it and others
 REGIONS = 6  # images of a cluster in which a channel is shown
 MOST_RIVALS = 50  # clusters that a cluster is compared with
 CONTRAST_ROWS = 100  # images of a cluster, by which it is compared with each other one
@@ -60,7 +63,8 @@ class ClusterDescription(NamedTuple):
         outliers: images whose relevance over channels is unlike their cluster's, most unlike first, with their robust
             standard scores.
         concepts: the channels that carry its relevance, largest first.
-        regions: of each concept, the images in which its relevance is largest.
+        regions: of each concept, and of the channels that decide most contrasts, the images in which its relevance is
+            largest.
         contrasts: with each other cluster that has images, by its number; of more than `MOST_RIVALS`, with those that
             are the runners-up of most images, and else with the nearest.
     """
@@ -70,7 +74,7 @@ class ClusterDescription(NamedTuple):
     borderline: list[int]
     outliers: list[tuple[int, float]]
     concepts: list[Concept]
-    regions: list[list[int]]
+    regions: dict[int, list[int]]
     contrasts: list[Contrast]
 
 
@@ -140,7 +144,8 @@ def describe_clusters(
         compared = spaced(rows, sample_size(concepts.n_features, 1))
         own = concepts.rows(compared)  # (n, C)
         named = strongest(own.mean(0, dtype=np.float64))
-        regions = [_first(compared, -own[:, concept.channel], REGIONS) for concept in named]
+        contrasts = _contrasts(explainer, features, assigned, cluster, means)
+        channels = [concept.channel for concept in named]
         found.append(
             ClusterDescription(
                 cluster,
@@ -148,8 +153,8 @@ def describe_clusters(
                 _first(rows, assigned.discriminant[rows], BORDERLINE),
                 [(int(compared[at]), score) for at, score in outliers(own)],
                 named,
-                regions,
-                _contrasts(explainer, features, assigned, cluster, means),
+                {at: _first(compared, -own[:, at], REGIONS) for at in channels + deciding(contrasts, channels)},
+                contrasts,
             )
         )
     return found
@@ -169,6 +174,12 @@ def strongest(relevance: np.ndarray, most: int = CONCEPTS) -> list[Concept]:
     total = relevance.clip(min=0).sum()
     order = np.argsort(-relevance, kind="stable")[:most]
     return [Concept(int(at), float(relevance[at] / total)) for at in order if relevance[at] > 0]
+
+
+def deciding(contrasts: Iterable[Contrast], named: Sequence[int]) -> list[int]:
+    """Returns the channels, without those that are named, that are among the strongest of most contrasts."""
+    counts = Counter(concept.channel for contrast in contrasts for concept in contrast.concepts[:DECIDING])
+    return [channel for channel, _ in counts.most_common() if channel not in named][:EXAMPLES]
 
 
 def outliers(relevance: np.ndarray, most: int = OUTLIERS) -> list[tuple[int, float]]:

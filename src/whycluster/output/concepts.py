@@ -48,10 +48,18 @@ def concept_picture(regions: Sequence[Region], caption: str) -> Image.Image:
     return sheet
 
 
-def write_concept(run: Path, cluster: int, channel: int, share: float, regions: Sequence[Region]) -> None:
-    """Writes the picture of a concept of a cluster, and the relevance of its regions, `(n, side, side)` float32."""
-    caption = f"cluster {cluster}, channel {channel}: {share:.0%} of what speaks for it\n"
-    caption += "below: relevance of this channel alone"
+def write_concept(run: Path, cluster: int, channel: int, share: float | None, regions: Sequence[Region]) -> None:
+    """Writes the picture of a channel, and the relevance of its regions, `(n, side, side)` float32.
+
+    Args:
+        run: the folder of the run.
+        cluster: whose images are shown.
+        channel: that is shown.
+        share: of the relevance of the cluster; `None` for a channel that sets the cluster apart from another one.
+        regions: of the images in which it is seen.
+    """
+    told = "sets it apart from another one" if share is None else f"{share:.0%} of what speaks for it"
+    caption = f"cluster {cluster}, channel {channel}: {told}\nbelow: relevance of this channel alone"
     picture, array = concept_files(run, cluster, channel)
     with written_whole(picture) as beside:
         concept_picture(regions, caption).save(beside, format="PNG")

@@ -77,22 +77,23 @@ def describe(
 def _regions(
     explainer: Explainer, images: PreparedImages, clusters: np.ndarray, found: list[ClusterDescription], folder: Path
 ) -> dict[tuple[int, int], list[Region]]:
-    """Computes the regions of all concepts of all clusters, `(cluster, channel)` `->` regions, and writes them."""
+    """Computes the regions in which channels are shown, `(cluster, channel)` `->` regions, and writes them."""
     wanted: dict[int, list[int]] = {}
     for one in found:
-        for concept, rows in zip(one.concepts, one.regions, strict=True):
+        for channel, rows in one.regions.items():
             for row in rows:
-                wanted.setdefault(row, []).append(concept.channel)
+                wanted.setdefault(row, []).append(channel)
     cut = {
         (each.row, each.channel): region_of(each) for each in concept_heatmaps_of(explainer, images, clusters, wanted)
     }
     regions = {}
     for one in found:
-        for concept, rows in zip(one.concepts, one.regions, strict=True):
-            key = one.cluster, concept.channel
-            regions[key] = [cut[row, concept.channel] for row in rows if (row, concept.channel) in cut]
+        shares: Mapping[int, float] = dict(one.concepts)
+        for channel, rows in one.regions.items():
+            key = one.cluster, channel
+            regions[key] = [cut[row, channel] for row in rows if (row, channel) in cut]
             if regions[key]:
-                write_concept(folder, *key, concept.share, regions[key])
+                write_concept(folder, *key, shares.get(channel), regions[key])
     return regions
 
 
@@ -158,15 +159,11 @@ def _plain(
     known: Mapping[int, Mapping[str, Any]],
 ) -> dict[str, Any]:
     """Returns an entry of `clusters.json`."""
-    shown = [
-        {
-            **concept._asdict(),
-            "regions": [
-                {"path": paths[region.row], "box": list(region.box)} for region in regions[one.cluster, concept.channel]
-            ],
-        }
-        for concept in one.concepts
-    ]
+    shown = {
+        channel: [{"path": paths[region.row], "box": list(region.box)} for region in regions[one.cluster, channel]]
+        for channel in one.regions
+    }
+    concepts = [{**concept._asdict(), "regions": shown.pop(concept.channel)} for concept in one.concepts]
     return {
         "cluster": one.cluster,
         "size": int((assigned.cluster == one.cluster).sum()),
@@ -182,7 +179,8 @@ def _plain(
             for row in one.borderline
         ],
         "outliers": [{"path": paths[row], "score": score} for row, score in one.outliers],
-        "concepts": shown,
+        "concepts": concepts,
+        "examples": [{"channel": channel, "regions": found} for channel, found in shown.items()],
         "contrasts": [
             {**contrast._asdict(), "concepts": [concept._asdict() for concept in contrast.concepts]}
             for contrast in one.contrasts
