@@ -125,7 +125,7 @@ def test_directions_are_found_again_by_spherical_k_means():
     {
         "stable": (1.0, 0.75, 0.746),
         "doubtful": (0.744, 0.6, 0.596),
-        "not to be trusted": (0.594, 0.0),
+        "unstable": (0.594, 0.0),
         "not measured": (np.nan,),
     }.items(),
 )

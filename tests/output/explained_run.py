@@ -31,6 +31,13 @@ def photo_of(row):
     return np.full((SIDE, SIDE, 3), (200 - row % 64, 30 + 2 * (row % 64), 90), np.uint8)
 
 
+def concepts_of(row, n_clusters=3):
+    """The relevance of each channel for an image, `(80,)`; in most, the cluster's own channel is the strongest."""
+    relevance = np.zeros(80, np.float32)
+    relevance[[10 + row % n_clusters, 20, 77, 5]] = (6, 3, 1, -1) if row % 4 else (1, 6, 3, -4)
+    return relevance
+
+
 def write_run(folder: Path, names, targets=("assigned",), n_clusters=3, flagged=False) -> Path:
     """Writes a run; image `i` is in cluster `i mod K`, and its discriminant is `1 + i`."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -51,6 +58,7 @@ def write_run(folder: Path, names, targets=("assigned",), n_clusters=3, flagged=
                     Image.fromarray(heatmap_picture(photo_of(number), relevance, "a caption\nof two lines")).save(file)
     write_table(folder / "assignments.csv", ASSIGNMENTS, rows)
     write_table(folder / "receipts.csv", RECEIPTS, receipts)
+    np.save(folder / "concepts.npy", np.stack([concepts_of(number, n_clusters) for number in range(len(rows))]))
     clusters = [_cluster(folder, number, list(names), n_clusters) for number in range(n_clusters)]
     if flagged:
         clusters[0]["shortcut"] = None

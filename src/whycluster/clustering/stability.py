@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_limits
 from whycluster.clustering.lloyd import spherical_centroids, starts
 
 REFITS = 20
-STABLE, DOUBTFUL = 0.75, 0.6  # Hennig's limits: stable from the first on, and not to be trusted below the second
+STABLE, DOUBTFUL = 0.75, 0.6  # Hennig's limits: stable from the first on, and unstable below the second
 
 Refit = Callable[[np.ndarray, int], Callable[[np.ndarray], np.ndarray]]
 """Rows `(n, D)` and a seed `->` a function from rows to the clusters of a new fit, whose numbers need not match."""
@@ -115,9 +115,9 @@ def verdict(index: float) -> str:
 
     Example:
         >>> verdict(0.8), verdict(0.7), verdict(0.3)
-        ('stable', 'doubtful', 'not to be trusted')
+        ('stable', 'doubtful', 'unstable')
     """
     if np.isnan(index):
         return "not measured"
     index = round(index, 2)
-    return "stable" if index >= STABLE else "doubtful" if index >= DOUBTFUL else "not to be trusted"
+    return "stable" if index >= STABLE else "doubtful" if index >= DOUBTFUL else "unstable"

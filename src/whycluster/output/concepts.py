@@ -15,6 +15,7 @@ from whycluster.output.heatmaps import GAP, colour_scale, colours
 from whycluster.output.tensorboard import in_rows
 
 CONCEPT_PICTURES = "concepts"  # sub-folder of a run
+CONCEPT_RELEVANCE = "concepts.npy"  # of each channel for each image, in the order of the assignments
 TILE = 112  # side of a region in a picture, in pixels
 
 

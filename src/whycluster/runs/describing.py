@@ -18,11 +18,10 @@ from whycluster.explain.image_properties import file_properties
 from whycluster.explain.shortcuts import Sample, Shortcut, find_shortcuts
 from whycluster.files import write_json
 from whycluster.output.cluster_tables import CLUSTERS
-from whycluster.output.concepts import Region, region_of, write_concept
+from whycluster.output.concepts import CONCEPT_RELEVANCE, Region, region_of, write_concept
 from whycluster.output.explanations import GRID, assignments
 from whycluster.runs.folders import Run
 
-CONCEPT_RELEVANCE = "concepts.npy"
 SAMPLED = 4000  # images by which clusters are searched for shortcuts, of all clusters together
 MOST_SAMPLED, FEWEST_SAMPLED = 300, 30  # of one cluster
 FROM_TRAINING = ("stability", "verdict", "silhouette")  # of a cluster

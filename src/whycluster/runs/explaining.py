@@ -20,7 +20,7 @@ from whycluster.files import write_json
 from whycluster.heads import Beta
 from whycluster.lrp import Attention, Residual
 from whycluster.output.cluster_tables import CLUSTERS, about_table
-from whycluster.output.concepts import CONCEPT_PICTURES, show_concepts
+from whycluster.output.concepts import CONCEPT_PICTURES, CONCEPT_RELEVANCE, show_concepts
 from whycluster.output.console import say, short, show
 from whycluster.output.explanations import (
     ExplanationWriter,
@@ -34,7 +34,7 @@ from whycluster.output.report import FOLDER as SHEETS
 from whycluster.output.report import PAGE, write_report
 from whycluster.output.tables import ASSIGNMENTS, RECEIPTS, write_skipped, write_table
 from whycluster.runs.choosing_rules import AUTO, RuleChooser, rules_asked_for
-from whycluster.runs.describing import CONCEPT_RELEVANCE, describe
+from whycluster.runs.describing import describe
 from whycluster.runs.evaluate_sample import EVALUATION, evaluate_sample
 from whycluster.runs.folders import Run, asked, find_checkpoint
 from whycluster.runs.ranks import is_first, leave_group

@@ -24,7 +24,18 @@ BESIDE = ".report_sheets.part"  # what FOLDER is called until it is complete
 LARGEST = 25_000_000  # bytes of a page that holds its pictures
 MOST_IMAGES = 20_000  # that a page shows
 TEMPLATES = Path(__file__).with_name("page")
-SCRIPTS = ("base.js", "pictures.js", "parts.js", "overview.js", "cluster.js", "image.js", "main.js")
+SCRIPTS = (
+    "base.js",
+    "pictures.js",
+    "parts.js",
+    "concepts.js",
+    "help.js",
+    "overview.js",
+    "distances.js",
+    "cluster.js",
+    "image.js",
+    "main.js",
+)
 
 
 class Shown(NamedTuple):

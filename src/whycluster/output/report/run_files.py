@@ -14,9 +14,12 @@ from whycluster.explain import Target
 from whycluster.output.cluster_tables import CLUSTERS
 from whycluster.output.explanations import file_of
 from whycluster.output.moves import MOVES
+from whycluster.output.report.labels import unlike_most
 from whycluster.output.tables import path_in, read_table, text_in
 
 CARRIERS = 8  # images of a cluster that the page shows of those that may carry an artefact
+UNLIKE_MOST = 8  # images of a cluster that the page shows of those whose label is not that of most
+CLOSE = 0.05  # of the median discriminant: below, a share of it says nothing
 NUMBERS = {"cluster": int, "runner_up": int, "discriminant": float, "probability": float}  # columns of images
 TARGET = re.compile(r"assigned|runner_up|\d+(:\d+)?", re.ASCII)  # names of those that are explained
 NEEDED = (CLUSTERS, "assignments.csv", "receipts.csv", "heatmaps", "relevance")
@@ -37,7 +40,8 @@ class RunFiles:
         probability: of the cluster, `(N,)`.
         targets: names of what the run explains.
         target: which of them is shown of each image, `(N,)`.
-        held: which share of the discriminant explained arrived at the pixels, `(N,)`; NaN where there was none.
+        held: which share of the discriminant explained arrived at the pixels, `(N,)`; NaN where that is nearly 0.
+        row: which row of `assignments.csv` each image is, `(N,)`.
         moves: the content of `moves.json`; `None`: there is none.
     """
 
@@ -52,15 +56,25 @@ class RunFiles:
     targets: list[str]
     target: np.ndarray
     held: np.ndarray
+    row: np.ndarray
     moves: dict[str, Any] | None
 
     def file(self, kind: str, row: int) -> Path:
         """Returns the file of an image in `heatmaps` or `relevance`."""
         return file_of(self.folder, kind, Target(self.targets[self.target[row]]), len(self.targets), self.paths[row])
 
+    def members(self, cluster: int) -> np.ndarray:
+        """Returns the rows of the images of a cluster, the surest first."""
+        return np.arange(*np.searchsorted(self.cluster, [cluster, cluster + 1]))
+
+    def unlike_most(self, cluster: int) -> list[int]:
+        """Returns the rows of images whose label is not that of most of the cluster, the rarest label first."""
+        rows = self.members(cluster)
+        return rows[unlike_most([self.labels[row] for row in rows])].tolist()  # type: ignore[no-any-return]
+
     def subset(self, rows: np.ndarray) -> "RunFiles":
         """Returns the same with some of the images, in the order given."""
-        columns = ("cluster", "runner_up", "discriminant", "probability", "target", "held")
+        columns = ("cluster", "runner_up", "discriminant", "probability", "target", "held", "row")
         return RunFiles(
             self.folder,
             self.clusters,
@@ -95,12 +109,13 @@ def read_run(folder: Path) -> RunFiles:
     columns: dict[str, Any] = {name: np.array(column).astype(NUMBERS[name]) for name, column in numbers.items()}
     targets, target, held = _receipts(folder / "receipts.csv", paths, columns["cluster"], columns["runner_up"])
     moves = json.loads((folder / MOVES).read_text(encoding="utf-8")) if (folder / MOVES).exists() else None
-    found = RunFiles(folder, clusters, paths, labels, **columns, targets=targets, target=target, held=held, moves=moves)
+    shown: dict[str, Any] = {"targets": targets, "target": target, "held": held, "row": np.arange(len(paths))}
+    found = RunFiles(folder, clusters, paths, labels, **columns, **shown, moves=moves)
     return found.subset(np.lexsort((-found.discriminant, found.cluster)))
 
 
 def thinned(files: RunFiles, most: int) -> RunFiles:
-    """Keeps about so many images: all that `clusters.json` names, and an even sample of the others.
+    """Keeps about so many images: all that `clusters.json` names, those of rare labels, and an even sample of others.
 
     Args:
         files: of the run.
@@ -110,6 +125,8 @@ def thinned(files: RunFiles, most: int) -> RunFiles:
         return files
     named = {path for cluster in files.clusters for path in named_images(cluster)}
     kept = np.array([path in named for path in files.paths])
+    for cluster in files.clusters:
+        kept[files.unlike_most(cluster["cluster"])[:UNLIKE_MOST]] = True
     others = np.flatnonzero(~kept)
     kept[others[np.linspace(0, len(others) - 1, max(0, most - int(kept.sum()))).round().astype(int)]] = True
     return files.subset(np.flatnonzero(kept))
@@ -139,12 +156,14 @@ def _receipts(
 ) -> tuple[list[str], np.ndarray, np.ndarray]:
     """Reads targets, and of each image which of them is shown, and which share of its discriminant the pixels hold.
 
+    Where a discriminant is so near to 0 that the share would say nothing, it is NaN.
+
     Of many targets the one is shown that says why an image is in its cluster: against its runner-up, if pairs were
     explained.
     """
     place = {path: row for row, path in enumerate(paths)}
     targets: dict[str, int] = {}
-    shown, held = np.full(len(paths), -1), np.full(len(paths), np.nan)
+    shown, discriminants, pixels = np.full(len(paths), -1), np.zeros(len(paths)), np.zeros(len(paths))
     best = np.zeros(len(paths), int)
     for row in read_table(file):
         at, name = place.get(path_in(row["path"])), text_in(row["target"])
@@ -157,9 +176,10 @@ def _receipts(
         is_own = explained == str(clusters[at])
         fits = 3 if is_own and against in ("", str(runners_up[at])) else 2 if is_own else 1
         if fits > best[at]:
-            discriminant = float(row["discriminant"])
-            held[at] = float(row["pixels"]) / discriminant if discriminant else np.nan
+            discriminants[at], pixels[at] = float(row["discriminant"]), float(row["pixels"])
             shown[at], best[at] = number, fits
     if (shown < 0).any():
         raise UserError(f"{str(file)!r} has no row for {paths[int(shown.argmin())]!r}; the run has to be made again.")
-    return list(targets), shown, held
+    sizes = np.abs(discriminants)
+    close = sizes <= CLOSE * (np.median(sizes) if len(sizes) else 0)
+    return list(targets), shown, np.where(close, np.nan, pixels) / np.where(close, 1, discriminants)

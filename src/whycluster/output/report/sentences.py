@@ -1,76 +1,73 @@
 """What is known of a cluster, in sentences for people who are not of the field."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from whycluster.clustering.stability import DOUBTFUL, STABLE
+from whycluster.clustering.stability import DOUBTFUL, STABLE, verdict
+from whycluster.output.report.image_concepts import Departure
 
 RING = 2  # rows and columns at each border, of the mean heatmap
+EVEN = 0.1  # of the relevance: so much more or less of it at the border than in an even spread does not matter
 WEAK = 0.5  # of the discriminant
+HELD = ((0.25, "hardly"), (WEAK, "in part"), (0.8, "for the most part"))  # shares of the discriminant, up to which
+IN_FULL = "in full"  # what is above
 
 
 def about(cluster: Mapping[str, Any], n_images: int) -> str:
-    """Says what carries a cluster, and which cluster is nearest to it."""
-    size, shares = cluster["size"], [concept["share"] for concept in cluster["concepts"]]
+    """Says what carries a cluster, and which cluster is the second choice of most of its images."""
+    size, concepts = cluster["size"], cluster["concepts"]
     parts = [f"{size} of {n_images} images ({size / n_images:.0%})."]
-    if shares:
-        carried = f"Its {len(shares)} strongest concepts carry {sum(shares):.0%} of what speaks for it"
-        parts.append(f"{carried}, the strongest alone {shares[0]:.0%}: {_concentration(shares[0])}.")
+    if concepts:
+        parts.append(_carried([concept["share"] for concept in concepts], concepts[0]["channel"]))
     rivals = [contrast for contrast in cluster["contrasts"] if contrast["lost"]]
     if rivals:
         most = max(rivals, key=lambda contrast: contrast["lost"])
-        parts.append(f"Its nearest other cluster is mostly {most['rival']} ({most['lost']} of {size} images).")
+        parts.append(f"The second choice of most is cluster {most['rival']} ({most['lost']} of {size} images).")
     return " ".join(parts)
 
 
-def _concentration(share: float) -> str:
-    if share >= 0.5:
-        return "one feature decides, so look closely at what it shows"
-    return "a few features decide" if share >= 0.15 else "it rests on many features together"
+def _carried(shares: list[float], channel: int) -> str:
+    together = f"its {len(shares)} strongest concepts carry {sum(shares):.0%} of what speaks for it"
+    if shares[0] < 0.03:
+        return f"It rests on many features together: {together}."
+    alone = f"the strongest, concept {channel}, has {shares[0]:.0%}"
+    warning = ": one feature decides, so look closely at what it shows" if shares[0] >= 0.5 else ""
+    return f"{together.capitalize()}; {alone}{warning}."
 
 
-def labels_in(labels: Sequence[str]) -> str:
-    """Lists the known classes of the images of a cluster, most frequent first; empty where they have none."""
-    if not any(labels):
-        return ""
-    counts = sorted(Counter(labels).items(), key=lambda pair: (-pair[1], pair[0]))
-    named = [f"{count} “{label}”" if label else f"{count} without a label" for label, count in counts[:4]]
-    rest = sum(count for _, count in counts[4:])
-    more = f", and {rest} with others" if rest else ""
-    return f"{', '.join(named)}{more}"
-
-
-def stability(value: float | None) -> tuple[str, str]:
-    """Says in a word and in a sentence whether a cluster is found again in other samples of the images."""
+def stability(value: float | None) -> tuple[str, str, str]:
+    """Says whether a cluster is found again in other samples of the images: in a word, with numbers, in a sentence."""
     if value is None:
-        return (
-            "not measured",
-            "Whether this group would be found again in samples of the images it was trained on was not measured.",
+        unknown = (
+            "Whether this cluster would be found again in samples of the images it was trained on was not measured."
         )
-    clustered = "when random samples of the images it was trained on are clustered again"
-    again = f"overlap {value:.2f} on average, where 1 is the same group"
-    if round(value, 2) >= STABLE:
-        return "stable", f"Stable: {clustered}, this group comes back ({again})."
-    if round(value, 2) >= DOUBTFUL:
-        return "doubtful", f"Doubtful: {clustered}, this group comes back only in part ({again})."
-    return (
-        "not to be trusted",
-        f"Not to be trusted: {clustered}, this group comes out differently ({again}).",
-    )
+        return "not measured", "stability not measured", unknown
+    word, limit = verdict(value), "doubtful" if round(value, 2) < DOUBTFUL else "stable"
+    badge = f"{word}: {value:.2f} of it came back ({limit} from {DOUBTFUL if limit == 'doubtful' else STABLE})"
+    clustered = "when random samples of the images it was trained on are clustered again, this cluster"
+    comes = {"stable": "comes back", "doubtful": "comes back only in part", "unstable": "comes out differently"}[word]
+    again = f"overlap {value:.2f} on average, where 1 is the same cluster"
+    limits = f"From {STABLE} on a cluster is called stable, below {DOUBTFUL} unstable."
+    return word, badge, f"{word.capitalize()}: {clustered} {comes} ({again}). {limits}"
+
+
+def held_in_words(held: float) -> str:
+    """Says in words which share of the decision the heatmap holds."""
+    return next((word for below, word in HELD if held < below), IN_FULL)
 
 
 def receipts(held: np.ndarray) -> str:
-    """Says how much of the decision the heatmaps of a cluster account for, given each image's share at the pixels."""
+    """Says how much of the decision the heatmaps of a cluster hold, given each image's share at the pixels."""
     known = held[np.isfinite(held)]
     if not len(known):
-        return "How much of the decision the heatmaps account for is not known."
+        return "All decisions are too close to say how much of them the heatmaps hold."
     median, weak = float(np.median(known)), int((known < WEAK).sum())
     rest = "the rest comes from" if median <= 1 else "what is above 100% is taken back by"
-    begin = f"In a typical image the red and blue of the heatmap add up to {median:.0%} of the decision; {rest} fixed "
-    begin += "numbers inside the network, which no pixel is responsible for. "
+    begin = f"The heatmap of a typical image holds the decision {held_in_words(median)}: red minus blue is "
+    begin += f"{median:.0%} of the lead over the second choice; {rest} fixed numbers inside the network, which no "
+    begin += "pixel is responsible for. "
     if not weak:
         return begin + "In no image is it less than half."
     return begin + f"In {weak} of {len(known)} images it is less than half: trust those heatmaps less."
@@ -84,6 +81,22 @@ def places(shares: list[list[float]] | None) -> str:
     inner = (slice(RING, -RING),) * 2
     area = 1 - positive[inner].size / positive.size
     border = 1 - float(positive[inner].sum() / positive.sum()) if positive.sum() else 0.0
-    more = "More than if it were spread evenly: is it the background, a frame, or a mark?"
-    verdict = more if border > area else "So the border does not decide."
-    return f"{border:.0%} of what speaks for the group lies in the outer {area:.0%} of the image. {verdict}"
+    said = f"{border:.0%} of what speaks for the cluster lies in the outer {area:.0%} of the image: "
+    if abs(border - area) <= EVEN:
+        return said + "about evenly spread."
+    if border < area:
+        return said + "it lies more in the middle."
+    return said + "more than if it were spread evenly. Is it the background, a frame, or a mark?"
+
+
+def departures(found: Sequence[Departure]) -> str:
+    """Says in which concepts an image differs from the others of its cluster, largest difference first."""
+    by_word: dict[str, list[int]] = {}
+    for one in found:
+        word = "for it more" if one.image > one.cluster else "against it" if one.image < 0 else "for it less"
+        by_word.setdefault(word, []).append(one.channel)
+    parts = [
+        f"concept{'s' if len(channels) > 1 else ''} {' and '.join(map(str, channels))} {word}"
+        for word, channels in by_word.items()
+    ]
+    return f"unlike in the others, {', '.join(parts)}"

@@ -26,10 +26,18 @@ const shown = (row) => el("bdi", {}, nameOf(row));
 
 const percent = (share) => (share === null ? "unknown" : `${Math.round(100 * share)}%`);
 const number = (value) => (value === null ? "unknown" : String(Number(value.toPrecision(2))));
+// Numbers of one kind, with as many decimals as give the median of them two significant digits.
+function inScale(value, median) {
+  const decimals = median > 0 ? Math.min(Math.max(1 - Math.floor(Math.log10(median)), 0), 20) : 2;
+  const shown = value.toFixed(decimals);
+  return value > 0 && Number(shown) === 0 ? `less than ${(10 ** -decimals).toFixed(decimals)}` : shown;
+}
+const lead = (value) => (value === null ? "unknown" : inScale(value, data.limits.lead));
+const apart = (value) => (value === null ? "unknown" : inScale(value, data.limits.distance));
 const count = (n, noun) => `${n.toLocaleString("en")} ${noun}${n === 1 ? "" : "s"}`;
 
 // What the address asks for; what it should not hold is left out.
-const WORDS = { view: ["distances"], sort: ["doubtful", "name"], only: ["weak", "rival"] };
+const WORDS = { view: ["distances", "help"], sort: ["doubtful", "name"], only: ["weak", "rival"], part: ["outliers", "labels", "contrast"] };
 function state() {
   const asked = new URLSearchParams(location.hash.slice(1));
   const whole = (name, known) => {
@@ -45,6 +53,7 @@ function state() {
     q: asked.get("q") || null,
     sort: word("sort"),
     only: word("only"),
+    part: word("part"),
     page: whole("page", (value) => value > 0),
   };
   if (found.rival === found.cluster) found.rival = null;

@@ -22,9 +22,9 @@ function rivalPart(cluster, asked) {
     el("h2", {}, `What sets cluster ${cluster.cluster} apart from another one?`),
     el("div", { class: "tools" }, el("label", {}, "Compare with", el("select", { class: "rivals", onchange: chosen }, options)),
       el("a", { href: link({ cluster: cluster.cluster, only: "rival", rival, sort: "doubtful" }) }, `images whose second choice is ${rival}`), clusterLink(rival, `open cluster ${rival}`)),
-    el("p", {}, `Their means lie ${number(ours.distance)} apart${between()}. ${counted}`),
-    el("h3", {}, `What decides for ${cluster.cluster} and against ${rival}`), conceptList("h4", ours.concepts.slice(0, 3), cluster.cluster, rival),
-    theirs ? [el("h3", {}, `What decides for ${rival} and against ${cluster.cluster}`), conceptList("h4", theirs.concepts.slice(0, 3), rival, cluster.cluster)] : null);
+    el("p", {}, `Their means lie ${apart(ours.distance)} apart; the median distance of two clusters is ${apart(data.limits.distance)}. ${counted}`),
+    el("h3", {}, `What decides for ${cluster.cluster} and against ${rival}`), conceptList("h4", `cluster ${cluster.cluster} here`, ours.concepts.slice(0, 3), cluster.cluster, rival),
+    theirs ? [el("h3", {}, `What decides for ${rival} and against ${cluster.cluster}`), conceptList("h4", `cluster ${rival} here`, theirs.concepts.slice(0, 3), rival, cluster.cluster)] : null);
 }
 
 function galleryPart(cluster, asked) {
@@ -41,10 +41,30 @@ function galleryPart(cluster, asked) {
   if (asked.rival !== null) filters.push(["rival", `second choice is ${asked.rival}`]);
   const filter = (event) => go({ ...state(), q: event.target.value, page: null }, "gallery", true);
   return el("section", { id: "gallery" }, el("h2", {}, "All images"),
-    tools({ more: [choice("Order", "sort", [["", "surest first"], ["doubtful", "least sure first"], ["name", "by name"]]), choice("Show", "only", filters),
-      el("label", {}, "Name has", el("input", { type: "search", class: "filter", value: asked.q ?? "", oninput: filter }))] }),
+    el("div", { class: "tools" }, choice("Order", "sort", [["", "surest first"], ["doubtful", "least sure first"], ["name", "by name"]]), choice("Show", "only", filters),
+      el("label", {}, "Find in this cluster", el("input", { type: "search", class: "filter", value: asked.q ?? "", oninput: filter }))),
     el("p", { class: "note count" }, `${count(rows.length, "image")} of ${members.get(cluster.cluster).length}.${shownOnly()}`),
-    paged(rows, asked, (row) => `leads ${images.runner_up[row]} by ${number(images.discriminant[row])}`));
+    paged(rows, asked, (row) => `leads ${images.runner_up[row]} by ${lead(images.discriminant[row])}`));
+}
+
+// The images that may not belong: by their concepts, by their labels, and by their leads.
+function outliersPart(cluster) {
+  const here = { cluster: cluster.cluster };
+  const { unlike, fewest } = data.limits;
+  const note = (row, at) => `unusualness ${number(cluster.scores[at])}${cluster.departures[at] ? `: ${cluster.departures[at].text}` : ""}`;
+  const none = cluster.size < fewest ? "There are too few images to tell." : `None found by this test (unusualness above ${unlike}).`;
+  const other = cluster.unlike;
+  const more = other.n > other.images.length ? ` The ${other.images.length} of the rarest labels:` : "";
+  return el("section", { id: "outliers" },
+    el("h2", {}, "Which images may not belong"),
+    cluster.outliers.length
+      ? [el("p", {}, `What speaks for and against these are other concepts than for the rest of the cluster. An unusualness of 0 is usual; above ${unlike} an image is listed.`), tiles(cluster.outliers, here, note)]
+      : el("p", { class: "muted" }, none),
+    other.n
+      ? [el("h3", { id: "labels" }, "Other label than most"), el("p", { class: "note" }, `Most of the cluster are “${visible(other.most)}”, and ${count(other.n, "image")} not.${more}`),
+        tiles(other.images, here, (row, at) => (row < 0 ? "" : labelCount(row, other.counts[at], cluster)))]
+      : null,
+    el("h3", {}, "Closest decisions"), el("p", { class: "note" }, `A small change would put these into their second choice. ${usualLead()}`), tiles(cluster.borderline, here, (row) => `leads ${images.runner_up[row]} by ${lead(images.discriminant[row])}`));
 }
 
 function clusterView(asked) {
@@ -52,23 +72,19 @@ function clusterView(asked) {
   const here = { cluster: cluster.cluster };
   const at = numbers.indexOf(cluster.cluster);
   const step = (to, text) => (to >= 0 && to < numbers.length ? clusterLink(numbers[to], text) : null);
-  const outliers = cluster.outliers.length
-    ? [el("p", {}, `These are in the group for other reasons than the rest of it: other concepts carry them. An unusualness above ${data.limits.unlike} is listed.`), tiles(cluster.outliers, here, (row, n) => `unusualness ${number(cluster.scores[n])}`)]
-    : el("p", { class: "muted" }, cluster.size < data.limits.fewest ? "There are too few images to tell." : "None: no image is in the group for quite other reasons than the rest.");
   return [
     el("div", { class: "tools" }, step(at - 1, "← previous cluster"), step(at + 1, "next cluster →")),
     el("h1", {}, `Cluster ${cluster.cluster}`), el("p", {}, badge(cluster), " ", flag(cluster)), warning(cluster),
     el("p", { class: "about" }, cluster.about), cluster.labels ? el("p", {}, `Labels of these images: ${visible(cluster.labels)}.`) : null, el("p", {}, cluster.trust),
-    el("section", {}, tools(),
-    el("h2", {}, "Typical images"), el("p", { class: "note" }, "Nearest to the middle of the group."), tiles(cluster.prototypes, here, (row) => `second choice ${images.runner_up[row]}`),
+    heatBar(),
+    el("h2", {}, "Typical images"), el("p", { class: "note" }, "Nearest to the middle of the cluster."), tiles(cluster.prototypes, here, (row) => `second choice ${images.runner_up[row]}`),
     el("h2", {}, "What it is about: the strongest concepts"),
-    el("p", { class: "note" }, "Regions where each concept is strongest in this group; below each, in red, what exactly in it speaks for the group. A concept is what the network has learnt to see, and has no name."),
-    conceptList("h3", cluster.concepts, cluster.cluster),
+    el("p", { class: "note" }, "Regions where each concept is strongest in this cluster; below each, in red, what exactly in it speaks for the cluster. A concept is what the network has learnt to see, and has no name."),
+    conceptList("h3", `cluster ${cluster.cluster}`, cluster.concepts, cluster.cluster),
     rivalPart(cluster, asked),
-    el("h2", {}, "Images that may not belong"), outliers,
-    el("h3", {}, "Closest decisions"), el("p", { class: "note" }, "A small change would put these into the other cluster."), tiles(cluster.borderline, here, (row) => `leads ${images.runner_up[row]} by ${number(images.discriminant[row])}`),
+    outliersPart(cluster),
     el("h2", {}, "Can the heatmaps be trusted here?"), el("p", {}, cluster.receipts),
-    cluster.places >= 0 ? el("div", { class: "places" }, placesOf(cluster), el("div", {}, el("p", {}, "Where in the images the relevance lies, on average over the group."), el("p", {}, cluster.border))) : null),
+    cluster.places >= 0 ? el("div", { class: "places" }, placesOf(cluster), el("div", {}, el("p", {}, "Where in the images the relevance lies, on average over the cluster. ", legend()), el("p", {}, cluster.border))) : null,
     galleryPart(cluster, asked),
   ];
 }

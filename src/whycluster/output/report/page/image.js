@@ -1,18 +1,18 @@
 
 // The view of an image.
 function decision(row) {
-  const cluster = clusters.get(images.cluster[row]);
-  const ratio = cluster.margin ? images.discriminant[row] / cluster.margin : 1;
-  const word = ratio < 0.25 ? "a close decision" : ratio < 0.75 ? "less clear than usual here" : ratio < 1.5 ? "about as clear as usual here" : "a clear decision";
-  return `Cluster ${images.cluster[row]} leads cluster ${images.runner_up[row]} by ${number(images.discriminant[row])}; the average lead in this cluster is ${number(cluster.margin)}: ${word}.`;
+  const ratio = data.limits.lead ? images.discriminant[row] / data.limits.lead : 1;
+  const word = ratio < 0.25 ? "a close decision" : ratio < 0.75 ? "less clear than usual" : ratio < 1.5 ? "about as clear as usual" : "a clear decision";
+  return `Cluster ${images.cluster[row]} leads cluster ${images.runner_up[row]} by ${lead(images.discriminant[row])}: ${word}. ${usualLead()}`;
 }
-function receipt(row) {
+function receipt(row, isOwn) {
   const held = images.held[row];
-  if (held === null) return "How much of the decision the heatmap accounts for is not known.";
-  const begin = `The red and blue of the heatmap add up to ${percent(held)} of the decision. `;
-  if (held < 0) return begin + "All in all the pixels speak against it: fixed numbers inside the network, or what the image lacks, put it here. Do not read the red parts as the reason.";
+  if (held === null) return "The decision is too close to call for a percentage.";
+  if (held < 0) return `Not at all (${percent(held)}): all in all the pixels speak against it, and fixed numbers inside the network, or what the image lacks, decide. Do not read the red parts as the reason.`;
+  const word = data.limits.held.find(([below]) => held < below)?.[1] ?? data.limits.in_full;
+  const begin = `${word[0].toUpperCase()}${word.slice(1)}: red minus blue is ${percent(held)} of ${isOwn ? "the lead" : "what is explained"}. `;
   if (held < data.limits.weak) return begin + "The rest lies in fixed numbers inside the network, which stand for what the image lacks as well. The heatmap tells only part of the story.";
-  return begin + (held > 1.05 ? "That is more than all of it, as fixed numbers inside the network speak against it." : held < 0.8 ? "So it shows most of the reason." : "So it shows nearly the whole reason.");
+  return begin + (held > 1.05 ? "Fixed numbers inside the network take back what is above 100%." : "The rest lies in fixed numbers inside the network.");
 }
 
 // A large picture: from the file in heatmaps/ beside the page, or else what the page itself holds.
@@ -38,25 +38,43 @@ function imageView(asked) {
   const rows = neighbours(asked);
   const at = rows.indexOf(row);
   const step = (to, text) => (to >= 0 && to < rows.length ? el("a", { href: link({ ...asked, image: rows[to] }) }, text) : null);
-  const contrast = cluster.contrasts.find((one) => one.rival === rival);
   const outlier = cluster.outliers.indexOf(row);
+  const unusual = cluster.departures[outlier];
   const asks = data.targets[images.target[row]];
+  const isOwn = asks === "assigned" || asks === String(own);
   return [
     el("div", { class: "tools" }, el("a", { href: link(above(asked)) }, asked.cluster === null && asked.q ? "↑ search" : `↑ cluster ${own}`),
       step(at - 1, "← previous image"), step(at + 1, "next image →"), at >= 0 ? el("span", { class: "muted" }, `${at + 1} of ${rows.length}`) : null),
     el("h1", {}, shown(row)),
     el("p", {}, "In ", clusterLink(own), `, second choice `, clusterLink(rival), "."),
-    tools({ target: asks }),
-    asks === "assigned" || asks === String(own) ? null : el("p", { class: "note" }, `The heatmap of this run explains ${question(asks)}.`),
-    el("div", { class: "large" },
-      el("figure", {}, largePicture(row, 0), el("figcaption", {}, "The image as the network saw it, and where the reasons lie.")),
-      el("figure", {}, largePicture(row, 1), el("figcaption", {}, "The heatmap alone, pixel by pixel."))),
-    el("h2", {}, `Why cluster ${own} and not ${rival}?`),
-    el("p", {}, decision(row)),
-    el("dl", {}, el("dt", {}, "Probability"), el("dd", {}, `${percent(images.probability[row])}, a soft reading of the distances to all clusters`),
-      el("dt", {}, "Accounted for"), el("dd", {}, receipt(row)),
-      images.label[row] ? [el("dt", {}, "Label"), el("dd", {}, el("bdi", {}, visible(images.label[row])))] : null,
-      outlier >= 0 ? [el("dt", {}, "Unusual"), el("dd", {}, "It is in the cluster for other reasons than the rest of it.")] : null),
-    contrast ? [el("h3", {}, `What decides between the two, for cluster ${own} as a whole`), conceptList("h4", contrast.concepts.slice(0, 3), own, rival)] : null,
+    heatBar(row),
+    isOwn ? null : el("p", { class: "note" }, `The heatmap of this run explains ${question(row)}.`),
+    el("div", { class: "image" },
+      el("div", { class: "large" },
+        el("figure", {}, largePicture(row, 0), el("figcaption", {}, "The image as the network saw it, and where the reasons lie.")),
+        el("figure", {}, largePicture(row, 1), el("figcaption", {}, "The heatmap alone, pixel by pixel."))),
+      el("div", {},
+        el("h2", {}, `What speaks for cluster ${own} rather than ${rival}?`),
+        el("p", {}, decision(row)),
+        el("dl", {}, el("dt", {}, "Held by the heatmap"), el("dd", {}, receipt(row, isOwn)),
+          el("dt", {}, "Probability"), el("dd", {}, `${percent(images.probability[row])}: a soft reading of the distances to all clusters, and not the chance of being right`),
+          images.label[row] ? [el("dt", {}, "Label"), el("dd", {}, el("bdi", {}, visible(images.label[row])))] : null,
+          outlier >= 0 ? [el("dt", {}, "Unusual"), el("dd", {}, `Unusualness ${number(cluster.scores[outlier])}, where 0 is usual and above ${data.limits.unlike} is listed${unusual ? `: ${unusual.text}` : ""}.`)] : null))),
+    reasons(row, cluster, rival, unusual),
+  ];
+}
+
+// The concepts of an image beside those of its cluster.
+function reasons(row, cluster, rival, unusual) {
+  const one = conceptsOf(row), name = `cluster ${cluster.cluster}`;
+  const unlike = (unusual?.channels ?? []).map((channel) => [channel, seen(channel, cluster.cluster)]).filter(([, found]) => found);
+  const rivals = cluster.contrasts.some((contrast) => contrast.rival === rival);
+  return [
+    el("h2", {}, "Which concepts carry it"),
+    el("div", { class: "two" },
+      one.length ? el("div", {}, el("h3", {}, "This image"), conceptList("h4", `${name} here`, one, cluster.cluster)) : null,
+      el("div", {}, el("h3", {}, `${name[0].toUpperCase()}${name.slice(1)} as a whole`), conceptList("h4", name, cluster.concepts.slice(0, 3), cluster.cluster))),
+    unlike.length ? [el("h3", {}, "Unlike the rest of the cluster in"), el("ul", { class: "concepts" }, unlike.map(([channel, found]) => conceptPart("h4", channel, "", found, cluster.cluster)))] : null,
+    rivals ? el("p", {}, el("a", { href: link({ cluster: cluster.cluster, rival, part: "contrast" }) }, `What sets ${name} apart from cluster ${rival}`)) : null,
   ];
 }

@@ -18,7 +18,7 @@ function above(asked) {
 
 // Goes to another state; `part`: the only part of the view that changes, `quietly`: without a step in the history.
 function go(wanted, part = null, quietly = false) {
-  history[quietly ? "replaceState" : "pushState"](null, "", link(wanted));
+  history[quietly ? "replaceState" : "pushState"](null, "", link({ ...wanted, part: null }));
   if (part) renderPart(part);
   else render();
 }
@@ -27,6 +27,7 @@ function view(asked) {
   if (asked.image !== null) return imageView(asked);
   if (asked.cluster !== null) return clusterView(asked);
   if (asked.view === "distances") return distancesView();
+  if (asked.view === "help") return helpView();
   return asked.q ? searchView(asked) : overviewView();
 }
 
@@ -41,19 +42,21 @@ function render() {
   near.disconnect();
   main.replaceChildren(...view(asked).flat(3).filter((part) => part !== null && part !== ""));
   const heading = main.querySelector("h1");
-  heading.tabIndex = -1;
+  const part = asked.part !== null && (byLink || drawnFor === null) ? document.getElementById(asked.part) : null;
+  for (const one of [heading, part]) one?.setAttribute("tabindex", -1);
   document.title = heading.textContent;
   announce(main);
-  for (const [id, current] of [["to-overview", asked.view === null && asked.image === null && asked.cluster === null && !asked.q], ["to-distances", asked.view === "distances"]]) {
+  for (const [id, current] of [["to-overview", asked.view === null && asked.image === null && asked.cluster === null && !asked.q], ["to-distances", asked.view === "distances"], ["to-help", asked.view === "help"]]) {
     if (current) document.getElementById(id).setAttribute("aria-current", "page");
     else document.getElementById(id).removeAttribute("aria-current");
   }
   if (document.activeElement !== search) {
     search.value = asked.cluster === null ? asked.q ?? "" : "";
-    if (drawnFor !== null) heading.focus({ preventScroll: true });
+    if (drawnFor !== null) (part ?? heading).focus({ preventScroll: true });
   }
   scrollTo(0, byLink ? 0 : scrolled.get(location.hash) ?? 0);
   if (byLink && (asked.page !== null || asked.only !== null)) document.getElementById("gallery")?.scrollIntoView();
+  part?.scrollIntoView();
   drawnFor = location.hash;
   byLink = false;
 }

@@ -2,31 +2,33 @@
 // Parts that several views have.
 const PAGE = 48; // images of a gallery that are shown at once
 
-const goodness = { stable: "good", doubtful: "doubtful", "not to be trusted": "bad", "not measured": "unknown" };
-const badge = (cluster) => el("span", { class: `badge ${goodness[cluster.word]}` }, cluster.word === "not measured" ? "stability not measured" : cluster.word);
+// A sentence with links in it: texts, and texts with the state that they lead to.
+const sentence = (parts) => parts.map((part) => (typeof part === "string" ? visible(part) : el("a", { href: link(part.to) }, visible(part.text))));
+
+const goodness = { stable: "good", doubtful: "doubtful", "unstable": "bad", "not measured": "unknown" };
+const badge = (cluster) => el("span", { class: `badge ${goodness[cluster.word]}` }, cluster.badge);
 const flag = (cluster) => (cluster.shortcut ? el("span", { class: "badge flag" }, "possible shortcut") : null);
 
-// What red speaks for: of one target, or, without a name, of all targets of the run.
-function question(name = data.targets.length > 1 ? null : data.targets[0]) {
-  if (name === null && !data.targets[0].includes(":")) return "the group";
-  if (name === null) return `group ${data.targets[0].split(":")[0]} rather than another`;
-  if (name === "assigned") return "the group";
-  if (name === "runner_up") return "the second nearest group";
-  const [explained, against] = name.split(":");
-  return `group ${explained}${against ? ` rather than ${against}` : ""}`;
+// What red speaks for: in all heatmaps of the run, or in that of an image.
+function question(row = null) {
+  const target = row !== null ? data.targets[images.target[row]] : data.targets.length > 1 ? null : data.targets[0];
+  if (target === null) return data.targets[0].includes(":") ? `cluster ${data.targets[0].split(":")[0]} rather than another` : "the image's cluster rather than others";
+  if (target === "assigned") return row === null ? "the image's cluster rather than its second choice" : `cluster ${images.cluster[row]} rather than ${images.runner_up[row]}`;
+  if (target === "runner_up") return row === null ? "the second choice of the image" : `cluster ${images.runner_up[row]}, the second choice`;
+  const [explained, against] = target.split(":");
+  return `cluster ${explained}${against ? ` rather than ${against}` : ""}`;
 }
-const legend = (name) =>
-  el("span", { class: "legend" }, el("span", { class: "swatch red" }), `speaks for ${question(name)}`, el("span", { class: "swatch blue" }), "against it");
+const legend = (row) =>
+  el("span", { class: "legend" }, el("span", { class: "swatch red" }), `Red speaks for ${question(row)}, `, el("span", { class: "swatch blue" }), "blue against.");
 
 function slider() {
   const now = document.documentElement.style.getPropertyValue("--heat") || "0.5";
   const moved = (event) => {
     document.documentElement.style.setProperty("--heat", event.target.value);
-    for (const other of document.querySelectorAll(".opacity")) other.value = event.target.value;
   };
-  return el("label", {}, "Heatmap", el("input", { type: "range", min: 0, max: 1, step: 0.05, value: now, class: "opacity", oninput: moved }));
+  return el("label", {}, "photo", el("input", { type: "range", min: 0, max: 1, step: 0.05, value: now, class: "opacity", "aria-label": "How much of the heatmap lies over the photo", oninput: moved }), "heatmap");
 }
-const tools = ({ target, more } = {}) => el("div", { class: "tools sticky" }, slider(), legend(target), more);
+const heatBar = (row) => el("div", { class: "tools sticky" }, slider(), legend(row));
 
 // Tiles of images that link to their views; `note` says something of each.
 function tiles(rows, where, note, heated = true) {
@@ -50,47 +52,9 @@ function warning(cluster) {
     further.length ? el("details", {}, el("summary", {}, "What else was measured"), el("ul", {}, further.map((line) => el("li", {}, visible(line))))) : null);
 }
 
-// The crops of a channel: of this cluster, or else of another one where it is among the strongest.
-function seen(channel, ...wanted) {
-  for (const one of [...wanted, ...numbers]) {
-    const concept = clusters.get(one)?.concepts.find((each) => each.channel === channel);
-    if (concept?.crops.some((slot) => slot >= 0)) return { concept, cluster: one };
-  }
-  return null;
-}
-function crops(channel, found, heat, most = 6) {
-  const { concept } = found;
-  return concept.crops.slice(0, most).map((slot, at) => {
-    const name = concept.images[at] < 0 ? "an image" : nameOf(concept.images[at]);
-    const label = `region of ${name} where concept ${channel} is strongest${heat ? ", with the heatmap of this concept alone" : ""}`;
-    return picture(label, slot, "crops", heat && "crop_heatmaps", heat ? "full" : "");
-  });
-}
-
-// A concept with its share; `own` are the clusters whose images are shown first.
-function conceptPart(heading, channel, share, ...own) {
-  const found = seen(channel, ...own);
-  const elsewhere = found && !own.slice(0, 1).includes(found.cluster) ? `as seen in cluster ${found.cluster}` : "";
-  return el("li", { class: "concept" },
-    el(heading, {}, `concept ${channel} `, el("span", { class: "note" }, `${(100 * share).toFixed(1)}% of what speaks for it`)),
-    found
-      ? [el("div", { class: "crops" }, crops(channel, found, false), crops(channel, found, true)), el("p", { class: "note" }, elsewhere)]
-      : el("p", { class: "note" }, "No examples: it is not among the strongest concepts of any one cluster."));
-}
-const conceptList = (heading, concepts, ...own) =>
-  concepts.length
-    ? el("ul", { class: "concepts" }, concepts.map(({ channel, share }) => conceptPart(heading, channel, share, ...own)))
-    : el("p", { class: "muted" }, "No concept speaks for it.");
-
 const shownOnly = () => (images.path.length < data.n_images ? ` The page shows ${images.path.length.toLocaleString("en")} of ${data.n_images.toLocaleString("en")} images.` : "");
 
-// The smallest and the largest distance of two clusters.
-const distances = () =>
-  data.clusters.flatMap((one) => one.contrasts).reduce(([least, most], { distance }) => [Math.min(least, distance), Math.max(most, distance)], [Infinity, -Infinity]);
-function between() {
-  const [least, most] = distances();
-  return least < most ? `, where the nearest two clusters of all lie ${number(least)} and the farthest ${number(most)} apart` : "";
-}
+const usualLead = () => `The median lead of all images is ${lead(data.limits.lead)}.`;
 
 // A name is found as it is shown, as it is, and however its accents are written.
 const folded = (text) => text.normalize("NFC").toLowerCase();

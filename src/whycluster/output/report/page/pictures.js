@@ -28,16 +28,21 @@ function draw(canvas, kind, slot) {
 }
 
 const waiting = new WeakMap(); // picture -> what draws it
+function drawNow(picture) {
+  near.unobserve(picture);
+  const drawing = waiting.get(picture);
+  waiting.delete(picture);
+  drawing?.().catch(() => picture.append(el("span", { class: "gone" }, "picture is missing")));
+}
 const near = new IntersectionObserver(
   (entries) => {
-    for (const { isIntersecting, target } of entries) {
-      if (!isIntersecting) continue;
-      near.unobserve(target);
-      waiting.get(target)().catch(() => target.append(el("span", { class: "gone" }, "picture is missing")));
-    }
+    for (const { isIntersecting, target } of entries) if (isIntersecting) drawNow(target);
   },
   { rootMargin: "500px" },
 );
+addEventListener("beforeprint", () => {
+  for (const picture of document.querySelectorAll(".picture")) drawNow(picture);
+});
 function whenNear(picture, drawing) {
   waiting.set(picture, drawing);
   near.observe(picture);
