@@ -211,6 +211,13 @@ def test_a_link_leads_below_the_bars_to_the_section_that_it_speaks_of(opened):
     assert page.evaluate("location.hash") == "#cluster=0&rival=2&sort=name"
 
 
+def test_the_next_images_are_shown_and_not_the_section_that_one_came_for(opened):
+    page = opened("#cluster=0&part=outliers")
+    page.get_by_role("link", name="next →").click()
+    assert page.evaluate("location.hash") == "#cluster=0&page=2"
+    assert 0 < page.evaluate("document.querySelector('#gallery h2').getBoundingClientRect().top") < 400
+
+
 def test_a_region_of_a_concept_leads_to_its_image(opened):
     page = opened("#cluster=1")
     region = page.locator(".concept .crops a").first
@@ -225,7 +232,8 @@ def test_an_image_has_concepts_of_its_own_beside_those_of_its_cluster(opened_run
     page = opened_run("#image=3", names)  # 00.jpg, the least sure of its cluster
     assert heading(page) == "00.jpg"
     image, cluster = page.locator(".two > div").all()
-    assert "These 3 concepts are 100%" in image.inner_text()
+    assert "These 3 concepts are 100% of what speaks for cluster 0 here." in image.inner_text()
+    assert "These 2 concepts are 80% of what speaks for cluster 0; the rest is spread" in cluster.inner_text()
     assert image.locator("h4").all_text_contents() == ["concept 20 60.0%", "concept 10 10.0%"]
     assert "No examples of concept 77 (30.0%)" in image.inner_text()
     assert cluster.locator("h4").all_text_contents() == ["concept 10 60.0%", "concept 20 20.0%"]

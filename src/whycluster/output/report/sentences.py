@@ -49,8 +49,7 @@ def stability(value: float | None) -> tuple[str, str, str]:
     clustered = "when random samples of the images it was trained on are clustered again, this cluster"
     comes = {"stable": "comes back", "doubtful": "comes back only in part", "unstable": "comes out differently"}[word]
     again = f"overlap {value:.2f} on average, where 1 is the same cluster"
-    limits = f"From {STABLE} on a cluster is called stable, below {DOUBTFUL} unstable."
-    return word, badge, f"{word.capitalize()}: {clustered} {comes} ({again}). {limits}"
+    return word, badge, f"{word.capitalize()}: {clustered} {comes} ({again})."
 
 
 def held_in_words(held: float) -> str:

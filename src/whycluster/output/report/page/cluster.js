@@ -37,7 +37,7 @@ function galleryPart(cluster, asked) {
     });
     return el("label", {}, label, el("select", { class: name, onchange: (event) => go({ ...state(), [name]: event.target.value, page: null }, "gallery") }, made));
   };
-  const filters = [["", "all"], ["weak", "heatmap accounts for less than half"]];
+  const filters = [["", "all"], ["weak", "heatmap holds less than half"]];
   if (asked.rival !== null) filters.push(["rival", `second choice is ${asked.rival}`]);
   const filter = (event) => go({ ...state(), q: event.target.value, page: null }, "gallery", true);
   return el("section", { id: "gallery" }, el("h2", {}, "All images"),

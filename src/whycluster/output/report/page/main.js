@@ -42,7 +42,7 @@ function render() {
   near.disconnect();
   main.replaceChildren(...view(asked).flat(3).filter((part) => part !== null && part !== ""));
   const heading = main.querySelector("h1");
-  const part = asked.part !== null && (byLink || drawnFor === null) ? document.getElementById(asked.part) : null;
+  const part = asked.part !== null && (byLink || !scrolled.has(location.hash)) ? document.getElementById(asked.part) : null;
   for (const one of [heading, part]) one?.setAttribute("tabindex", -1);
   document.title = heading.textContent;
   announce(main);

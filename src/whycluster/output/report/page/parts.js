@@ -78,8 +78,8 @@ function rowsOf(asked) {
 function paged(rows, asked, note) {
   const last = Math.max(1, Math.ceil(rows.length / PAGE));
   const page = Math.min(asked.page ?? 1, last);
-  const turn = (to, text) => (to < 1 || to > last ? null : el("a", { href: link({ ...asked, image: null, page: to === 1 ? null : to }) }, text));
-  const { view, image, ...where } = asked;
+  const { image, part, ...where } = asked;
+  const turn = (to, text) => (to < 1 || to > last ? null : el("a", { href: link({ ...where, page: to === 1 ? null : to }) }, text));
   return [
     rows.length ? tiles(rows.slice((page - 1) * PAGE, page * PAGE), where, note) : el("p", { class: "muted" }, "No image is like that."),
     last > 1 ? el("div", { class: "pages" }, turn(page - 1, "← previous"), `page ${page} of ${last}`, turn(page + 1, "next →")) : null,
