@@ -291,9 +291,16 @@ def test_the_strongest_concepts_of_each_image_are_taken_from_its_row(run_of):
         expected = [10 + number % 3, 20, 77] if number % 4 else [20, 77, 10 + number % 3]
         assert channels == expected
         assert shares == [0.6, 0.3, 0.1]
-    outlier = content(run)["clusters"][0]["departures"][0]  # of 09.jpg
-    assert len(outlier["channels"]) == 3
-    assert outlier["text"].startswith("unlike in the others, concept")
+
+
+def test_in_which_concepts_an_outlier_differs_is_taken_from_its_row(run_of):
+    run = run_of()
+    clusters = json.loads((run / "clusters.json").read_text())
+    clusters[0]["outliers"] = [{"path": NAMES[0], "score": 4.5}]
+    (run / "clusters.json").write_text(json.dumps(clusters))
+    write_report(run)
+    text = "concept 10 speaks for it less than usual, concept 5 against it, concept 20 for it more than usual"
+    assert content(run)["clusters"][0]["departures"] == [{"text": text, "channels": [10, 5, 20]}]
 
 
 @pytest.mark.parametrize("change", ["gone", "damaged", "of other images"])

@@ -204,7 +204,7 @@ def test_a_link_leads_below_the_bars_to_the_section_that_it_speaks_of(opened):
     assert page.evaluate("location.hash") == "#cluster=0&part=outliers"
     bars = page.evaluate("document.querySelector('.sticky').getBoundingClientRect().bottom")
     assert bars < top_of("#outliers") < 400
-    assert "unlike in the others, concept" in page.locator("#outliers .tile").first.inner_text()
+    assert "unusualness 4.5: concept" in page.locator("#outliers .tile").first.inner_text()
     page = opened("#cluster=0&rival=2&part=contrast")
     assert bars < top_of("#contrast") < 400
     page.locator("select.sort").select_option("name")

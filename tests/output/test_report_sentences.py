@@ -93,4 +93,6 @@ def test_that_a_cluster_rests_on_many_features_is_said_where_it_does():
 def test_in_what_an_image_differs_from_its_cluster():
     found = [Departure(121, -0.8, -0.1), Departure(5, 0.1, 0.4), Departure(8, 0.0, 0.3), Departure(3, 0.5, 0.1)]
     said = sentences.departures(found)
-    assert said == "unlike in the others, concept 121 against it, concepts 5 and 8 for it less, concept 3 for it more"
+    less, more = "concepts 5 and 8 for it less than usual", "concept 3 for it more than usual"
+    assert said == f"concept 121 speaks against it, {less}, {more}"
+    assert sentences.departures(found[1:3]) == "concepts 5 and 8 speak for it less than usual"

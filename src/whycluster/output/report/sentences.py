@@ -92,10 +92,12 @@ def departures(found: Sequence[Departure]) -> str:
     """Says in which concepts an image differs from the others of its cluster, largest difference first."""
     by_word: dict[str, list[int]] = {}
     for one in found:
-        word = "for it more" if one.image > one.cluster else "against it" if one.image < 0 else "for it less"
+        less = "against it" if one.image < 0 else "for it less than usual"
+        word = "for it more than usual" if one.image > one.cluster else less
         by_word.setdefault(word, []).append(one.channel)
-    parts = [
-        f"concept{'s' if len(channels) > 1 else ''} {' and '.join(map(str, channels))} {word}"
-        for word, channels in by_word.items()
-    ]
-    return f"unlike in the others, {', '.join(parts)}"
+    parts = []
+    for word, channels in by_word.items():
+        named = f"concept {channels[0]}" if len(channels) == 1 else f"concepts {' and '.join(map(str, channels))}"
+        verb = "" if parts else " speaks" if len(channels) == 1 else " speak"
+        parts.append(f"{named}{verb} {word}")
+    return ", ".join(parts)

@@ -61,7 +61,7 @@ function outliersPart(cluster) {
       ? [el("p", {}, `What speaks for and against these are other concepts than for the rest of the cluster. An unusualness of 0 is usual; above ${unlike} an image is listed.`), tiles(cluster.outliers, here, note)]
       : el("p", { class: "muted" }, none),
     other.n
-      ? [el("h3", { id: "labels" }, "Other label than most"), el("p", { class: "note" }, `Most of the cluster are “${visible(other.most)}”, and ${count(other.n, "image")} not.${more}`),
+      ? [el("h3", { id: "labels" }, "Other label than most"), el("p", { class: "note" }, `Most of the cluster is “${visible(other.most)}”; ${count(other.n, "image")} ${other.n === 1 ? "is" : "are"} not.${more}`),
         tiles(other.images, here, (row, at) => (row < 0 ? "" : labelCount(row, other.counts[at], cluster)))]
       : null,
     el("h3", {}, "Closest decisions"), el("p", { class: "note" }, `A small change would put these into their second choice. ${usualLead()}`), tiles(cluster.borderline, here, (row) => `leads ${images.runner_up[row]} by ${lead(images.discriminant[row])}`));
@@ -74,9 +74,8 @@ function clusterView(asked) {
   const step = (to, text) => (to >= 0 && to < numbers.length ? clusterLink(numbers[to], text) : null);
   return [
     el("div", { class: "tools" }, step(at - 1, "← previous cluster"), step(at + 1, "next cluster →")),
-    el("h1", {}, `Cluster ${cluster.cluster}`), el("p", {}, badge(cluster), " ", flag(cluster)), warning(cluster),
+    el("h1", {}, `Cluster ${cluster.cluster}`), el("p", {}, badge(cluster), " ", flag(cluster)), heatBar(), warning(cluster),
     el("p", { class: "about" }, cluster.about), cluster.labels ? el("p", {}, `Labels of these images: ${visible(cluster.labels)}.`) : null, el("p", {}, cluster.trust),
-    heatBar(),
     el("h2", {}, "Typical images"), el("p", { class: "note" }, "Nearest to the middle of the cluster."), tiles(cluster.prototypes, here, (row) => `second choice ${images.runner_up[row]}`),
     el("h2", {}, "What it is about: the strongest concepts"),
     el("p", { class: "note" }, "Regions where each concept is strongest in this cluster; below each, in red, what exactly in it speaks for the cluster. A concept is what the network has learnt to see, and has no name."),
