@@ -233,7 +233,7 @@ def test_an_image_has_concepts_of_its_own_beside_those_of_its_cluster(opened_run
     assert heading(page) == "00.jpg"
     image, cluster = page.locator(".two > div").all()
     assert "These 3 concepts are 100% of what speaks for cluster 0 here." in image.inner_text()
-    assert "These 2 concepts are 80% of what speaks for cluster 0; the rest is spread" in cluster.inner_text()
+    assert "These 2 concepts are 80% of what speaks for cluster 0; the rest is in others." in cluster.inner_text()
     assert image.locator("h4").all_text_contents() == ["concept 20 60.0%", "concept 10 10.0%"]
     assert "No examples of concept 77 (30.0%)" in image.inner_text()
     assert cluster.locator("h4").all_text_contents() == ["concept 10 60.0%", "concept 20 20.0%"]

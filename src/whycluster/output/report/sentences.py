@@ -95,7 +95,7 @@ def departures(found: Sequence[Departure]) -> str:
         less = "against it" if one.image < 0 else "for it less than usual"
         word = "for it more than usual" if one.image > one.cluster else less
         by_word.setdefault(word, []).append(one.channel)
-    parts = []
+    parts: list[str] = []
     for word, channels in by_word.items():
         named = f"concept {channels[0]}" if len(channels) == 1 else f"concepts {' and '.join(map(str, channels))}"
         verb = "" if parts else " speaks" if len(channels) == 1 else " speak"

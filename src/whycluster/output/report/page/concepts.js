@@ -36,7 +36,7 @@ function conceptList(heading, subject, concepts, ...own) {
   const sum = concepts.reduce((all, { share }) => all + share, 0);
   const them = concepts.length > 1 ? `These ${concepts.length} concepts are` : "This concept is";
   return [
-    el("p", { class: "note" }, `${them} ${percent(sum)} of what speaks for ${subject}${sum < 0.995 ? "; the rest is spread over others" : ""}.`),
+    el("p", { class: "note" }, `${them} ${percent(sum)} of what speaks for ${subject}${sum < 0.995 ? "; the rest is in others" : ""}.`),
     without.length < found.length ? el("ul", { class: "concepts" }, found.filter((one) => one.crops).map((one) => conceptPart(heading, one.channel, ofAll(one.share), one.crops, own[0]))) : null,
     without.length ? el("p", { class: "note" }, `No examples of ${without.join(", ")}: not among the strongest of any one cluster.`) : null,
   ];
