@@ -325,6 +325,23 @@ def test_a_rival_is_chosen_and_what_decides_is_shown(opened):
     assert page.locator("#contrast .concept").count() == 2
 
 
+def test_what_decides_is_shown_where_it_is_no_concept_of_a_cluster(opened_run):
+    def with_examples(run):
+        clusters = json.loads((run / "clusters.json").read_text())
+        clusters[0]["examples"] = [{"channel": 77, "regions": clusters[0]["concepts"][0]["regions"]}]
+        (run / "clusters.json").write_text(json.dumps(clusters))
+        own = run / "concepts" / "cluster_0"
+        shutil.copy(own / "channel_20.npy", own / "channel_77.npy")
+
+    page = opened_run("#cluster=0&rival=2", NAMES[-12:], with_examples)
+    ours, theirs = page.locator("#contrast .concepts").all()
+    assert ours.locator("h4").all_text_contents() == ["concept 10 40.0%", "concept 77 10.0%"]
+    assert "as seen in" not in ours.inner_text()
+    assert "as seen in cluster 0" in theirs.inner_text()
+    width_of(ours.locator("canvas").last, 16)
+    assert "concept 77" not in page.locator("main").inner_text().split("What decides for")[0]
+
+
 def test_rival_order_and_filter_do_not_undo_each_other(opened):
     page = opened("#cluster=0")
     page.locator("select.only").select_option("weak")

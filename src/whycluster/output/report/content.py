@@ -16,7 +16,7 @@ from whycluster.output.report.first_looks import first_looks
 from whycluster.output.report.image_concepts import concepts_of_images, departures, relevance_of_run
 from whycluster.output.report.labels import labels_in
 from whycluster.output.report.pictures import Pictures, region_slots
-from whycluster.output.report.run_files import CARRIERS, UNLIKE_MOST, RunFiles
+from whycluster.output.report.run_files import CARRIERS, UNLIKE_MOST, RunFiles, shown_channels
 from whycluster.output.report.sheets import COLUMNS
 
 DIGITS = 5  # significant ones, of numbers in the page
@@ -107,15 +107,15 @@ def _cluster(
     number = cluster["cluster"]
     rows = run.members(number)
     word, badge, trust = sentences.stability(cluster["stability"])
-    concepts = [
+    channels = [
         {
-            "channel": concept["channel"],
-            "share": concept["share"],
-            "images": _rows([region["path"] for region in concept["regions"]], row_of),
-            "crops": region_slots(pictures, number, concept),
+            **{name: value for name, value in channel.items() if name != "regions"},
+            "images": _rows([region["path"] for region in channel["regions"]], row_of),
+            "crops": region_slots(pictures, number, channel),
         }
-        for concept in cluster["concepts"]
+        for channel in shown_channels(cluster)
     ]
+    n_concepts = len(cluster["concepts"])
     return {
         **{name: cluster[name] for name in ("cluster", "size")},
         "word": word,
@@ -130,7 +130,8 @@ def _cluster(
         "borderline": _rows([one["path"] for one in cluster["borderline"]], row_of),
         "outliers": _rows([one["path"] for one in cluster["outliers"]], row_of),
         "scores": [one["score"] for one in cluster["outliers"]],
-        "concepts": concepts,
+        "concepts": channels[:n_concepts],
+        "examples": channels[n_concepts:],
         "contrasts": cluster["contrasts"],
         "shortcut": _shortcut(cluster.get("shortcut"), row_of),
     }

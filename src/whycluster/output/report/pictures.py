@@ -13,7 +13,7 @@ from scipy.ndimage import gaussian_filter
 from whycluster.explain.concepts import Box
 from whycluster.output.concepts import concept_files
 from whycluster.output.heatmaps import BLUR, colour_scale, colours, layer, photo_in
-from whycluster.output.report.run_files import RunFiles
+from whycluster.output.report.run_files import RunFiles, shown_channels
 from whycluster.output.report.sheets import Sheets
 
 LARGE, SMALL = 224, 160  # sides of photos, in pixels: of few images, and of many
@@ -124,7 +124,7 @@ def _wanted_regions(clusters: list[dict[str, Any]]) -> dict[str, dict[RegionKey,
     """Collects which regions of which image are shown: path `->` key `->` box."""
     wanted: dict[str, dict[RegionKey, Box]] = {}
     for cluster in clusters:
-        for concept in cluster["concepts"]:
+        for concept in shown_channels(cluster):
             for number, region in enumerate(concept["regions"]):
                 key = cluster["cluster"], concept["channel"], number
                 wanted.setdefault(region["path"], {})[key] = Box(*region["box"])

@@ -3,6 +3,7 @@
 import json
 import re
 from array import array
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -132,10 +133,15 @@ def thinned(files: RunFiles, most: int) -> RunFiles:
     return files.subset(np.flatnonzero(kept))
 
 
+def shown_channels(cluster: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Returns the channels of an entry of `clusters.json` that have `regions`: its concepts first."""
+    return [*cluster["concepts"], *cluster.get("examples", ())]
+
+
 def named_images(cluster: dict[str, Any]) -> list[str]:
     """Returns the paths that an entry of `clusters.json` names."""
     one_each = [*cluster["borderline"], *cluster["outliers"]]
-    regions = [region for concept in cluster["concepts"] for region in concept["regions"]]
+    regions = [region for channel in shown_channels(cluster) for region in channel["regions"]]
     carriers = (cluster.get("shortcut") or {}).get("images", [])[:CARRIERS]
     return [*cluster["prototypes"], *carriers, *(entry["path"] for entry in [*one_each, *regions])]
 

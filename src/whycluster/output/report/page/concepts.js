@@ -1,11 +1,11 @@
 
 // Concepts: channels of the network, each shown by regions of images where it is strongest.
 
-// The crops of a channel: of this cluster, or else of another one where it is among the strongest.
+// The crops of a channel: of this cluster, or else of another one where it is shown.
 function seen(channel, ...wanted) {
   for (const one of [...wanted, ...numbers]) {
-    const concept = clusters.get(one)?.concepts.find((each) => each.channel === channel);
-    if (concept?.crops.some((slot) => slot >= 0)) return { concept, cluster: one };
+    const concept = clusters.has(one) && [...clusters.get(one).concepts, ...clusters.get(one).examples].find((each) => each.channel === channel);
+    if (concept && concept.crops.some((slot) => slot >= 0)) return { concept, cluster: one };
   }
   return null;
 }
@@ -38,7 +38,7 @@ function conceptList(heading, subject, concepts, ...own) {
   return [
     el("p", { class: "note" }, `${them} ${percent(sum)} of what speaks for ${subject}${sum < 0.995 ? "; the rest is in others" : ""}.`),
     without.length < found.length ? el("ul", { class: "concepts" }, found.filter((one) => one.crops).map((one) => conceptPart(heading, one.channel, ofAll(one.share), one.crops, own[0]))) : null,
-    without.length ? el("p", { class: "note" }, `No examples of ${without.join(", ")}: not among the strongest of any one cluster.`) : null,
+    without.length ? el("p", { class: "note" }, `No examples of ${without.join(", ")}: of each cluster, the page shows the strongest ones only.`) : null,
   ];
 }
 
