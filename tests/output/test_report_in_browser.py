@@ -365,7 +365,11 @@ def test_rival_order_and_filter_do_not_undo_each_other(opened):
 @pytest.mark.parametrize(
     ("targets", "anywhere", "beside_an_image"),
     [
-        (("assigned",), "the image's cluster rather than its second choice", "cluster 2 rather than 0"),
+        (
+            ("assigned",),
+            "the image's cluster rather than others, above all its second choice",
+            "cluster 2 rather than others, above all 0",
+        ),
         (("runner_up",), "the second choice of the image", "cluster 0, the second choice"),
         (("2:0", "2:1"), "cluster 2 rather than another", "cluster 2 rather than 0"),
         (("0", "1", "2"), "the image's cluster rather than others", "cluster 2"),

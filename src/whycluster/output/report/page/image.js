@@ -54,7 +54,7 @@ function imageView(asked) {
         el("figure", {}, largePicture(row, 0), el("figcaption", {}, "The image as the network saw it, and where the reasons lie.")),
         el("figure", {}, largePicture(row, 1), el("figcaption", {}, "The heatmap alone, pixel by pixel."))),
       el("div", {},
-        el("h2", {}, `What speaks for cluster ${own} rather than ${rival}?`),
+        el("h2", {}, `What speaks for cluster ${own}?`),
         el("p", {}, decision(row)),
         el("dl", {}, el("dt", {}, "Held by the heatmap"), el("dd", {}, receipt(row, isOwn)),
           el("dt", {}, "Probability"), el("dd", {}, `${percent(images.probability[row])}: a soft reading of the distances to all clusters, and not the chance of being right`),

@@ -13,7 +13,7 @@ const flag = (cluster) => (cluster.shortcut ? el("span", { class: "badge flag" }
 function question(row = null) {
   const target = row !== null ? data.targets[images.target[row]] : data.targets.length > 1 ? null : data.targets[0];
   if (target === null) return data.targets[0].includes(":") ? `cluster ${data.targets[0].split(":")[0]} rather than another` : "the image's cluster rather than others";
-  if (target === "assigned") return row === null ? "the image's cluster rather than its second choice" : `cluster ${images.cluster[row]} rather than ${images.runner_up[row]}`;
+  if (target === "assigned") return row === null ? "the image's cluster rather than others, above all its second choice" : `cluster ${images.cluster[row]} rather than others, above all ${images.runner_up[row]}`;
   if (target === "runner_up") return row === null ? "the second choice of the image" : `cluster ${images.runner_up[row]}, the second choice`;
   const [explained, against] = target.split(":");
   return `cluster ${explained}${against ? ` rather than ${against}` : ""}`;
