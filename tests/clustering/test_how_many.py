@@ -81,7 +81,7 @@ def test_the_choice_is_stable_and_far_above_rows_without_groups():
     ]
     choice = choose(curve, 20)
     assert (choice.n_clusters, choice.sure, choice.curve) == (4, True, curve)
-    assert choice.verdict == "4 clusters are stable and stand out most; 4 to 5 are about as good"
+    assert choice.verdict == "4 clusters stand out most, and 5 nearly as much"
 
 
 def test_the_largest_number_is_a_choice_that_more_numbers_may_change():

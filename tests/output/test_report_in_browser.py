@@ -244,7 +244,7 @@ def test_an_image_has_concepts_of_its_own_beside_those_of_its_cluster(opened_run
 def test_a_page_without_the_concepts_of_images(opened_run):
     page = opened_run("#image=0", NAMES[-6:], lambda run: (run / "concepts.npy").unlink())
     assert page.locator(".two > div").count() == 1
-    assert "Cluster 0 as a whole" in page.locator("main").inner_text()
+    assert "Cluster 0, all 2 images of this run" in page.locator("main").inner_text()
 
 
 @pytest.mark.parametrize("fragment", VIEWS)

@@ -26,7 +26,7 @@ from whycluster.runs import command as frame
         (["backbone.layer=featurs.3"], "the nearest are features.3"),
         (["backbone.weights=text.txt"], "the weights file 'text.txt' is damaged"),
         (["export=paper"], "export='paper' is unknown"),
-        (["clusters=5"], "Could not override 'clusters'"),
+        (["clusters=5"], "there is no setting clusters; --help lists all of them."),
         (["seed=-1"], "seed=-1 should be a whole number >= 0"),
         (["seed=99999999999"], "seed=99999999999 should be below 4294967296"),
         (["head=null"], "Config group override must be a string or a list"),
@@ -118,7 +118,7 @@ def test_a_sweep_goes_on_behind_a_job_that_fails(command, tmp_path, monkeypatch)
     settings = ("data.limit=40", "head.n_init=1", "num_workers=0", "hydra.sweep.dir=sweep", "trainer.accelerator=cpu")
     status, said = command("train.py", "-m", "head.n_clusters=3,5000,4", *settings)
     assert status == 1
-    assert "error: head.n_clusters=5000 should be <= the number of files, 40." in said.splitlines()
+    assert "error: head.n_clusters=5000 should be <= the number of files, 40; lower it." in said.splitlines()
     assert "Traceback" not in said
     assert [(tmp_path / "sweep" / job / "model.ckpt").exists() for job in "012"] == [True, False, True]
 

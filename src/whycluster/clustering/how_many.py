@@ -196,11 +196,11 @@ def choose(curve: list[Candidate], most_clusters: int) -> HowMany:
     if _excess(most) < CLEAR:
         reason = "silhouettes are hardly above those of rows without groups"
         return HowMany(close[0], False, _unknown(reason, close[0]), curve)
-    also = f"; {_listed(close)} are about as good" if len(close) > 1 else ""
+    also = f", and {_listed(close[1:])} nearly as much" if len(close) > 1 else ""
     edge = "; silhouettes rise up to the largest number that was tried" if most is curve[-1] else ""
     if edge and most.n_clusters < most_clusters:
         edge += ", so try larger ones"
-    return HowMany(close[0], True, f"{close[0]} clusters are stable and stand out most{also}{edge}", curve)
+    return HowMany(close[0], True, f"{close[0]} clusters stand out most{also}{edge}", curve)
 
 
 def _excess(one: Candidate) -> float:

@@ -25,6 +25,8 @@ def show_trust(metrics: Mapping[str, Any], clusters: Sequence[Mapping[str, Any]]
         say(metrics["how_many_verdict"])
     if any(row["stability"] is not None for row in clusters):
         show(trust_table(clusters))
+        if "kmeans" in metrics:
+            say("stability is that of k-means on these features: what was learned is not learned anew for it")
 
 
 def how_many_table(curve: Sequence[Mapping[str, Any]], n_clusters: int) -> Table:
@@ -34,7 +36,7 @@ def how_many_table(curve: Sequence[Mapping[str, Any]], n_clusters: int) -> Table
         curve: `how_many` of `metrics.json`.
         n_clusters: the number that was chosen.
     """
-    table = _table("", "clusters", "silhouette", "without groups", "stability", "inertia")
+    table = _table("", "clusters", "silhouette", "without groups", "stability (ARI)", "inertia")
     for row in curve:
         figures = (row["silhouette"], row["silhouette_without_groups"], row["stability"])
         cells = [str(row["n_clusters"]), *(f"{figure:.3f}" for figure in figures), f"{row['inertia']:.4g}"]

@@ -3,6 +3,7 @@
 import argparse
 import logging
 import os
+import re
 import signal
 import sys
 import traceback
@@ -145,6 +146,9 @@ def _sentence(error: BaseException, refusals: tuple[type[Exception], ...]) -> st
         return _sentence(cause, refusals)  # Hydra wraps what a part raises; if it cannot call it, Hydra says why
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key} is missing; give it as {error.full_key}=..."
+    unknown = re.match(r"Could not override '([^']+)'\.", str(error))
+    if unknown:  # Hydra advises to append it with a plus, which no setting of ours needs
+        return f"there is no setting {unknown[1]}; --help lists all of them."
     if isinstance(error, torch.OutOfMemoryError):
         return "the device has not enough memory; lower batch_size."
     if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker (pid"):  # it has no type of its own

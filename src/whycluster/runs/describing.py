@@ -19,6 +19,7 @@ from whycluster.explain.shortcuts import Sample, Shortcut, find_shortcuts
 from whycluster.files import write_json
 from whycluster.output.cluster_tables import CLUSTERS
 from whycluster.output.concepts import CONCEPT_RELEVANCE, Region, region_of, write_concept
+from whycluster.output.console import say
 from whycluster.output.explanations import GRID, assignments
 from whycluster.runs.folders import Run
 
@@ -60,6 +61,8 @@ def describe(
     known = _known_from_training(trained)
     places = _places(shards, assigned.cluster, explainer.model.n_clusters)
     sample = _sample(shards, images, rows, assigned.cluster)
+    if sample is not None:
+        say("looking for shortcuts")
     shortcuts = find_shortcuts(explainer, readable, features, sample) if sample is not None else {}
     clusters = [
         {

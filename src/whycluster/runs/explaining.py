@@ -179,8 +179,9 @@ def explain(
             quiet = explaining.progress_bar_callback is None
             evaluate_sample(explainer, evaluator, prepared, run.folder, Path(board.log_dir), batch_size, quiet)
         if report:
+            say("writing the page")
             write_report(run.folder)
-    _report(run.folder, metrics, clusters)
+    _report(run.folder, metrics, clusters, model.n_clusters)
     if moved is not None:
         say(
             f"of {moved.images} images that {compare} has, too, {moved.moved} moved to another cluster "
@@ -226,7 +227,7 @@ def _first(n_images: int, limit: int | None) -> Sequence[int]:
     return range(n_images if limit is None else min(whole_number("limit", limit, 1), n_images))
 
 
-def _report(folder: Path, metrics: Mapping[str, Any], clusters: Sequence[Mapping[str, Any]]) -> None:
+def _report(folder: Path, metrics: Mapping[str, Any], clusters: Sequence[Mapping[str, Any]], n_clusters: int) -> None:
     """What a person wants to know at the end."""
     skipped, weak = metrics["n_skipped"], metrics["n_weak"]
     say(f"{metrics['n_images']} images explained{f'; {skipped} skipped, see skipped.csv' if skipped else ''}")
@@ -235,6 +236,8 @@ def _report(folder: Path, metrics: Mapping[str, Any], clusters: Sequence[Mapping
             f"in {weak} of {metrics['n_heatmaps']} heatmaps the pixels hold less than half of the discriminant; biases "
             "and stabilisers absorbed the rest, see receipts.csv"
         )
+    if len(clusters) < n_clusters:
+        say(f"these images lie in {len(clusters)} of the {n_clusters} clusters of the model")
     show(about_table(clusters))
     if (folder / PAGE).exists():
         say(f"open in a browser: {short(folder / PAGE)}")

@@ -136,7 +136,7 @@ def check_size(n_clusters: int | str, n_images: int, what: str) -> None:
         UserError: if there are fewer.
     """
     if n_images < numbers_of_clusters(n_clusters)[0 if n_clusters == "auto" else -1]:
-        raise UserError(f"head.n_clusters={n_clusters} should be <= the number of {what}, {n_images}.")
+        raise UserError(f"head.n_clusters={n_clusters} should be <= the number of {what}, {n_images}; lower it.")
 
 
 def fit_kmeans(lloyd: KMeans, fitting: Fitting) -> None:

@@ -139,7 +139,9 @@ class Run:
                 raise self._refusal(f"holds a run that was begun with {name}={was}, and now it is {value}")
 
     def _refusal(self, reason: str, cure: str = "") -> UserError:
-        return UserError(f"the run folder {str(self.folder)!r} {reason}; {cure}choose another by hydra.run.dir=...")
+        return UserError(
+            f"the run folder {str(self.folder)!r} {reason}; {cure}choose another by hydra.run.dir=..., or remove it."
+        )
 
 
 def asked(folder: Path) -> dict[str, Any]:

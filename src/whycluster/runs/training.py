@@ -21,7 +21,7 @@ from whycluster.clustering.description import assess_clusters
 from whycluster.clustering.feature_steps import FeatureSettings
 from whycluster.clustering.features import FeatureStore, sample_rows
 from whycluster.clustering.metrics import SILHOUETTE_ROWS, label_agreement, silhouette
-from whycluster.data import Collection, PreparedImages, describe_labels, has_labels
+from whycluster.data import Collection, Folder, PreparedImages, describe_labels, has_labels
 from whycluster.data.fingerprints import digest, fingerprint
 from whycluster.errors import UserError
 from whycluster.explain import ClusterModel
@@ -124,8 +124,11 @@ def train(
     if run.is_finished():
         return _finished(run.folder)
     with run.working():
-        if is_first() and has_labels(data.labels):
-            say(describe_labels(data))
+        if is_first():
+            if has_labels(data.labels):
+                say(describe_labels(data))
+            if isinstance(data, Folder) and backbone.origin.get("name") == "glyphnet":
+                say("note: glyphnet knows strokes, and not photos; for photos set backbone=, such as squeezenet1_0")
         extracted = extract(data, backbone, features, trainer, run, batch_size, num_workers)
         given = _to_cluster(data, backbone, extracted, batch_size, num_workers)
         head.check_input(backbone, features, given.labels, "readable images")

@@ -54,7 +54,7 @@ def _flagged(clusters: Sequence[Mapping[str, Any]]) -> Sentence:
 def _least_stable(clusters: Sequence[Mapping[str, Any]], cluster: np.ndarray, runner_up: np.ndarray) -> Sentence:
     measured = [one for one in clusters if one["stability"] is not None]
     least = min(measured, key=lambda one: one["stability"], default=None)
-    if least is None or round(least["stability"], 2) >= STABLE:
+    if least is None or len(measured) == 1 or round(least["stability"], 2) >= STABLE:
         return []
     number, others = least["cluster"], cluster != least["cluster"]
     second = int((runner_up[others] == number).sum())

@@ -54,7 +54,7 @@ function imageView(asked) {
         el("figure", {}, largePicture(row, 0), el("figcaption", {}, "The image as the network saw it, and where the reasons lie.")),
         el("figure", {}, largePicture(row, 1), el("figcaption", {}, "The heatmap alone, pixel by pixel."))),
       el("div", {},
-        el("h2", {}, `What speaks for cluster ${own}?`),
+        el("h2", {}, "How clear is it?"),
         el("p", {}, decision(row)),
         el("dl", {}, el("dt", {}, "Held by the heatmap"), el("dd", {}, receipt(row, isOwn)),
           el("dt", {}, "Probability"), el("dd", {}, `${percent(images.probability[row])}: a soft reading of the distances to all clusters, and not the chance of being right`),
@@ -73,7 +73,7 @@ function reasons(row, cluster, rival, unusual) {
     el("h2", {}, "Which concepts carry it"),
     el("div", { class: "two" },
       one.length ? el("div", {}, el("h3", {}, "This image"), conceptList("h4", `${name} here`, one, cluster.cluster)) : null,
-      el("div", {}, el("h3", {}, `${name[0].toUpperCase()}${name.slice(1)} as a whole`), conceptList("h4", name, cluster.concepts.slice(0, 3), cluster.cluster))),
+      el("div", {}, el("h3", {}, `Cluster ${cluster.cluster}, all ${count(cluster.size, "image")} of this run`), conceptList("h4", name, cluster.concepts.slice(0, 3), cluster.cluster))),
     unlike.length ? [el("h3", {}, "Unlike the rest of the cluster in"), el("ul", { class: "concepts" }, unlike.map(([channel, found]) => conceptPart("h4", channel, "", found, cluster.cluster)))] : null,
     rivals ? el("p", {}, el("a", { href: link({ cluster: cluster.cluster, rival, part: "contrast" }) }, `What sets ${name} apart from cluster ${rival}`)) : null,
   ];
