@@ -35,6 +35,13 @@ def test_of_many_clusters_the_worst_are_shown(lines):
     assert " ".join(last) == "… and 5 more in clusters.json"
 
 
+def test_the_stability_of_what_is_learned_is_that_of_kmeans(lines):
+    clusters = [cluster(0, 0.9), cluster(1, 0.5)]
+    assert "k-means" not in lines({}, clusters)[-1]
+    said = " ".join(lines({"kmeans": {"ari_with_it": 0.9}}, clusters)[-1])
+    assert said.startswith("stability is that of k-means on these features")
+
+
 def about(number, stability=None, concepts=((7, 0.164), (3, 0.1)), shortcut=None):
     """An entry of `clusters.json` of an explain run, as far as the table reads it."""
     named = [{"channel": channel, "share": share} for channel, share in concepts]

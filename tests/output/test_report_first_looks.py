@@ -20,6 +20,7 @@ SECOND = np.array([1, 1, 0, 2, 1, 0])
 
 def test_nothing_is_said_where_nothing_is_notable():
     assert first_looks(clusters_of(0.9, 0.746, None), OWN, SECOND, [""] * 6, 0) == []
+    assert first_looks(clusters_of(0.3), np.zeros(6), SECOND, [""] * 6, 0) == []  # the only one
 
 
 def test_the_least_stable_cluster_and_whose_second_choice_it_is():

@@ -41,6 +41,7 @@ def test_the_terminal_ends_with_the_clusters_and_what_was_written(trained, run, 
     at = next(number for number, line in enumerate(lines) if line.split()[0] == "cluster")
     head, _, *rows = lines[at:]
     assert "20 images explained" in lines[:at]
+    assert not any("clusters of the model" in line for line in lines)
     assert head.split() == ["cluster", "images", "stability", "top", "concept"]
     shown = {int(row.split()[0]): row for row in rows[: len(clusters)]}
     assert list(shown) == sorted(shown, key=lambda k: next(c["stability"] for c in clusters if c["cluster"] == k))
@@ -171,8 +172,11 @@ def test_going_on_from_latest_goes_on_with_what_was_latest_then(trained, run, tm
 def test_another_folder_at_the_place_of_the_images_is_said(run, photos, tmp_path, capsys):
     settings = ("data=folder", f"data.root={photos}", "head.n_clusters=2", "head.n_init=1")
     model = run("train", tmp_path / "model", *settings)
+    assert "note: glyphnet knows strokes, and not photos" in capsys.readouterr().out
     run("explain", tmp_path / "same", f"checkpoint={model}", "limit=1")
-    assert "no longer holds" not in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "no longer holds" not in said
+    assert "these images lie in 1 of the 2 clusters of the model" in said
     (photos / "dark" / "0.png").write_bytes((photos / "light" / "0.png").read_bytes())
     (photos / "dark" / "1.png").rename(photos / "dark" / "new.png")
     run("explain", tmp_path / "other", f"checkpoint={model}", "limit=1")
