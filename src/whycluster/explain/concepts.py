@@ -90,10 +90,12 @@ def concept_heatmaps_of(
         wanted: row of an image `->` channels.
 
     Yields:
-        A heatmap for each image and channel, image by image; none for an image that can no longer be read.
+        A heatmap for each image and channel, in no order; none for an image that can no longer be read.
     """
     device = explainer.model.head.centre.device
-    items = ((row, images[row][1]) for row in sorted(wanted))
+    # Images of as many channels are computed together, as a batch takes a backward pass for each of the most channels.
+    order = sorted(wanted, key=lambda row: (-len(wanted[row]), row))
+    items = ((row, images[row][1]) for row in order)
     readable = ((row, image) for row, image in items if isinstance(image, Tensor))
     for some in _batched(readable, CPU_BATCH):
         rows, photos = [row for row, _ in some], torch.stack([photo for _, photo in some])
