@@ -241,6 +241,13 @@ def test_an_image_has_concepts_of_its_own_beside_those_of_its_cluster(opened_run
     assert page.evaluate("location.hash") == "#cluster=0&rival=1&part=contrast"
 
 
+def test_the_page_says_of_which_model_it_is(opened_run):
+    metrics = {"backbone": "<b>resnet</b>", "n_clusters": 7, "composite": "epsilon_plus"}
+    page = opened_run("", NAMES[-6:], lambda run: (run / "metrics.json").write_text(json.dumps(metrics)))
+    assert "7 clusters of the network <b>resnet</b>" in page.locator("footer").inner_text()
+    assert "6 images in 3 clusters of the model's 7 (" in page.locator("main").inner_text()
+
+
 def test_a_page_without_the_concepts_of_images(opened_run):
     page = opened_run("#image=0", NAMES[-6:], lambda run: (run / "concepts.npy").unlink())
     assert page.locator(".two > div").count() == 1

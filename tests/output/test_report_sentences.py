@@ -5,6 +5,15 @@ from whycluster.output.report import sentences
 from whycluster.output.report.image_concepts import Departure
 
 
+def test_by_which_model_and_rules_a_run_was_made():
+    metrics = {"backbone": "resnet18", "n_clusters": 7, "composite": "auto"}
+    chosen = {"composite": "epsilon_gamma_box", "gamma": 0.1}
+    made = "7 clusters of the network resnet18; heatmaps by layer-wise relevance propagation, rules "
+    assert sentences.made({**metrics, "rules": chosen}) == f"{made}epsilon_gamma_box with gamma 0.1."
+    assert sentences.made({**metrics, "composite": "epsilon_plus"}) == f"{made}epsilon_plus."
+    assert sentences.made({"n_images": 3}) == ""
+
+
 @pytest.mark.parametrize(
     ("value", "word", "limit"),
     [

@@ -168,6 +168,7 @@ def explain(
         say("describing the clusters")
         started = time.monotonic()
         clusters = describe(explainer, prepared, shards, run, file)
+        metrics |= {"backbone": model.backbone.origin["name"], "n_clusters": model.n_clusters, "composite": composite}
         metrics["describing_seconds"] = round(time.monotonic() - started, 3)
         moved = None if before is None else write_moves(run.folder, str(compare), before)
         write_json(run.folder / METRICS, metrics)

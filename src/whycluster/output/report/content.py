@@ -33,16 +33,18 @@ def content(run: RunFiles, files: RunFiles, pictures: Pictures, urls: Mapping[st
         urls: kind of sheets `->` where each one is.
 
     Returns:
-        `n_images`; `first`, what to look at first; `images`, columns with an entry for each image; `clusters`;
-        `sheets`; `targets`, what the heatmaps explain; `missing`, the number of images without a picture; `moves`, from
-        the clusters of another run; `limits`, numbers that the script has in common with this package. Images are
-        numbers of rows, pictures of slots.
+        `n_images`; `n_clusters` of the model; `made`, by which model and rules; `first`, what to look at first;
+        `images`, columns with an entry for each image; `clusters`; `sheets`; `targets`, what the heatmaps explain;
+        `missing`, the number of images without a picture; `moves`, from the clusters of another run; `limits`, numbers
+        that the script has in common with this package. Images are numbers of rows, pictures of slots.
     """
     relevance = relevance_of_run(run.folder / CONCEPT_RELEVANCE, len(run.paths))
     unlike = {cluster["cluster"]: run.unlike_most(cluster["cluster"]) for cluster in run.clusters}
     row_of = {path: row for row, path in enumerate(files.paths)}
     found = {
         "n_images": len(run.paths),
+        "n_clusters": run.metrics.get("n_clusters"),
+        "made": sentences.made(run.metrics),
         "first": first_looks(run.clusters, run.cluster, run.runner_up, run.labels, sum(map(len, unlike.values()))),
         "moves": run.moves,
         "columns": COLUMNS,

@@ -23,6 +23,7 @@ UNLIKE_MOST = 8  # images of a cluster that the page shows of those whose label 
 CLOSE = 0.05  # of the median discriminant: below, a share of it says nothing
 NUMBERS = {"cluster": int, "runner_up": int, "discriminant": float, "probability": float}  # columns of images
 TARGET = re.compile(r"assigned|runner_up|\d+(:\d+)?", re.ASCII)  # names of those that are explained
+METRICS = "metrics.json"
 NEEDED = (CLUSTERS, "assignments.csv", "receipts.csv", "heatmaps", "relevance")
 
 
@@ -44,6 +45,7 @@ class RunFiles:
         held: which share of the discriminant explained arrived at the pixels, `(N,)`; NaN where that is nearly 0.
         row: which row of `assignments.csv` each image is, `(N,)`.
         moves: the content of `moves.json`; `None`: there is none.
+        metrics: the content of `metrics.json`; empty: there is none.
     """
 
     folder: Path
@@ -59,6 +61,7 @@ class RunFiles:
     held: np.ndarray
     row: np.ndarray
     moves: dict[str, Any] | None
+    metrics: dict[str, Any]
 
     def file(self, kind: str, row: int) -> Path:
         """Returns the file of an image in `heatmaps` or `relevance`."""
@@ -84,6 +87,7 @@ class RunFiles:
             **{name: getattr(self, name)[rows] for name in columns},
             targets=self.targets,
             moves=self.moves,
+            metrics=self.metrics,
         )
 
 
@@ -109,9 +113,12 @@ def read_run(folder: Path) -> RunFiles:
             column.append(float(row[name]))
     columns: dict[str, Any] = {name: np.array(column).astype(NUMBERS[name]) for name, column in numbers.items()}
     targets, target, held = _receipts(folder / "receipts.csv", paths, columns["cluster"], columns["runner_up"])
-    moves = json.loads((folder / MOVES).read_text(encoding="utf-8")) if (folder / MOVES).exists() else None
+    moves, metrics = (
+        json.loads((folder / name).read_text(encoding="utf-8")) if (folder / name).exists() else None
+        for name in (MOVES, METRICS)
+    )
     shown: dict[str, Any] = {"targets": targets, "target": target, "held": held, "row": np.arange(len(paths))}
-    found = RunFiles(folder, clusters, paths, labels, **columns, **shown, moves=moves)
+    found = RunFiles(folder, clusters, paths, labels, **columns, **shown, moves=moves, metrics=metrics or {})
     return found.subset(np.lexsort((-found.discriminant, found.cluster)))
 
 

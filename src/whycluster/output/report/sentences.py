@@ -15,6 +15,16 @@ HELD = ((0.25, "hardly"), (WEAK, "in part"), (0.8, "for the most part"))  # shar
 IN_FULL = "in full"  # what is above
 
 
+def made(metrics: Mapping[str, Any]) -> str:
+    """Says by which model and rules a run was made; empty where its `metrics.json` does not say."""
+    if "backbone" not in metrics:
+        return ""
+    rules = metrics.get("rules", metrics)  # those that were chosen, if they were
+    gamma = "" if rules.get("gamma") is None else f" with gamma {rules['gamma']:g}"
+    clusters = f"{metrics['n_clusters']} clusters of the network {metrics['backbone']}"
+    return f"{clusters}; heatmaps by layer-wise relevance propagation, rules {rules['composite']}{gamma}."
+
+
 def about(cluster: Mapping[str, Any], n_images: int) -> str:
     """Says what carries a cluster, and which cluster is the second choice of most of its images."""
     size, concepts = cluster["size"], cluster["concepts"]

@@ -15,7 +15,7 @@ function summary() {
   const words = data.clusters.map((cluster) => cluster.word);
   const said = [...new Set(words)].map((word) => `${words.filter((one) => one === word).length} ${word === "not measured" ? "whose stability was not measured" : word}`).join(", ");
   return [
-    el("p", {}, `${count(data.n_images, "image")} in ${count(numbers.length, "cluster")} (${said}).${shownOnly()}`),
+    el("p", {}, `${count(data.n_images, "image")} in ${count(numbers.length, "cluster")}${data.n_clusters > numbers.length ? ` of the model's ${data.n_clusters}` : ""} (${said}).${shownOnly()}`),
     data.targets.length > 1 || data.targets[0] === "assigned" ? null : el("p", {}, `The heatmaps of this run explain ${question()}.`),
     data.missing ? el("div", { class: "warning", role: "note" }, el("p", {}, `${count(data.missing, "image")} without a picture: files in the folders heatmaps and relevance of this run are gone.`)) : null,
     el("section", { class: "first" },
