@@ -299,7 +299,8 @@ def test_in_which_concepts_an_outlier_differs_is_taken_from_its_row(run_of):
     clusters[0]["outliers"] = [{"path": NAMES[0], "score": 4.5}]
     (run / "clusters.json").write_text(json.dumps(clusters))
     write_report(run)
-    text = "concept 10 speaks for it less than usual, concept 5 against it, concept 20 for it more than usual"
+    less, more = "concept 10 speaks for it less than usual", "concept 20 speaks for it more than usual"
+    text = f"{less}; concept 5 speaks against it; {more}"
     assert content(run)["clusters"][0]["departures"] == [{"text": text, "channels": [10, 5, 20]}]
 
 

@@ -195,6 +195,24 @@ def test_what_to_look_at_first_leads_to_the_cluster_and_to_the_list(opened_run):
     assert heading(page) == "Cluster 1"
 
 
+def test_all_images_of_another_label_than_most_can_be_shown(opened_run):
+    def mixed(run):
+        table = (run / "assignments.csv").read_text().splitlines(keepends=True)
+        for line in range(1, 34, 3):  # 11 images of cluster 0
+            table[line] = table[line].replace('"kind 0"', '"another"')
+        table[34] = table[34].replace('"kind 0"', '""')
+        (run / "assignments.csv").write_text("".join(table))
+
+    page = opened_run("#cluster=0", [f"{number:03d}.jpg" for number in range(90)], mixed)
+    page.get_by_role("link", name="all of them").click()
+    assert page.evaluate("location.hash") == "#cluster=0&only=unlike"
+    assert sorted(names(page)) == [f"{number:03d}.jpg" for number in range(0, 33, 3)]
+    assert page.locator("select.only").evaluate("(field) => field.selectedOptions[0].text") == "other label than most"
+    page.evaluate("location.hash = '#cluster=1&only=unlike'")
+    api.expect(page.locator("h1")).to_have_text("Cluster 1")
+    assert names(page) == []
+
+
 def test_a_link_leads_below_the_bars_to_the_section_that_it_speaks_of(opened):
     def top_of(section):
         return page.evaluate(f"document.querySelector('{section} h2').getBoundingClientRect().top")

@@ -39,7 +39,7 @@ def test_stability_that_was_not_measured():
 
 @pytest.mark.parametrize(
     ("held", "words"),
-    [(0.2, "hardly"), (0.3, "in part"), (0.5, "for the most part"), (0.8, "in full"), (3.0, "in full")],
+    [(0.2, "hardly"), (0.3, "in part"), (0.5, "for the most part"), (0.8, "almost in full"), (0.95, "in full")],
 )
 def test_shares_in_words(held, words):
     assert sentences.held_in_words(held) == words
@@ -47,8 +47,9 @@ def test_shares_in_words(held, words):
 
 def test_receipts_give_the_median_and_how_many_are_weak():
     said = sentences.receipts(np.array([0.2, 0.9, 0.8, np.nan]))
-    assert "holds the decision in full: red minus blue is 80%" in said
-    assert "In 1 of 3" in said
+    assert "holds the decision almost in full: red minus blue is 80%" in said
+    assert "1 decided too closely to say. In 1 of 3" in said
+    assert "too closely" not in sentences.receipts(np.array([0.9]))
     assert "In no image" in sentences.receipts(np.array([0.9, 0.5]))
     assert "taken back by fixed numbers" in sentences.receipts(np.array([1.4]))
     assert "the rest comes from fixed numbers" in sentences.receipts(np.array([0.9]))
@@ -102,6 +103,6 @@ def test_that_a_cluster_rests_on_many_features_is_said_where_it_does():
 def test_in_what_an_image_differs_from_its_cluster():
     found = [Departure(121, -0.8, -0.1), Departure(5, 0.1, 0.4), Departure(8, 0.0, 0.3), Departure(3, 0.5, 0.1)]
     said = sentences.departures(found)
-    less, more = "concepts 5 and 8 for it less than usual", "concept 3 for it more than usual"
-    assert said == f"concept 121 speaks against it, {less}, {more}"
+    less, more = "concepts 5 and 8 speak for it less than usual", "concept 3 speaks for it more than usual"
+    assert said == f"concept 121 speaks against it; {less}; {more}"
     assert sentences.departures(found[1:3]) == "concepts 5 and 8 speak for it less than usual"

@@ -11,7 +11,12 @@ from whycluster.output.report.image_concepts import Departure
 RING = 2  # rows and columns at each border, of the mean heatmap
 EVEN = 0.1  # of the relevance: so much more or less of it at the border than in an even spread does not matter
 WEAK = 0.5  # of the discriminant
-HELD = ((0.25, "hardly"), (WEAK, "in part"), (0.8, "for the most part"))  # shares of the discriminant, up to which
+HELD = (
+    (0.25, "hardly"),
+    (WEAK, "in part"),
+    (0.8, "for the most part"),
+    (0.95, "almost in full"),
+)  # shares of the discriminant, up to which
 IN_FULL = "in full"  # what is above
 
 
@@ -77,6 +82,7 @@ def receipts(held: np.ndarray) -> str:
     begin = f"The heatmap of a typical image holds the decision {held_in_words(median)}: red minus blue is "
     begin += f"{median:.0%} of the lead over the second choice; {rest} fixed numbers inside the network, which no "
     begin += "pixel is responsible for. "
+    begin += f"{len(held) - len(known)} decided too closely to say. " if len(known) < len(held) else ""
     if not weak:
         return begin + "In no image is it less than half."
     return begin + f"In {weak} of {len(known)} images it is less than half: trust those heatmaps less."
@@ -108,6 +114,5 @@ def departures(found: Sequence[Departure]) -> str:
     parts: list[str] = []
     for word, channels in by_word.items():
         named = f"concept {channels[0]}" if len(channels) == 1 else f"concepts {' and '.join(map(str, channels))}"
-        verb = "" if parts else " speaks" if len(channels) == 1 else " speak"
-        parts.append(f"{named}{verb} {word}")
-    return ", ".join(parts)
+        parts.append(f"{named} {'speaks' if len(channels) == 1 else 'speak'} {word}")
+    return "; ".join(parts)

@@ -37,7 +37,7 @@ const apart = (value) => (value === null ? "unknown" : inScale(value, data.limit
 const count = (n, noun) => `${n.toLocaleString("en")} ${noun}${n === 1 ? "" : "s"}`;
 
 // What the address asks for; what it should not hold is left out.
-const WORDS = { view: ["distances", "help"], sort: ["doubtful", "name"], only: ["weak", "rival"], part: ["outliers", "labels", "contrast"] };
+const WORDS = { view: ["distances", "help"], sort: ["doubtful", "name"], only: ["weak", "rival", "unlike"], part: ["outliers", "labels", "contrast"] };
 function state() {
   const asked = new URLSearchParams(location.hash.slice(1));
   const whole = (name, known) => {

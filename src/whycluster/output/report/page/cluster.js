@@ -38,13 +38,14 @@ function galleryPart(cluster, asked) {
     return el("label", {}, label, el("select", { class: name, onchange: (event) => go({ ...state(), [name]: event.target.value, page: null }, "gallery") }, made));
   };
   const filters = [["", "all"], ["weak", "heatmap holds less than half"]];
+  if (cluster.unlike.n) filters.push(["unlike", "other label than most"]);
   if (asked.rival !== null) filters.push(["rival", `second choice is ${asked.rival}`]);
   const filter = (event) => go({ ...state(), q: event.target.value, page: null }, "gallery", true);
   return el("section", { id: "gallery" }, el("h2", {}, "All images"),
     el("div", { class: "tools" }, choice("Order", "sort", [["", "surest first"], ["doubtful", "least sure first"], ["name", "by name"]]), choice("Show", "only", filters),
       el("label", {}, "Find in this cluster", el("input", { type: "search", class: "filter", value: asked.q ?? "", oninput: filter }))),
     el("p", { class: "note count" }, `${count(rows.length, "image")} of ${members.get(cluster.cluster).length}.${shownOnly()}`),
-    paged(rows, asked, (row) => `leads ${images.runner_up[row]} by ${lead(images.discriminant[row])}`));
+    paged(rows, asked, (row) => `ahead of ${images.runner_up[row]} by ${lead(images.discriminant[row])}`));
 }
 
 // The images that may not belong: by their concepts, by their labels, and by their leads.
@@ -54,17 +55,17 @@ function outliersPart(cluster) {
   const note = (row, at) => `unusualness ${number(cluster.scores[at])}${cluster.departures[at] ? `: ${cluster.departures[at].text}` : ""}`;
   const none = cluster.size < fewest ? "There are too few images to tell." : `None found by this test (unusualness above ${unlike}).`;
   const other = cluster.unlike;
-  const more = other.n > other.images.length ? ` The ${other.images.length} of the rarest labels:` : "";
+  const more = other.n > other.images.length ? [` The ${other.images.length} of the rarest labels; `, el("a", { href: link({ ...here, only: "unlike" }) }, "all of them"), ":"] : null;
   return el("section", { id: "outliers" },
     el("h2", {}, "Which images may not belong"),
     cluster.outliers.length
       ? [el("p", {}, `What speaks for and against these are other concepts than for the rest of the cluster. An unusualness of 0 is usual; above ${unlike} an image is listed.`), tiles(cluster.outliers, here, note)]
       : el("p", { class: "muted" }, none),
     other.n
-      ? [el("h3", { id: "labels" }, "Other label than most"), el("p", { class: "note" }, `Most of the cluster is “${visible(other.most)}”; ${count(other.n, "image")} ${other.n === 1 ? "is" : "are"} not.${more}`),
+      ? [el("h3", { id: "labels" }, "Other label than most"), el("p", { class: "note" }, `Most of the cluster is “${visible(other.most)}”; ${count(other.n, "image")} ${other.n === 1 ? "is" : "are"} not.`, more),
         tiles(other.images, here, (row, at) => (row < 0 ? "" : labelCount(row, other.counts[at], cluster)))]
       : null,
-    el("h3", {}, "Closest decisions"), el("p", { class: "note" }, `A small change would put these into their second choice. ${usualLead()}`), tiles(cluster.borderline, here, (row) => `leads ${images.runner_up[row]} by ${lead(images.discriminant[row])}`));
+    el("h3", {}, "Closest decisions"), el("p", { class: "note" }, `A small change would put these into their second choice. ${usualLead()}`), tiles(cluster.borderline, here, (row) => `ahead of ${images.runner_up[row]} by ${lead(images.discriminant[row])}`));
 }
 
 function clusterView(asked) {

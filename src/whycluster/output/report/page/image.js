@@ -3,7 +3,7 @@
 function decision(row) {
   const ratio = data.limits.lead ? images.discriminant[row] / data.limits.lead : 1;
   const word = ratio < 0.25 ? "a close decision" : ratio < 0.75 ? "less clear than usual" : ratio < 1.5 ? "about as clear as usual" : "a clear decision";
-  return `Cluster ${images.cluster[row]} leads cluster ${images.runner_up[row]} by ${lead(images.discriminant[row])}: ${word}. ${usualLead()}`;
+  return `Cluster ${images.cluster[row]} is ahead of cluster ${images.runner_up[row]} by ${lead(images.discriminant[row])}: ${word}. ${usualLead()}`;
 }
 function receipt(row, isOwn) {
   const held = images.held[row];
@@ -56,7 +56,7 @@ function imageView(asked) {
       el("div", {},
         el("h2", {}, "How clear is it?"),
         el("p", {}, decision(row)),
-        el("dl", {}, el("dt", {}, "Held by the heatmap"), el("dd", {}, receipt(row, isOwn)),
+        el("dl", {}, el("dt", {}, "Holds the decision"), el("dd", {}, receipt(row, isOwn)),
           el("dt", {}, "Probability"), el("dd", {}, `${percent(images.probability[row])}: a soft reading of the distances to all clusters, and not the chance of being right`),
           images.label[row] ? [el("dt", {}, "Label"), el("dd", {}, el("bdi", {}, visible(images.label[row])))] : null,
           outlier >= 0 ? [el("dt", {}, "Unusual"), el("dd", {}, `Unusualness ${number(cluster.scores[outlier])}, where 0 is usual and above ${data.limits.unlike} is listed${unusual ? `: ${unusual.text}` : ""}.`)] : null))),
@@ -74,7 +74,7 @@ function reasons(row, cluster, rival, unusual) {
     el("div", { class: "two" },
       one.length ? el("div", {}, el("h3", {}, "This image"), conceptList("h4", `${name} here`, one, cluster.cluster)) : null,
       el("div", {}, el("h3", {}, `Cluster ${cluster.cluster}, all ${count(cluster.size, "image")} of this run`), conceptList("h4", name, cluster.concepts.slice(0, 3), cluster.cluster))),
-    unlike.length ? [el("h3", {}, "Unlike the rest of the cluster in"), el("ul", { class: "concepts" }, unlike.map(([channel, found]) => conceptPart("h4", channel, "", found, cluster.cluster)))] : null,
+    unlike.length ? [el("h3", {}, "Concepts in which it differs from its cluster"), el("ul", { class: "concepts" }, unlike.map(([channel, found]) => conceptPart("h4", channel, "", found, cluster.cluster)))] : null,
     rivals ? el("p", {}, el("a", { href: link({ cluster: cluster.cluster, rival, part: "contrast" }) }, `What sets ${name} apart from cluster ${rival}`)) : null,
   ];
 }

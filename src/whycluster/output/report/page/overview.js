@@ -37,11 +37,11 @@ function strangers() {
     el("p", {}, rows.length ? "What speaks for and against these are other concepts than for the rest of their cluster:" : `None found by concepts (unusualness above ${data.limits.unlike}).`),
     rows.length ? tiles(rows, {}, (row) => `in cluster ${images.cluster[row]}`, false) : null,
     other.length
-      ? [el("h3", { id: "labels" }, "Other label than most of their cluster"), el("p", { class: "note" }, "The rarest first; each cluster's page lists more of its own."),
+      ? [el("h3", { id: "labels" }, "Other label than most of their cluster"), el("p", { class: "note" }, `The rarest first, ${Math.min(12, other.length)} of ${data.clusters.reduce((all, cluster) => all + cluster.unlike.n, 0)}; each cluster's page has all of its own.`),
         tiles(other.slice(0, 12).map(({ row }) => row), {}, (row, at) => `in cluster ${images.cluster[row]}: ${labelCount(row, other[at].n, other[at].cluster)}`, false)]
       : null,
     el("h3", {}, "Closest decisions"), el("p", { class: "note" }, `A small change would put these into their second choice. ${usualLead()}`),
-    tiles(doubtful.slice(0, 12), {}, (row) => `in ${images.cluster[row]}, leads ${images.runner_up[row]} by ${lead(images.discriminant[row])}`, false),
+    tiles(doubtful.slice(0, 12), {}, (row) => `in ${images.cluster[row]}, ahead of ${images.runner_up[row]} by ${lead(images.discriminant[row])}`, false),
   ];
 }
 const labelCount = (row, n, cluster) => `“${visible(images.label[row])}”, ${n} of ${cluster.size}`;
@@ -52,6 +52,6 @@ function overviewView() {
 
 function searchView(asked) {
   const rows = rowsOf(asked);
-  return [el("h1", {}, "File names with “", el("bdi", {}, visible(asked.q)), "”"), el("p", { class: "count" }, `${count(rows.length, "image")}.${shownOnly()}`), heatBar(),
+  return [el("h1", {}, "Folders and files named “", el("bdi", {}, visible(asked.q)), "”"), el("p", { class: "count" }, `${count(rows.length, "image")}.${shownOnly()}`), heatBar(),
     paged(rows, asked, (row) => `cluster ${images.cluster[row]}`)];
 }

@@ -63,12 +63,19 @@ function finder(q) {
   return (row) => folded(`${images.path[row]}\n${nameOf(row)}`).includes(wanted);
 }
 
+// Whether an image has another label than most of its cluster.
+function isUnlike(row) {
+  const { n, most } = clusters.get(images.cluster[row]).unlike;
+  return n > 0 && images.label[row] !== "" && images.label[row] !== most;
+}
+
 // The rows of a gallery, as the address asks: the same list that the arrows walk through beside an image.
 function rowsOf(asked) {
   let rows = asked.cluster === null ? images.path.map((_, row) => row) : [...members.get(asked.cluster)];
   if (asked.q) rows = rows.filter(finder(asked.q));
   if (asked.only === "weak") rows = rows.filter((row) => images.held[row] !== null && images.held[row] < data.limits.weak);
   if (asked.only === "rival" && asked.rival !== null) rows = rows.filter((row) => images.runner_up[row] === asked.rival);
+  if (asked.only === "unlike") rows = rows.filter(isUnlike);
   if (asked.sort === "doubtful") rows.sort((a, b) => images.discriminant[a] - images.discriminant[b] || a - b);
   if (asked.sort === "name") rows.sort((a, b) => (images.path[a] < images.path[b] ? -1 : 1));
   return rows;
