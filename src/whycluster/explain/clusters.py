@@ -198,10 +198,8 @@ def outliers(relevance: np.ndarray, most: int = OUTLIERS) -> list[tuple[int, flo
     """
     if len(relevance) < FEWEST_COMPARED:
         return []
-    norms = np.linalg.norm(relevance, axis=1, keepdims=True)
-    directions = relevance / np.where(norms == 0, 1, norms)
-    mean = directions.mean(0)
-    cosines = directions @ mean / (np.linalg.norm(mean) or 1)
+    found = directions(relevance)
+    cosines = found @ directions(found.mean(0, keepdims=True))[0]
     distances = np.log(np.maximum(1 - cosines, 1e-12))
     median = np.median(distances)
     scale = 1.4826 * float(np.median(np.abs(distances - median)))  # of a normal distribution: its standard deviation
@@ -210,6 +208,12 @@ def outliers(relevance: np.ndarray, most: int = OUTLIERS) -> list[tuple[int, flo
     scores = (distances - median) / scale
     order = np.argsort(-scores, kind="stable")[:most]
     return [(int(at), float(scores[at])) for at in order if scores[at] > UNLIKE]
+
+
+def directions(relevance: np.ndarray) -> np.ndarray:
+    """Divides rows `(n, C)` by their norms; rows of zeros stay."""
+    norms = np.linalg.norm(relevance, axis=1, keepdims=True)
+    return np.asarray(relevance / np.where(norms == 0, 1, norms))
 
 
 def _first(rows: np.ndarray, keys: np.ndarray, most: int) -> list[int]:

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from whycluster.output.console import say, show
 
-CLUSTERS = "clusters.json"
+CLUSTERS, METRICS = "clusters.json", "metrics.json"
 SHOWN = 12  # clusters; the others are in the file
 SHORTCUT = "may be held together by a shortcut"
 

@@ -30,7 +30,7 @@ LONGEST_NAME = 240  # bytes; file systems allow 255, and endings are appended
 class ExplanationWriter(ShardWriter):
     """Writes a heatmap and an array for each image to files, and to shards what else is known of the images: `images`,
     a row each (see `_image_rows`); `features` of the backbone, `(n, D)`; and, where assigned clusters are explained,
-    `places`, the mean relevance in each of `PLACES²` parts of the image, `(n, GRID, GRID)`, with the `properties`
+    `places`, the mean relevance in each of `GRID²` parts of the image, `(n, GRID, GRID)`, with the `properties`
     and `thumbnails` of the images (see `whycluster.explain.image_properties`).
 
     Args:

@@ -61,9 +61,10 @@ def describe(
     known = _known_from_training(trained)
     places = _places(shards, assigned.cluster, explainer.model.n_clusters)
     sample = _sample(shards, images, rows, assigned.cluster)
+    shortcuts: dict[int, Shortcut] = {}
     if sample is not None:
         say("looking for shortcuts")
-    shortcuts = find_shortcuts(explainer, readable, features, sample) if sample is not None else {}
+        shortcuts = find_shortcuts(explainer, readable, features, sample)
     clusters = [
         {
             **_plain(one, paths, assigned, regions, known),

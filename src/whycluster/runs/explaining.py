@@ -19,7 +19,7 @@ from whycluster.explain.predict import ExplanationModule
 from whycluster.files import write_json
 from whycluster.heads import Beta
 from whycluster.lrp import Attention, Residual
-from whycluster.output.cluster_tables import CLUSTERS, about_table
+from whycluster.output.cluster_tables import CLUSTERS, METRICS, about_table
 from whycluster.output.concepts import CONCEPT_PICTURES, CONCEPT_RELEVANCE, show_concepts
 from whycluster.output.console import say, short, show
 from whycluster.output.explanations import (
@@ -41,7 +41,6 @@ from whycluster.runs.ranks import is_first, leave_group
 from whycluster.runs.reporting import check_report, write_again
 from whycluster.runs.trainers import check_loading, run_pass
 
-METRICS = "metrics.json"
 TABLES = ("assignments.csv", "receipts.csv", "skipped.csv")
 ABOUT_CLUSTERS = (CLUSTERS, CONCEPT_PICTURES, CONCEPT_RELEVANCE, PAGE, SHEETS)
 RESULTS = (*TABLES, METRICS, EVALUATION, *ABOUT_CLUSTERS, MOVES, "heatmaps", "relevance", "tensorboard")
@@ -182,7 +181,7 @@ def explain(
         if report:
             say("writing the page")
             write_report(run.folder)
-    _report(run.folder, metrics, clusters, model.n_clusters)
+    _report(run.folder, metrics, clusters)
     if moved is not None:
         say(
             f"of {moved.images} images that {compare} has, too, {moved.moved} moved to another cluster "
@@ -228,7 +227,7 @@ def _first(n_images: int, limit: int | None) -> Sequence[int]:
     return range(n_images if limit is None else min(whole_number("limit", limit, 1), n_images))
 
 
-def _report(folder: Path, metrics: Mapping[str, Any], clusters: Sequence[Mapping[str, Any]], n_clusters: int) -> None:
+def _report(folder: Path, metrics: Mapping[str, Any], clusters: Sequence[Mapping[str, Any]]) -> None:
     """What a person wants to know at the end."""
     skipped, weak = metrics["n_skipped"], metrics["n_weak"]
     say(f"{metrics['n_images']} images explained{f'; {skipped} skipped, see skipped.csv' if skipped else ''}")
@@ -237,8 +236,8 @@ def _report(folder: Path, metrics: Mapping[str, Any], clusters: Sequence[Mapping
             f"in {weak} of {metrics['n_heatmaps']} heatmaps the pixels hold less than half of the discriminant; biases "
             "and stabilisers absorbed the rest, see receipts.csv"
         )
-    if len(clusters) < n_clusters:
-        say(f"these images lie in {len(clusters)} of the {n_clusters} clusters of the model")
+    if len(clusters) < metrics["n_clusters"]:
+        say(f"these images lie in {len(clusters)} of the {metrics['n_clusters']} clusters of the model")
     show(about_table(clusters))
     if (folder / PAGE).exists():
         say(f"open in a browser: {short(folder / PAGE)}")

@@ -28,7 +28,7 @@ from whycluster.explain import ClusterModel
 from whycluster.explain.model import FILE_NAME
 from whycluster.files import write_json
 from whycluster.lrp import LRP, EpsilonPlus
-from whycluster.output.cluster_tables import CLUSTERS, show_trust
+from whycluster.output.cluster_tables import CLUSTERS, METRICS, show_trust
 from whycluster.output.clusters import EMBEDDED, show_clusters, show_embedding
 from whycluster.output.console import override, say, short, typed
 from whycluster.output.export import check_export, export_clusters
@@ -40,7 +40,7 @@ from whycluster.runs.ranks import is_first, leave_group
 from whycluster.runs.trainers import check_loading
 
 NAMED = 10  # images that a report gives by name
-RESULTS = (FILE_NAME, "assignments.csv", CLUSTERS, "metrics.json", "skipped.csv", FEATURES, "clusters", "tensorboard")
+RESULTS = (FILE_NAME, "assignments.csv", CLUSTERS, METRICS, "skipped.csv", FEATURES, "clusters", "tensorboard")
 
 
 class Assigned(NamedTuple):
@@ -170,7 +170,7 @@ def _finished(folder: Path) -> dict[str, Any]:
     """The metrics of a run that is finished already."""
     if is_first():
         say(f"the run in {short(folder)} is finished already")
-    metrics: dict[str, Any] = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    metrics: dict[str, Any] = json.loads((folder / METRICS).read_text(encoding="utf-8"))
     return metrics
 
 
@@ -265,7 +265,7 @@ def _write(
     members = zip(found.extracted.rows.tolist(), found.assigned.cluster.tolist(), strict=True)
     lost = export_clusters(folder / "clusters", found.data, members, export)
     os.replace(found.features.path, folder / FEATURES)
-    write_json(folder / "metrics.json", metrics)
+    write_json(folder / METRICS, metrics)
     write_json(folder / CLUSTERS, clusters)
     found.model.save(folder / FILE_NAME)
     return lost

@@ -9,6 +9,7 @@ import numpy as np
 
 from whycluster.clustering.stability import DOUBTFUL, REFITS, STABLE
 from whycluster.explain.clusters import FEWEST_COMPARED, UNLIKE, spaced
+from whycluster.output.cluster_tables import is_flagged
 from whycluster.output.concepts import CONCEPT_RELEVANCE
 from whycluster.output.heatmaps import GAP
 from whycluster.output.report import sentences
@@ -135,7 +136,7 @@ def _cluster(
         "concepts": channels[:n_concepts],
         "examples": channels[n_concepts:],
         "contrasts": cluster["contrasts"],
-        "shortcut": _shortcut(cluster.get("shortcut"), row_of),
+        "shortcut": _shortcut(cluster, row_of),
     }
 
 
@@ -163,10 +164,11 @@ def _unlike(run: RunFiles, cluster: int, rows: list[int], row_of: Mapping[str, i
     }
 
 
-def _shortcut(found: Mapping[str, Any] | None, row_of: Mapping[str, int]) -> dict[str, Any] | None:
+def _shortcut(cluster: Mapping[str, Any], row_of: Mapping[str, int]) -> dict[str, Any] | None:
     """Returns what the page says of a cluster that a shortcut may hold together; `None` of any other."""
-    if not found or not found["flagged"]:
+    if not is_flagged(cluster):
         return None
+    found = cluster["shortcut"]
     return {
         "warning": found["warning"],
         "evidence": found["evidence"],

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from whycluster.clustering.stability import STABLE
+from whycluster.output.cluster_tables import is_flagged
 from whycluster.output.report.labels import spread_labels
 
 MOST_LINKS = 3  # in a sentence
@@ -44,7 +45,7 @@ def _capital(sentence: Sentence) -> Sentence:
 
 
 def _flagged(clusters: Sequence[Mapping[str, Any]]) -> Sentence:
-    flagged = [one["cluster"] for one in clusters if (one.get("shortcut") or {}).get("flagged")]
+    flagged = [one["cluster"] for one in clusters if is_flagged(one)]
     if not flagged:
         return []
     said = " may be held together by a shortcut: one region or property decides for many images. Is it what they show, "

@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from whycluster.explain.clusters import directions
+
 STRONGEST = 3  # concepts of an image
 ROWS = 1024  # images of which relevance is in memory at once
 
@@ -51,17 +53,12 @@ def departures(relevance: np.ndarray, cluster: np.ndarray, most: int = STRONGEST
     Returns:
         Of each image, the channels of the largest differences, largest first.
     """
-    mean = _directions(_directions(cluster).mean(0, keepdims=True))[0]
+    mean = directions(directions(cluster).mean(0, keepdims=True))[0]
     found = []
-    for own in _directions(relevance):
+    for own in directions(relevance):
         order = np.argsort(-np.abs(own - mean), kind="stable")[:most]
         found.append([Departure(int(channel), float(own[channel]), float(mean[channel])) for channel in order])
     return found
-
-
-def _directions(relevance: np.ndarray) -> np.ndarray:
-    norms = np.linalg.norm(relevance, axis=1, keepdims=True)
-    return np.asarray(relevance / np.where(norms == 0, 1, norms))
 
 
 def relevance_of_run(file: Path, n_images: int) -> np.ndarray | None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from whycluster.errors import UserError
 from whycluster.explain import Target
-from whycluster.output.cluster_tables import CLUSTERS
+from whycluster.output.cluster_tables import CLUSTERS, METRICS
 from whycluster.output.explanations import file_of
 from whycluster.output.moves import MOVES
 from whycluster.output.report.labels import unlike_most
@@ -23,7 +23,6 @@ UNLIKE_MOST = 8  # images of a cluster that the page shows of those whose label 
 CLOSE = 0.05  # of the median discriminant: below, a share of it says nothing
 NUMBERS = {"cluster": int, "runner_up": int, "discriminant": float, "probability": float}  # columns of images
 TARGET = re.compile(r"assigned|runner_up|\d+(:\d+)?", re.ASCII)  # names of those that are explained
-METRICS = "metrics.json"
 NEEDED = (CLUSTERS, "assignments.csv", "receipts.csv", "heatmaps", "relevance")
 
 
